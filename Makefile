@@ -1,0 +1,39 @@
+# Needs Python 3.10 or later, make and the package index; the virtual environment is made here.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Not everything that the tests compare with comes from the package index.
+PROGRAMS := nginx haproxy chromium
+
+.PHONY: serve test lint docs clean
+
+serve: $(VENV)/.runtime
+	$(BIN)/pserve development.ini
+
+test: $(VENV)/.testing
+	@for program in $(PROGRAMS); do \
+	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || echo "left out: the tests with $$program, which is not installed"; \
+	done
+	$(BIN)/python -X dev -m pytest
+
+lint: $(VENV)/.testing
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.runtime
+	$(BIN)/python -m pyramid_threaded_proxy.settings > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.testing: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[testing]'
+	touch $@ $(VENV)/.runtime

@@ -1,0 +1,92 @@
+"""Puts slow, large or long-lived backends behind a Pyramid application's own authorization.
+
+Pyramid decides who may pass; then the client's connection is detached from waitress, a small relay moves the bytes,
+and waitress gets the connection back. The way of a request, by module:
+
+=================  =====================================================================================
+`config`           declares routes and views          `settings`  reads ini and YAML
+`views`            a request that was let in          `forward`   becomes what is sent
+`request`          ``proxy_fetch``, ``proxy_forward``  `response`  `ProxyResponse`: what to fetch
+`tween`            admits it                          `engine`    what an application has of all below
+`detach`           takes waitress's connection        `stream`    does without, under other servers
+`relay`            one exchange, top to bottom        `hooks`     the application's say in it
+`upstream`         connections to backends            `body`, `transfer`  move the bytes
+`tasks`            what an exchange waits for         `scheduler`, `poller`, `timers`  run it
+`head` `framing` `fields` `target` `cookies` `forwarded` `rules`   pure bytes and text: the rules of HTTP
+=================  =====================================================================================
+
+It is no cache, no load balancer for the public Internet, and it never decides who may pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyramid_threaded_proxy.events import ExchangeFinished, ExchangeStarted
+from pyramid_threaded_proxy.exceptions import (
+    AnswerRefused,
+    BodyTooLarge,
+    ClientGone,
+    ClientTimedOut,
+    ConnectFailed,
+    ConnectTimedOut,
+    ExchangeClosed,
+    ExchangeFailed,
+    FieldRefused,
+    HookFailed,
+    ProtocolRefused,
+    ProxyError,
+    ProxyResponseError,
+    ReadTimedOut,
+    RelayFailed,
+    RequestRefused,
+    SendTimedOut,
+    TargetRefused,
+    TooManyExchanges,
+    UpstreamGone,
+    ValueRefused,
+)
+from pyramid_threaded_proxy.exchange import Exchange, Stats
+from pyramid_threaded_proxy.response import ProxyResponse
+from pyramid_threaded_proxy.settings import SettingsError
+
+if TYPE_CHECKING:
+    from pyramid.config import Configurator
+
+__all__ = [
+    "AnswerRefused",
+    "BodyTooLarge",
+    "ClientGone",
+    "ClientTimedOut",
+    "ConnectFailed",
+    "ConnectTimedOut",
+    "Exchange",
+    "ExchangeClosed",
+    "ExchangeFailed",
+    "ExchangeFinished",
+    "ExchangeStarted",
+    "FieldRefused",
+    "HookFailed",
+    "ProtocolRefused",
+    "ProxyError",
+    "ProxyResponse",
+    "ProxyResponseError",
+    "ReadTimedOut",
+    "RelayFailed",
+    "RequestRefused",
+    "SendTimedOut",
+    "SettingsError",
+    "Stats",
+    "TargetRefused",
+    "TooManyExchanges",
+    "UpstreamGone",
+    "ValueRefused",
+    "includeme",
+]
+
+
+def includeme(config: Configurator) -> None:
+    """``config.include("pyramid_threaded_proxy")``, or ``pyramid.includes = pyramid_threaded_proxy``."""
+    from pyramid_threaded_proxy.config import include
+
+    include(config)

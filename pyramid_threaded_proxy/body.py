@@ -1,0 +1,218 @@
+"""An answer's body on its way from the upstream to the client, by its framing (RFC 9112 6).
+
+Each framing has a reader that says what of the received bytes may go on, and when the body is whole. Big bodies of
+known length go through the kernel; everything else through a buffer that all tasks of a thread share.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+from pyramid_threaded_proxy.client import Client
+from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
+from pyramid_threaded_proxy.framing import ChunkedReader, Framing
+from pyramid_threaded_proxy.poller import READ
+from pyramid_threaded_proxy.tasks import Endpoint, Hop, Ready, Steps
+from pyramid_threaded_proxy.transfer import (
+    SMALL_READ,
+    WORTH_MOVING,
+    Moved,
+    Pipes,
+    splice_body,
+    upstream_gone,
+)
+
+Piece = bytes | memoryview
+
+_LAST_CHUNK = b"0\r\n\r\n"
+#: Bytes: more than this at a time saves nothing.
+_MOST_AT_ONCE = 256 * 1024
+
+
+class BodyReader(Protocol):
+    """Says what of the received bytes may go on."""
+
+    done: bool
+
+    def most(self) -> int:
+        """How many bytes may be asked for."""
+
+    def feed(self, data: Piece) -> list[Piece]:
+        """What may go on to the client; memoryviews are slices of `data`."""
+
+    def at_end(self) -> list[Piece]:
+        """The upstream closed: what still goes on, or `UpstreamGone`."""
+
+
+class LengthReader:
+    """A body of `left` bytes, framed by Content-Length."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.done = not left
+
+    def most(self) -> int:
+        return self.left
+
+    def feed(self, data: Piece) -> list[Piece]:
+        if len(data) > self.left:
+            raise AnswerRefused("bytes came behind the end of the answer (RFC 9112 6.3)")
+        self.left -= len(data)
+        self.done = not self.left
+        return [data] if data else []
+
+    def at_end(self) -> list[Piece]:
+        raise UpstreamGone(f"closed with {self.left} bytes of its answer missing")
+
+
+class ChunkedBody:
+    """A chunked body; `decode` gives the data alone."""
+
+    def __init__(self, decode: bool) -> None:
+        self._reader = ChunkedReader(decode)
+        self.done = False
+
+    def most(self) -> int:
+        return _MOST_AT_ONCE
+
+    def feed(self, data: Piece) -> list[Piece]:
+        pieces = self._reader.feed(data)
+        self.done = self._reader.done
+        if self._reader.rest:
+            raise AnswerRefused("bytes came behind the end of the answer (RFC 9112 7.1)")
+        return pieces
+
+    def at_end(self) -> list[Piece]:
+        raise UpstreamGone("closed before the last chunk of its answer")
+
+
+class CloseReader:
+    """A body that ends with the connection; `chunked` makes chunks of it, so that the client can tell its end."""
+
+    def __init__(self, chunked: bool) -> None:
+        self._chunked = chunked
+        self.done = False
+
+    def most(self) -> int:
+        return _MOST_AT_ONCE
+
+    def feed(self, data: Piece) -> list[Piece]:
+        if not data:
+            return []
+        return [b"%x\r\n" % len(data), data, b"\r\n"] if self._chunked else [data]
+
+    def at_end(self) -> list[Piece]:
+        self.done = True
+        return [_LAST_CHUNK] if self._chunked else []
+
+
+def body_reader(framing: Framing, length: int, client: Client) -> BodyReader:
+    """The reader for an upstream's framing towards this client."""
+    if framing is Framing.CHUNKED:
+        return ChunkedBody(decode=not (client.passes_framing and client.minor))
+    if framing is Framing.CLOSE:
+        return CloseReader(chunked=client.passes_framing and client.minor > 0)
+    return LengthReader(length)
+
+
+class _Scratch(threading.local):
+    """One receive buffer a thread: it is empty again before any other task runs there."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_MOST_AT_ONCE))
+
+
+_scratch = _Scratch()
+
+
+class BodyMover:
+    """Moves one answer's body. Lives in the task that made it."""
+
+    def __init__(
+        self, source: Endpoint, client: Client, pipes: Pipes, buffer: int, timeouts: tuple[float, float], moved: Moved
+    ) -> None:
+        self._source = source
+        self._client = client
+        self._pipes = pipes
+        self._buffer = min(buffer, _MOST_AT_ONCE)
+        self._read_timeout, self._send_timeout = timeouts
+        self._moved = moved
+        self._in_mover = False
+
+    def move(self, reader: BodyReader) -> Steps:
+        """Steps: the whole body; ends in the first loop again."""
+        if isinstance(reader, LengthReader) and reader.left >= WORTH_MOVING:
+            yield from self._hop()
+            yield from self._splice(reader)
+        yield from self._copy(reader)
+        if self._in_mover:
+            assert self._client.endpoint is not None
+            yield Hop(True, self._source, self._client.endpoint)
+
+    def _hop(self) -> Steps:
+        if self._client.endpoint is not None and not self._in_mover:
+            self._in_mover = True
+            yield Hop(False, self._source, self._client.endpoint)
+
+    def _splice(self, reader: LengthReader) -> Steps:
+        if self._client.endpoint is None:
+            return
+        pipe = self._pipes.take()
+        if pipe is None:
+            return
+        try:
+            yield from splice_body(
+                self._source,
+                self._client.endpoint,
+                reader.left,
+                pipe,
+                self._read_timeout,
+                self._send_timeout,
+                self._moved,
+            )
+            reader.left, reader.done = 0, True
+        except BaseException:
+            pipe.close()
+            raise
+        self._pipes.give_back(pipe)
+
+    def _copy(self, reader: BodyReader) -> Steps:
+        size, burst = self._buffer, 0
+        while not reader.done:
+            view = _scratch.view
+            received = self._receive(view[: min(size, reader.most())])
+            if received is None:
+                burst = 0
+                yield Ready(self._source, READ, self._read_timeout, ReadTimedOut)
+                continue
+            pieces = reader.feed(view[:received]) if received else reader.at_end()
+            slow = yield from self._pass_on(pieces)
+            # A slow client must not make us hold a big buffer for it.
+            size = SMALL_READ if slow else self._buffer
+            burst += received
+            if burst >= WORTH_MOVING:
+                yield from self._hop()
+
+    def _receive(self, view: memoryview) -> int | None:
+        try:
+            return self._source.sock.recv_into(view)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise upstream_gone(error) from None
+
+    def _pass_on(self, pieces: list[Piece]) -> Any:
+        """Steps: write the pieces; returns whether the client was too slow to take them at once."""
+        if not pieces:
+            return False
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        total = len(data)
+        rest = self._client.send_now(data)
+        self._moved(total - len(rest))
+        if not rest:
+            return False
+        # The bytes outlive this turn, and the buffer that they lie in doesn't.
+        yield from self._client.send(bytes(rest))
+        self._moved(len(rest))
+        return True

@@ -1,0 +1,222 @@
+"""Who gets the answer: a detached connection, or whatever WSGI server called us.
+
+A relay writes to either in the same words: `open` with the final head, then the body, then `close`.
+"""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from pyramid_threaded_proxy.exceptions import ClientTimedOut
+from pyramid_threaded_proxy.exchange import Fields
+from pyramid_threaded_proxy.framing import Framing
+from pyramid_threaded_proxy.head import render_head
+from pyramid_threaded_proxy.poller import WRITE
+from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Wait
+from pyramid_threaded_proxy.transfer import client_gone, send_to_client
+
+_REASONS = {int(status): status.phrase for status in HTTPStatus}
+
+
+class Channel(Protocol):
+    """A connection that its server has let go of for the time being (see `detach`)."""
+
+    endpoint: Endpoint
+    minor: int
+    keep_alive: bool
+    server_name: str
+
+    def pending_output(self) -> bool:
+        """Write what the server still had to send; whether some of it is left."""
+
+    def last(self) -> None:
+        """The exchange lasts: spare the server what an idle connection costs it."""
+
+    def give_back(self, close: bool) -> None:
+        """Return the connection: ready for its next request, or to be closed once all is flushed."""
+
+    def break_off(self) -> None:
+        """Close the connection so that the client can't take what it has for a whole answer."""
+
+
+class Client(Protocol):
+    """The relay's side of the client."""
+
+    minor: int
+    passes_framing: bool  # whether a chunked body goes on with its chunks, or as data alone
+    opened: bool
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The client's socket, where we have it."""
+
+    def ready(self) -> Steps:
+        """Steps: until the answer may be written."""
+
+    def interim(self, status: int, reason: str, fields: Fields) -> bytes:
+        """The bytes of an interim answer (RFC 9110 15.2); empty where the client can't have one."""
+
+    def open(self, status: int, reason: str, fields: Fields, framing: Framing, length: int | None) -> bytes:
+        """Begin the answer; returns the bytes to write before its body."""
+
+    def send(self, data: bytes | memoryview) -> Steps:
+        """Steps: write everything."""
+
+    def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Write what can be written at once; returns the rest."""
+
+    def close(self) -> None:
+        """The answer is whole."""
+
+    def break_off(self) -> None:
+        """The answer is not whole, and the client must be able to tell."""
+
+
+class _Clock:
+    """The Date field, made once a second. Any thread: the pair is replaced as one."""
+
+    def __init__(self) -> None:
+        self._known = (0, "")
+
+    def date(self) -> str:
+        now = int(time.time())
+        second, text = self._known
+        if second != now:
+            text = formatdate(now, usegmt=True)
+            self._known = (now, text)
+        return text
+
+
+_clock = _Clock()
+
+
+def reason_phrase(status: int, reason: str) -> str:
+    """The reason that came with the status, or the usual one."""
+    return reason or _REASONS.get(status, "")
+
+
+class SocketClient:
+    """A detached connection. Touched by the task's loop alone."""
+
+    passes_framing = True
+
+    def __init__(self, channel: Channel, send_timeout: float) -> None:
+        self._channel = channel
+        self._send_timeout = send_timeout
+        self._close = not channel.keep_alive
+        self.endpoint = channel.endpoint
+        self.minor = channel.minor
+        self.opened = False
+
+    def ready(self) -> Steps:
+        """Earlier output, an answer before ours on the same connection, goes first."""
+        while self._channel.pending_output():
+            yield Ready(self.endpoint, WRITE, self._send_timeout, ClientTimedOut)
+
+    def interim(self, status: int, reason: str, fields: Fields) -> bytes:
+        if self.minor == 0:
+            return b""
+        return render_head(f"HTTP/1.1 {status} {reason_phrase(status, reason)}", fields)
+
+    def open(self, status: int, reason: str, fields: Fields, framing: Framing, length: int | None) -> bytes:
+        """Adds what this connection needs: framing (RFC 9112 6), Connection, and Date and Server where they lack."""
+        if length is not None:
+            fields.append(("Content-Length", str(length)))
+        if framing in (Framing.CHUNKED, Framing.CLOSE):
+            if self.minor:
+                fields.append(("Transfer-Encoding", "chunked"))
+            else:
+                self._close = True
+        if self._close:
+            fields.append(("Connection", "close"))
+        elif not self.minor:
+            fields.append(("Connection", "keep-alive"))
+        names = {name.lower() for name, _ in fields}
+        if "date" not in names:
+            fields.append(("Date", _clock.date()))
+        if "server" not in names and self._channel.server_name:
+            fields.append(("Server", self._channel.server_name))
+        self.opened = True
+        return render_head(f"HTTP/1.1 {status} {reason_phrase(status, reason)}", fields)
+
+    def send(self, data: bytes | memoryview) -> Steps:
+        return send_to_client(self.endpoint, data, self._send_timeout)
+
+    def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
+        try:
+            sent = self.endpoint.sock.send(data)
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            raise client_gone(error) from None
+        return b"" if sent == len(data) else memoryview(data)[sent:]
+
+    def require_close(self) -> None:
+        """Bytes came early on this connection, or the process stops: it ends with this answer."""
+        self._close = True
+
+    def close(self) -> None:
+        self._forget()
+        self._channel.give_back(self._close)
+
+    def break_off(self) -> None:
+        self._forget()
+        self._channel.break_off()
+
+    def _forget(self) -> None:
+        """Before the socket is another's: a poller must not know it any more when it is closed."""
+        if self.endpoint.loop is not None:
+            self.endpoint.loop.forget(self.endpoint)
+
+
+class Output(Wait):
+    """Body bytes for the server's ``app_iter``: only the driver of a streamed exchange can take them."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class StreamClient:
+    """Another WSGI server, or a test application. Lives in the thread that the server called us on."""
+
+    passes_framing = False
+    endpoint: Endpoint | None = None
+    minor = 1
+
+    def __init__(self) -> None:
+        self.opened = False
+        self.broken = False
+        self.head: tuple[str, Fields] | None = None
+
+    def ready(self) -> Steps:
+        return
+        yield  # makes it a generator: nothing to wait for
+
+    def interim(self, status: int, reason: str, fields: Fields) -> bytes:
+        return b""
+
+    def open(self, status: int, reason: str, fields: Fields, framing: Framing, length: int | None) -> bytes:
+        if length is not None:
+            fields.append(("Content-Length", str(length)))
+        # PEP 3333 wants three digits, a space and a reason that is not empty.
+        self.head = (f"{status} {reason_phrase(status, reason) or 'Unknown'}", fields)
+        self.opened = True
+        return b""
+
+    def send(self, data: bytes | memoryview) -> Any:
+        if data:
+            yield Output(bytes(data))
+
+    def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
+        return data
+
+    def close(self) -> None:
+        pass
+
+    def break_off(self) -> None:
+        self.broken = True

@@ -1,0 +1,296 @@
+"""Configuration: from settings and `config.add_proxy_route` to Pyramid's own routes and views.
+
+Actions do what can be done while the application is still being configured. What depends on the whole of it, the order
+of routes, names that were taken, permissions that nobody checks, is settled when the application is created.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from pyramid.config import Configurator
+from pyramid.events import ApplicationCreated
+from pyramid.interfaces import (
+    IDefaultCSRFOptions,
+    IDefaultPermission,
+    IRoutesMapper,
+    ISecurityPolicy,
+    ISessionFactory,
+    ITweens,
+)
+from pyramid.path import AssetResolver
+from pyramid.registry import Registry
+from pyramid.security import NO_PERMISSION_REQUIRED
+from pyramid.tweens import EXCVIEW
+
+from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.exceptions import ValueRefused
+from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, make_hooks, request_policy
+from pyramid_threaded_proxy.settings import RouteSettings, SettingsError, load_settings, route_from_keywords
+from pyramid_threaded_proxy.target import UpstreamPattern
+from pyramid_threaded_proxy.upstream import split_url
+from pyramid_threaded_proxy.views import ProxyView
+
+log = logging.getLogger(__name__)
+
+ENGINE = "pyramid_threaded_proxy.engine"
+TWEEN = "pyramid_threaded_proxy.tween.proxy_tween_factory"
+CATEGORY = "proxied routes"
+
+#: Pyramid's own defaults, where the application sets none.
+_CSRF_HEADER = "X-CSRF-Token"
+_EXPRESSION = re.compile(r"\{([A-Za-z_]\w*):((?:[^{}]|\{[^{}]*\})*)\}")
+
+
+def include(config: Configurator) -> None:
+    """What ``config.include("pyramid_threaded_proxy")`` does: nothing is started by it."""
+    settings = load_settings(config.registry.settings or {}, _path)
+    config.registry[ENGINE] = Engine(config.registry, settings.process)
+    detach.install()
+    config.add_directive("add_proxy_route", add_proxy_route)
+    config.add_request_method(proxy_fetch)
+    config.add_request_method(proxy_forward)
+    config.add_tween(TWEEN, under=EXCVIEW)
+    config.add_subscriber(_application_created, ApplicationCreated)
+    for route in settings.routes:
+        _declare(config, route, "the settings")
+
+
+def _path(spec: str) -> str:
+    """The path of a file given by path or asset spec."""
+    if ":" in spec and not os.path.isabs(spec):
+        return str(AssetResolver().resolve(spec).abspath())
+    return os.path.abspath(spec)
+
+
+def add_proxy_route(config: Configurator, name: str, **keys: Any) -> None:
+    """Declare a proxied route; the keys are those of ``proxy.routes.NAME``, with ``_`` for ``.``.
+
+    Raises `SettingsError` at once for what is wrong with the keys; conflicts show when the configuration is committed.
+    """
+    _declare(config, route_from_keywords(name, keys), "add_proxy_route()")
+
+
+class _Mark:
+    """A route's pregenerator that changes nothing: by it our route is told from another one of the same name."""
+
+    def __call__(self, request: Any, elements: Any, kw: Any) -> Any:
+        return elements, kw
+
+
+class _Declared:
+    """A declared route, until the application is created."""
+
+    def __init__(self, settings: RouteSettings, hooks: Hooks, mount: str, origin: str, sequence: int) -> None:
+        self.settings = settings
+        self.hooks = hooks
+        self.mount = mount
+        self.origin = origin
+        self.sequence = sequence
+        self.mark = _Mark()
+
+    @property
+    def place(self) -> tuple[int, bool, int, int]:
+        """Where it stands: by `order`, patterns before prefixes, the longest prefix first, then as declared."""
+        prefix = self.settings.prefix
+        return (self.settings.order, prefix is not None, -len(prefix or ""), self.sequence)
+
+
+def _all_declared(registry: Registry) -> list[_Declared]:
+    return registry.setdefault("pyramid_threaded_proxy.declared", [])  # type: ignore[no-any-return]
+
+
+def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None:
+    """One action for the conflicts and the introspectable; route and view are Pyramid's own."""
+    every = _all_declared(config.registry)
+    hooks = make_hooks(settings, lambda key, value: _resolved(config, settings, key, value))
+    declared = _Declared(settings, hooks, _mount(config.route_prefix, settings), origin, len(every))
+    every.append(declared)
+    intr = config.introspectable(CATEGORY, settings.name, settings.name, "proxied route")
+    intr.update({key: getattr(settings, key) for key in type(settings).__dataclass_fields__})
+    intr["mount"] = declared.mount
+    intr.relate("routes", settings.name)
+    config.action(("proxied route", settings.name), introspectables=(intr,))
+    config.add_route(
+        settings.name, _pyramid_pattern(settings), factory=settings.factory, pregenerator=declared.mark
+    )
+    config.add_view(
+        ProxyView(config.registry[ENGINE], settings.name),
+        route_name=settings.name,
+        permission=NO_PERMISSION_REQUIRED if settings.public else settings.permission,
+        require_csrf=settings.require_csrf,
+    )
+
+
+def _resolved(config: Configurator, settings: RouteSettings, key: str, value: Any) -> Any:
+    try:
+        return config.maybe_dotted(value)
+    except Exception as error:
+        raise SettingsError([f"proxy.routes.{settings.name}.{key}: {value!r} can't be imported: {error}"]) from error
+
+
+def _mount(route_prefix: str | None, settings: RouteSettings) -> str:
+    """The public path of the route, escaped, without a slash at its end; a pattern's is what stands before its first
+    placeholder: cookies of its upstream are confined to that."""
+    own = settings.prefix
+    if own is None:
+        literal = re.split(r"[{*:]", "/" + (settings.pattern or "").lstrip("/"), maxsplit=1)[0]
+        own = escaped_path(literal.rpartition("/")[0].encode().decode("latin-1"))
+    return (("/" + route_prefix.strip("/") if route_prefix else "") + own).rstrip("/")
+
+
+def _pyramid_pattern(settings: RouteSettings) -> str:
+    """The mount itself and all below it, as Pyramid's pattern; it reads unescaped paths."""
+    if settings.pattern is not None:
+        return settings.pattern
+    prefix = unquote(settings.prefix or "").rstrip("/")
+    return prefix + ("{proxied:(?:/.*)?}" if prefix else "/{proxied:.*}")
+
+
+# When the application is created
+
+
+def _application_created(event: ApplicationCreated) -> None:
+    """Settle what depends on the whole configuration. Raises `SettingsError` with every fault found."""
+    registry = event.app.registry
+    every = _all_declared(registry)
+    faults = [*_taken_names(registry, every), *_unguarded(registry, every), *_missing_tween(registry)]
+    engine: Engine = registry[ENGINE]
+    for declared in every:
+        try:
+            engine.routes[declared.settings.name] = _compiled(registry, engine, declared)
+        except ValueRefused as error:
+            faults.append(f"proxy.routes.{declared.settings.name}: {error}")
+    if faults:
+        raise SettingsError(faults)
+    mapper = registry.queryUtility(IRoutesMapper)
+    if mapper is not None:
+        _put_last(mapper, every)
+        _warn_of_taken_mounts(mapper, every)
+    _warn_of_cookies(registry, engine, every)
+
+
+def _taken_names(registry: Registry, every: list[_Declared]) -> Iterator[str]:
+    """Pyramid lets an application's route replace an included one without a word: our view would answer at its URL."""
+    mapper = registry.queryUtility(IRoutesMapper)
+    seen: dict[str, _Declared] = {}
+    for declared in every:
+        name = declared.settings.name
+        if name in seen:
+            yield f"proxy.routes.{name}: declared twice, by {seen[name].origin} and by {declared.origin}"
+        elif mapper.get_route(name).pregenerator not in [other.mark for other in every]:
+            yield f"proxy.routes.{name}: the application has a route of that name, which took its place; rename one"
+        seen[name] = declared
+
+
+def _unguarded(registry: Registry, every: list[_Declared]) -> Iterator[str]:
+    default = registry.queryUtility(IDefaultPermission)
+    policy = registry.queryUtility(ISecurityPolicy)
+    for declared in every:
+        settings = declared.settings
+        if settings.public:
+            continue
+        key = f"proxy.routes.{settings.name}"
+        if settings.permission is None and default in (None, NO_PERMISSION_REQUIRED):
+            yield (
+                f"{key}: nobody would be asked: it has no `permission`, and the application has no default permission; "
+                f"set {key}.permission, or {key}.public = true"
+            )
+        elif policy is None:
+            yield (
+                f"{key}.permission: {settings.permission or default!r} would be asked of nobody: "
+                "the application has no security policy; set one, or make the route public"
+            )
+
+
+def _missing_tween(registry: Registry) -> Iterator[str]:
+    tweens = registry.queryUtility(ITweens)
+    if tweens is not None and tweens.explicit and TWEEN not in [name for name, _ in tweens.explicit]:
+        yield f"pyramid.tweens: {TWEEN} is missing; put it below pyramid.tweens.excview_tween_factory"
+
+
+def _compiled(registry: Registry, engine: Engine, declared: _Declared) -> Route:
+    settings = declared.settings
+    origin, base = split_url(settings.upstream)
+    is_prefix = settings.pattern is None
+    csrf = _csrf_header(registry, settings)
+    return Route(
+        name=settings.name,
+        settings=settings,
+        mount=declared.mount,
+        origin=origin,
+        base=base,
+        pattern=None if is_prefix else UpstreamPattern(base, _several(settings.pattern or "")),
+        methods=None if settings.methods is None else frozenset(settings.methods) | _implied(settings.methods),
+        request=request_policy(settings, engine.settings, frozenset({csrf} if csrf else ())),
+        answer=answer_policy(
+            settings,
+            engine.settings,
+            declared.hooks,
+            bases=(settings.upstream,) if is_prefix else (),
+            private=settings.cache == "private" and not settings.public,
+        ),
+    )
+
+
+def _csrf_header(registry: Registry, settings: RouteSettings) -> str | None:
+    """The lower-case name of the field that the application's CSRF check reads, where this route is checked."""
+    defaults = registry.queryUtility(IDefaultCSRFOptions)
+    checked = settings.require_csrf
+    if checked is None:
+        checked = defaults is not None and bool(defaults.require_csrf)
+    header = _CSRF_HEADER if defaults is None else defaults.header
+    return header.lower() if checked and header else None
+
+
+def _implied(methods: tuple[str, ...]) -> set[str]:
+    return {"HEAD"} if "GET" in methods else set()
+
+
+def _several(pattern: str) -> frozenset[str]:
+    """The placeholders whose expression matches slashes."""
+    return frozenset(name for name, expression in _EXPRESSION.findall(pattern) if re.fullmatch(expression, "a/b"))
+
+
+def _put_last(mapper: Any, every: list[_Declared]) -> None:
+    """Ours behind the application's own, however late those were added."""
+    marks = {declared.mark: declared.place for declared in every}
+    ours = [route for route in mapper.routelist if route.pregenerator in marks]
+    ours.sort(key=lambda route: marks[route.pregenerator])
+    mapper.routelist[:] = [route for route in mapper.routelist if route.pregenerator not in marks] + ours
+
+
+def _warn_of_taken_mounts(mapper: Any, every: list[_Declared]) -> None:
+    marks = {declared.mark for declared in every}
+    own = [route for route in mapper.routelist if route.pregenerator not in marks]
+    for declared in every:
+        if declared.settings.prefix is None:
+            continue
+        mount = unquote(declared.mount)
+        for route in own:
+            if route.match(mount or "/") is not None or route.match(mount + "/x") is not None:
+                log.warning(
+                    "the application's route %r takes requests below %r from the proxied route %r",
+                    route.name,
+                    mount or "/",
+                    declared.settings.name,
+                )
+
+
+def _warn_of_cookies(registry: Registry, engine: Engine, every: list[_Declared]) -> None:
+    if engine.settings.own_cookies_given or all(one.settings.request_cookies == frozenset() for one in every):
+        return
+    if registry.queryUtility(ISessionFactory) is not None or registry.queryUtility(ISecurityPolicy) is not None:
+        log.warning(
+            "proxy.own_cookies is not set: of the application's cookies only %s are kept from upstreams; "
+            "name the session's and the login's cookies there",
+            ", ".join(sorted(engine.settings.own_cookies)),
+        )

@@ -1,0 +1,90 @@
+"""What one application has of the relay: its loops, its connections, its limits. The same for every way in."""
+
+from __future__ import annotations
+
+import logging
+
+from pyramid.registry import Registry
+from zope.interface import providedBy
+
+from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy.admission import Admission
+from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
+from pyramid_threaded_proxy.events import ExchangeFinished
+from pyramid_threaded_proxy.exceptions import HookFailed
+from pyramid_threaded_proxy.hooks import run_hook
+from pyramid_threaded_proxy.relay import Relay
+from pyramid_threaded_proxy.route import Fetch, Route
+from pyramid_threaded_proxy.scheduler import Scheduler
+from pyramid_threaded_proxy.settings import ProcessSettings
+from pyramid_threaded_proxy.stream import StreamedAnswer
+from pyramid_threaded_proxy.tasks import Call, Steps
+from pyramid_threaded_proxy.transfer import Pipes
+from pyramid_threaded_proxy.upstream import Upstreams
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Everything that the exchanges of one application registry share. Any thread may start an exchange."""
+
+    def __init__(self, registry: Registry, settings: ProcessSettings) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.scheduler = Scheduler(settings.threads)
+        self.pipes = Pipes()
+        self.upstreams = Upstreams(lambda: self.scheduler.loop)
+        self.admission = Admission(settings.max_exchanges)
+        #: The declared routes by name; complete, and never changed, once the application is created.
+        self.routes: dict[str, Route] = {}
+        self._said_streaming = False
+
+    def relay(self, fetch: Fetch, channel: Channel) -> None:
+        """Run an exchange in the loop, on a connection that was detached."""
+        client = SocketClient(channel, fetch.policy.send_timeout)
+        relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=True), self)
+        self.scheduler.start(relay.run(), client.endpoint, channel.last)
+
+    def stream(self, fetch: Fetch) -> StreamedAnswer:
+        """Run an exchange in this very thread, as a WSGI iterable."""
+        if not self._said_streaming:
+            self._said_streaming = True
+            log.warning(
+                "this server's connections can't be detached: each proxied answer is streamed and holds a worker thread"
+            )
+        client = StreamClient()
+        relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=False), self)
+        return StreamedAnswer(relay.run(), client, fetch.exchange)
+
+    def ended(self, fetch: Fetch) -> None:
+        """The exchange's last byte is out, or there will be none (`relay.Host`)."""
+        if fetch.place is not None:
+            fetch.place.release()
+
+    def report(self, fetch: Fetch) -> Steps:
+        """Steps: the access log, the `complete` hook, the subscribers (`relay.Host`)."""
+        exchange = fetch.exchange
+        accesslog.write(exchange)
+        hook = fetch.policy.hooks.complete
+        if hook is not None and exchange.error is None:
+            try:
+                yield Call(run_hook, "complete", hook, exchange)
+            except HookFailed:
+                pass  # its traceback is in the log, and the client has its answer
+        if self.registry.has_listeners:
+            event = ExchangeFinished(exchange)
+            if self.registry.adapters.subscriptions([providedBy(event)], None):
+                yield Call(self._notify, event)
+
+    def _notify(self, event: ExchangeFinished) -> None:
+        try:
+            self.registry.notify(event)
+        except Exception:
+            log.exception("a subscriber of %s raised", type(event).__name__)
+
+    def close(self) -> None:
+        """End the threads and close what is kept. For tests, and for processes that go on without the application."""
+        self.scheduler.stop()
+        for pool in self.upstreams.pools():
+            pool.close()
+        self.pipes.close()

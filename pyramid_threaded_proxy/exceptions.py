@@ -1,0 +1,166 @@
+"""What can go wrong: whose fault it is, and which status the client gets for it.
+
+::
+
+    ProxyError
+    ├── ProxyResponseError      our caller's fault: a ProxyResponse was read or written like an ordinary one
+    ├── RequestRefused          the client's fault, found before anything is sent         400
+    │   ├── TargetRefused       the request target means, or could mean, something else   400
+    │   ├── FieldRefused        a request field can't be passed on                        400
+    │   ├── ProtocolRefused     a request's framing or version is faulty                  400
+    │   └── BodyTooLarge        its body is over `max_body`                               413
+    ├── TooManyExchanges        nobody's fault: the limits of this process are reached        503
+    ├── ValueRefused            a value of ours or the application's can't go on the wire 500
+    └── ExchangeFailed          an exchange ended early
+        ├── ConnectFailed       refused, unresolved, unreachable, TLS failure             502
+        ├── ConnectTimedOut     no connection within `connect_timeout`                    504
+        ├── UpstreamGone        closed or reset before the end of its answer              502
+        ├── AnswerRefused       its answer breaks a rule of RFC 9112                      502
+        ├── SendTimedOut        it took no bytes for `send_timeout`                       504
+        ├── ReadTimedOut        it sent no bytes for `read_timeout`                       504
+        ├── HookFailed          a hook of the application raised                          500
+        ├── ExchangeClosed      the application, or a stopping process, ended it          503
+        ├── RelayFailed         a fault of our own                                        500
+        ├── ClientTimedOut      the client took no bytes for `send_timeout`               408
+        └── ClientGone          the client closed its connection                          499
+
+408 and 499 are for the log alone: the client that would get them can't be reached any more.
+"""
+
+from __future__ import annotations
+
+
+class ProxyError(Exception):
+    """The root of everything that this package raises on purpose."""
+
+
+class ProxyResponseError(ProxyError):
+    """A ``ProxyResponse`` has no body or status yet: it says what to fetch, it is not the fetched thing."""
+
+
+class RequestRefused(ProxyError):
+    """The client's request can't be forwarded; nothing has been sent upstream.
+
+    `rule` names the rule that it breaks, in words that may be shown to the client.
+    """
+
+    status = 400
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+
+
+class TargetRefused(RequestRefused):
+    """The request target could mean another resource to the upstream than to the application."""
+
+
+class FieldRefused(RequestRefused):
+    """A field of the client's request can't be passed on."""
+
+
+class ProtocolRefused(RequestRefused):
+    """The request's version or framing is faulty (RFC 9112)."""
+
+
+class TooManyExchanges(ProxyError):
+    """An exchange was not admitted. `retry_after` is in seconds."""
+
+    status = 503
+    retry_after = 1
+
+
+class ValueRefused(ProxyError, ValueError):
+    """A name or value that an override, a hook or a view gave can't be written into a message."""
+
+
+class ExchangeFailed(ProxyError):
+    """An admitted exchange ended before its answer was whole.
+
+    `status` is what the client gets while the head is not out yet, and what the log shows. `ended` is the
+    log's word for it. The text of the exception is for the log: it may name the upstream, never a secret.
+    """
+
+    status = 502
+    ended = "failed"
+
+
+class BodyTooLarge(RequestRefused, ExchangeFailed):
+    """The request body is larger than ``max_body``. One of unknown length shows it only while it is sent."""
+
+    status = 413
+    ended = "body-too-large"
+
+
+class ConnectFailed(ExchangeFailed):
+    """No connection to the upstream could be made: refused, unresolved, unreachable, or TLS failed."""
+
+    ended = "connect-failed"
+
+
+class ConnectTimedOut(ConnectFailed):
+    """No connection to the upstream was made within ``connect_timeout``."""
+
+    status = 504
+    ended = "connect-timeout"
+
+
+class UpstreamGone(ExchangeFailed):
+    """The upstream closed or reset its connection before its answer was whole."""
+
+    ended = "upstream-gone"
+
+
+class AnswerRefused(ExchangeFailed):
+    """The upstream's answer breaks a rule of message syntax or framing (RFC 9112), so it is not passed on."""
+
+    ended = "answer-refused"
+
+
+class SendTimedOut(ExchangeFailed):
+    """The upstream took no bytes of the request for ``send_timeout``."""
+
+    status = 504
+    ended = "send-timeout"
+
+
+class ReadTimedOut(ExchangeFailed):
+    """The upstream sent no bytes for ``read_timeout``."""
+
+    status = 504
+    ended = "read-timeout"
+
+
+class HookFailed(ExchangeFailed):
+    """A hook raised; its traceback is in the log and is never sent."""
+
+    status = 500
+    ended = "hook-failed"
+
+
+class ExchangeClosed(ExchangeFailed):
+    """The application or the stopping process ended the exchange."""
+
+    status = 503
+    ended = "closed"
+
+
+class RelayFailed(ExchangeFailed):
+    """Something unforeseen broke in the relay itself; the traceback is in the log."""
+
+    status = 500
+    ended = "relay-failed"
+
+
+class ClientTimedOut(ExchangeFailed):
+    """The client took no bytes of the answer for ``send_timeout``; its connection is reset."""
+
+    status = 408
+    ended = "client-timeout"
+
+
+class ClientGone(ExchangeFailed):
+    """The client closed its connection, or its half of it, before the answer was whole."""
+
+    status = 499
+    ended = "client-gone"

@@ -1,0 +1,209 @@
+"""The values of one exchange, as hooks, events and the access log see them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from webob.headers import ResponseHeaders
+
+from pyramid_threaded_proxy.exceptions import ValueRefused
+
+if TYPE_CHECKING:
+    from pyramid.registry import Registry
+
+Fields = list[tuple[str, str]]
+
+
+class Body:
+    """A request body to be sent upstream, at most once more than once: `rewind` tells whether it can be sent again.
+
+    Exactly one of the sources is set: `data`, `file` (with `length` bytes from its beginning), or `chunks`, which
+    is read in a pool thread, sent chunked, and closed on every path.
+    """
+
+    __slots__ = ("chunks", "data", "file", "length", "start")
+
+    def __init__(
+        self,
+        data: bytes | None = None,
+        file: IO[bytes] | None = None,
+        chunks: Iterator[bytes] | None = None,
+        length: int | None = None,
+        start: int | None = None,
+    ) -> None:
+        self.data = data
+        self.file = file
+        self.chunks = chunks
+        self.length = len(data) if data is not None else length
+        self.start = start  # where the file's body begins; None: it can't be read twice
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the body can be sent a second time."""
+        return self.data is not None or (self.file is not None and self.start is not None)
+
+    def close(self) -> None:
+        """Close an iterable of the application's; files belong to whoever opened them."""
+        close = getattr(self.chunks, "close", None)
+        if close is not None:
+            close()
+
+
+class UpstreamRequest:
+    """What is asked of the upstream. A `request` hook may change `method`, `url`, `headers` and `body`."""
+
+    __slots__ = ("_headers", "_url", "body", "fields", "method", "origin", "target")
+
+    def __init__(self, method: str, origin: str, target: str, fields: Fields, body: Body | None) -> None:
+        self.method = method
+        self.origin = origin  # "http://host:port", as the pools know it
+        self.target = target
+        self.fields = fields
+        self.body = body
+        self._headers: ResponseHeaders | None = None
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The upstream's URL. Setting one that points elsewhere sends the exchange there."""
+        return self._url if self._url is not None else self.origin + self.target
+
+    @url.setter
+    def url(self, value: str) -> None:
+        self._url = value
+
+    @property
+    def changed_url(self) -> str | None:
+        """The URL that a hook has set, if one has."""
+        return self._url
+
+    def settle(self, origin: str, target: str, fields: Fields) -> None:
+        """The hook is done: this is what is sent."""
+        self.origin, self.target, self.fields = origin, target, fields
+        self._url = self._headers = None
+
+    @property
+    def headers(self) -> ResponseHeaders:
+        """The fields, as WebOb's case-insensitive multi-dict; changes count until the request is sent."""
+        if self._headers is None:
+            self._headers = ResponseHeaders.view_list(self.fields)
+        return self._headers
+
+    def final_fields(self) -> Fields:
+        """The fields as they stand now, whoever changed them."""
+        return self.fields if self._headers is None else list(self._headers.items())
+
+
+class UpstreamAnswer:
+    """The answer's head, as it will reach the client. Hooks may change `status` and `headers`."""
+
+    __slots__ = ("_headers", "_status", "fields", "reason")
+
+    def __init__(self, status: int, reason: str, fields: Fields) -> None:
+        self._status = status
+        self.reason = reason
+        self.fields = fields
+        self._headers: ResponseHeaders | None = None
+
+    @property
+    def status(self) -> int:
+        """The status code. Setting another one takes its usual reason phrase along."""
+        return self._status
+
+    @status.setter
+    def status(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not 200 <= value <= 599:
+            raise ValueRefused(f"exchange.response.status must be an integer from 200 to 599, not {value!r}")
+        if value != self._status:
+            self._status = value
+            self.reason = ""
+
+    @property
+    def headers(self) -> ResponseHeaders:
+        """The fields, as WebOb's case-insensitive multi-dict."""
+        if self._headers is None:
+            self._headers = ResponseHeaders.view_list(self.fields)
+        return self._headers
+
+    def final_fields(self) -> Fields:
+        """The fields as they stand now, whoever changed them."""
+        return self.fields if self._headers is None else list(self._headers.items())
+
+
+class Stats:
+    """What an exchange moved and when. Times are `time.monotonic()`, None for a stage that was not reached."""
+
+    __slots__ = ("attempts", "bytes_down", "bytes_up", "connected", "finished", "first_byte", "started", "upstream")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.connected: float | None = None
+        self.first_byte: float | None = None
+        self.finished: float | None = None
+        self.attempts = 0
+        self.upstream = ""
+        #: Body bytes sent upstream.
+        self.bytes_up = 0
+        #: Body bytes written to the client.
+        self.bytes_down = 0
+
+
+class Exchange:
+    """One client request and its response, from the moment Pyramid has authorized it.
+
+    Made in the thread that called the view, and handed to the relay with the detach; from then on only the relay,
+    or the one pool thread that runs a hook for it, touches it.
+    """
+
+    __slots__ = (
+        "_request_id",
+        "client_addr",
+        "error",
+        "log_values",
+        "registry",
+        "request",
+        "response",
+        "route",
+        "state",
+        "stats",
+        "userid",
+    )
+
+    def __init__(
+        self,
+        route: str,
+        request: UpstreamRequest,
+        userid: str | None,
+        client_addr: str | None,
+        registry: Registry,
+        request_id: str | None = None,
+    ) -> None:
+        #: The name of the proxied route, or of the fetch.
+        self.route = route
+        self.request = request
+        self.response: UpstreamAnswer | None = None
+        #: The exception that ended it early.
+        self.error: Exception | None = None
+        self.userid = userid
+        self.client_addr = client_addr
+        self.registry = registry
+        #: The application's own: whatever its hooks want to remember.
+        self.state: dict[str, Any] = {}
+        self.stats = Stats()
+        #: Method, path without query, protocol, referer without query and user agent: for the access log.
+        self.log_values: tuple[str, str, str, str, str] = ("-", "-", "-", "-", "-")
+        self._request_id = request_id
+
+    @property
+    def request_id(self) -> str:
+        """32 hexadecimal digits, made by us and never taken from the client."""
+        if self._request_id is None:
+            self._request_id = os.urandom(16).hex()
+        return self._request_id
+
+    def __repr__(self) -> str:
+        status = self.response.status if self.response is not None else None
+        return f"<Exchange {self.route} {self.request.method} {self.request.origin} status={status}>"

@@ -1,0 +1,264 @@
+"""Which fields pass the proxy, and how: the client's towards the upstream, the upstream's towards the client.
+
+Both sets of rules are compiled once per route and run in one pass per message. Hop-by-hop fields and whatever
+Connection names are gone before an override or a hook sees the list, so that nobody can take a field of ours away by
+naming it there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+from typing import Any, TypeVar
+
+from .cookies import CookieFilter, SetCookieFilter
+from .exceptions import FieldRefused
+from .target import LocationMap
+
+FieldList = list[tuple[str, str]]
+Decision = TypeVar("Decision")
+
+# RFC 9110 7.6.1, and those that speak to one neighbour only: RFC 9110 10.1.1, 11.7; RFC 7540 3.2.1.
+HOP_BY_HOP: frozenset[str] = frozenset({
+    "connection", "expect", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-authentication-info",
+    "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+FRAMING: frozenset[str] = frozenset({"content-length", "transfer-encoding"})
+
+_NEVER_UP = HOP_BY_HOP | FRAMING | {
+    "host", "forwarded", "x-real-ip", "proxy", "cookie", "content-type",
+}  # fmt: skip
+_NEVER_DOWN = HOP_BY_HOP | FRAMING | {"clear-site-data", "service-worker-allowed"}
+_COMMANDS_TO_A_FRONT_SERVER = ("x-accel-", "x-sendfile", "x-lighttpd-send-")
+_SHARED_CACHE_FIELDS = ("cdn-cache-control", "surrogate-control")
+_ADDED_BY_THE_APPLICATION = frozenset({"set-cookie", "vary", "link"})
+_USUAL_OPTIONS = frozenset({"close", "keep-alive", "upgrade"})
+_CACHED_NAMES, _CACHED_NAME_LENGTH = 1024, 64
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+NOT_IN_A_VALUE = re.compile(r"[^\t -~\x80-\xff]")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
+_LONGEST_HOST = 262  # 255 of a name (RFC 1035 2.3.4) and a port
+_DIRECTIVE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_DIRECTIVES = re.compile(r'(?:[^"]|"(?:[^"\\]|\\.)*")*')
+_FOR_SHARED_CACHES = frozenset({"public", "private", "s-maxage"})
+
+
+def connection_options(values: Iterable[str]) -> frozenset[str]:
+    """The options of all Connection fields in lower case (RFC 9110 7.6.1); empty list members count as nothing."""
+    return frozenset(text for value in values for option in value.split(",") if (text := option.strip(" \t").lower()))
+
+
+class _Names(dict[str, Decision]):
+    """What was decided for a name, decided once; bounded, because peers invent names."""
+
+    def __init__(self, decide: Callable[[str], Decision]) -> None:
+        super().__init__()
+        self._decide = decide
+
+    def __missing__(self, name: str) -> Decision:
+        decision = self._decide(name)
+        if len(self) < _CACHED_NAMES and len(name) <= _CACHED_NAME_LENGTH:
+            self[name] = decision
+        return decision
+
+
+class RequestFields:
+    """The client's fields that go upstream; built once per route.
+
+    `own_cookies` never go up, of the others those in `cookies` (None: any). `authorization` lets that field pass.
+    `drop` are the lower-case names that the application sets itself.
+    """
+
+    def __init__(
+        self, *, own_cookies: frozenset[str], cookies: frozenset[str] | None, authorization: bool, drop: frozenset[str]
+    ) -> None:
+        self._dropped = _NEVER_UP | drop | (frozenset() if authorization else {"authorization"})
+        self._cookies = None if "cookie" in drop else CookieFilter(own_cookies, cookies)
+        self._content_type = "content-type" not in drop
+        self._names = _Names(self._name_of)
+
+    def select(self, environ: Mapping[str, Any]) -> FieldList:
+        """The fields to send, from a WSGI environ. Framing, Host, Via and the forwarded fields are the caller's.
+
+        Raises `FieldRefused` for a value with a control character.
+        """
+        names = self._names
+        fields = [(name, value) for key, value in environ.items() if (name := names[key])]
+        if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
+            fields.append(("Content-Type", content_type))
+        if self._cookies is not None and (cookie := environ.get("HTTP_COOKIE")):
+            _check_values([("Cookie", cookie)])  # WebOb reads latin-1 only
+            if cookie := self._cookies.select(cookie):
+                fields.append(("Cookie", cookie))
+        connection = environ.get("HTTP_CONNECTION")
+        if connection and connection.lower() not in _USUAL_OPTIONS:
+            options = connection_options([connection])
+            fields = [field for field in fields if field[0].lower() not in options]
+        _check_values(fields)
+        return fields
+
+    def _name_of(self, key: str) -> str:
+        """The field name behind a key of the environ; "" if it is none, or does not go up."""
+        if not key.startswith("HTTP_"):
+            return ""
+        name = "-".join([word.capitalize() for word in key[5:].split("_")])
+        lower = name.lower()
+        if lower in self._dropped or lower.startswith("x-forwarded") or not TOKEN.fullmatch(name):
+            return ""
+        return name
+
+
+def _check_values(fields: FieldList) -> None:
+    text = "".join([value for _, value in fields])
+    if text.isascii() and text.isprintable():
+        return
+    for name, value in fields:
+        if NOT_IN_A_VALUE.search(value):
+            raise FieldRefused(f"the value of {name} holds a control character (RFC 9110 5.5)")
+
+
+def check_host(value: str | None, version: str) -> None:
+    """Refuse a Host field that is not exactly ``uri-host [":" port]`` (RFC 9110 7.2, RFC 3986 3.2.2).
+
+    A comma means that the field came twice (servers join such fields). It may be missing in HTTP/1.0 only; `version`
+    is ``1.1`` or ``HTTP/1.1``. Stricter than the RFC: no empty host, no IPvFuture. Raises `FieldRefused`.
+    """
+    if value is None:
+        if version.removeprefix("HTTP/") != "1.0":
+            raise FieldRefused("Host is missing (RFC 9112 3.2)")
+    elif "," in value:
+        raise FieldRefused("Host came more than once (RFC 9112 3.2)")
+    elif len(value) > _LONGEST_HOST or not _is_host(value):
+        raise FieldRefused("Host is not a host name or address with an optional port (RFC 9110 7.2)")
+
+
+@lru_cache(maxsize=1024)
+def _is_host(value: str) -> bool:
+    match = _HOST.fullmatch(value)
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    return match[1] is None or _is_ipv6(match[1])
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
+class _Action(IntEnum):
+    KEEP = 0
+    DROP = 1
+    CONNECTION = 2
+    SET_COOKIE = 3
+    LOCATION = 4
+    CACHE_CONTROL = 5
+
+
+class AnswerFields:
+    """The upstream's fields that go to the client; built once per route.
+
+    `bases` are the URLs of the route's upstreams. `private` keeps the answer out of shared caches.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_cookies: frozenset[str],
+        rewrite_cookies: bool,
+        rewrite_location: bool,
+        bases: tuple[str, ...],
+        private: bool,
+    ) -> None:
+        self._locations = LocationMap(bases)
+        self._cookies = SetCookieFilter(own_cookies, rewrite=rewrite_cookies, base_paths=self._locations.paths)
+        self._rewrite_location = rewrite_location
+        self._private = private
+        self._actions = _Names(self._action_for)
+
+    def select(self, fields: FieldList, public_url: str, mount: str | None) -> FieldList:
+        """The fields to answer with. Framing is the caller's, and is made anew.
+
+        `public_url` is scheme and authority as the client sees them; `mount` is the public path of the upstream's
+        base, or None where nothing is to be rewritten.
+        """
+        actions = self._actions
+        kept: FieldList = []
+        caching: list[str] = []
+        for field in fields:
+            action = actions[field[0]]
+            if action == 0:
+                kept.append(field)
+            elif action == _Action.CONNECTION:
+                if field[1].lower() not in _USUAL_OPTIONS:
+                    return self.select(_without_named(fields), public_url, mount)
+            elif action == _Action.CACHE_CONTROL:
+                caching.append(field[1])
+            elif action != _Action.DROP:
+                kept += self._rewritten(field, action, public_url, mount)
+        if self._private:
+            kept.append(("Cache-Control", _private_caching(", ".join(caching))))
+        return kept
+
+    def _rewritten(self, field: tuple[str, str], action: int, public_url: str, mount: str | None) -> FieldList:
+        name, value = field
+        if action == _Action.SET_COOKIE:
+            cookie = self._cookies.public(value, mount)
+            return [] if cookie is None else [(name, cookie)]
+        return [field] if mount is None else [(name, self._locations.public(value, public_url, mount))]
+
+    def _action_for(self, name: str) -> int:
+        lower = name.lower()
+        if lower == "connection":
+            return _Action.CONNECTION
+        if lower in _NEVER_DOWN or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
+            return _Action.DROP
+        if lower == "set-cookie":
+            return _Action.SET_COOKIE
+        if self._rewrite_location and lower in ("location", "content-location"):
+            return _Action.LOCATION
+        if self._private and lower.endswith(_SHARED_CACHE_FIELDS):
+            return _Action.DROP
+        return _Action.CACHE_CONTROL if self._private and lower == "cache-control" else _Action.KEEP
+
+
+def _without_named(fields: FieldList) -> FieldList:
+    """The fields without Connection and whatever any Connection field names."""
+    gone = connection_options(value for name, value in fields if name.lower() == "connection") | {"connection"}
+    return [field for field in fields if field[0].lower() not in gone]
+
+
+@lru_cache(maxsize=128)
+def _private_caching(value: str) -> str:
+    """Cache-Control that no shared cache may keep the answer under (RFC 9111 3, 5.2.2).
+
+    It stays as it is if it says so already: by an unqualified ``private``, or by ``no-store`` that no
+    ``must-understand`` takes back. What only a shared cache reads goes.
+    """
+    if not _DIRECTIVES.fullmatch(value):  # a quote left open: readers differ in what it holds
+        return "private"
+    directives = [text for item in _DIRECTIVE.findall(value) if (text := item.strip(" \t"))]
+    names = {directive.lower() for directive in directives}
+    if "private" in names or ("no-store" in names and "must-understand" not in names):
+        return value
+    others = [text for text in directives if text.partition("=")[0].strip(" \t").lower() not in _FOR_SHARED_CACHES]
+    return ", ".join(["private", *others])
+
+
+def merge_application_fields(answer: FieldList, application: FieldList) -> FieldList:
+    """The answer's fields with those that the application set on its response.
+
+    The application's replace the ones of the same name, but Set-Cookie, Vary and Link, which are added. Framing and
+    hop-by-hop fields of the application are ignored (PEP 3333 forbids them).
+    """
+    added = [field for field in application if (lower := field[0].lower()) not in HOP_BY_HOP and lower not in FRAMING]
+    if not added:
+        return answer
+    replaced = {name.lower() for name, _ in added} - _ADDED_BY_THE_APPLICATION
+    return [field for field in answer if field[0].lower() not in replaced] + added

@@ -1,0 +1,200 @@
+"""What was permitted becomes what is sent: from a Pyramid request and an upstream target to a `ProxyResponse`.
+
+It runs in the thread of the request, after the permission and CSRF are settled, and does no I/O. Faults of the
+client's are raised as `RequestRefused`; `http_error` turns them into what the application's exception views render.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPRequestEntityTooLarge
+from pyramid.request import Request
+from pyramid.response import Response
+
+from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
+from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
+from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.forwarded import forwarded_fields
+from pyramid_threaded_proxy.head import check_field
+from pyramid_threaded_proxy.hooks import RequestHook
+from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
+from pyramid_threaded_proxy.response import ProxyResponse
+from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy
+from pyramid_threaded_proxy.target import check_upstream_target
+from pyramid_threaded_proxy.upstream import split_url
+
+#: Methods that a server expects a body of, so that its absence must be said (RFC 9110 8.6).
+_WITH_BODY = ("POST", "PUT", "PATCH")
+#: Methods that make something else of a connection (RFC 9110 9.3.6, 9.3.8).
+NEVER = ("CONNECT", "TRACE")
+_UNMANAGED = HOP_BY_HOP | FRAMING
+
+
+def http_error(error: RequestRefused) -> HTTPException:
+    """The HTTP exception that tells the client which rule its request breaks."""
+    if error.status == 413:
+        return HTTPRequestEntityTooLarge(error.rule)
+    return HTTPBadRequest(error.rule)
+
+
+class TemplateValues(dict[str, str | None]):
+    """What the templates of `request.set` may name, found out only when one of them does."""
+
+    _MADE: Mapping[str, Callable[[Request, Exchange], str | None]] = {
+        "userid": lambda request, exchange: exchange.userid,
+        "client_addr": lambda request, exchange: exchange.client_addr,
+        "host": lambda request, exchange: request.host,
+        "scheme": lambda request, exchange: request.scheme,
+        "route": lambda request, exchange: exchange.route,
+        "request_id": lambda request, exchange: exchange.request_id,
+    }
+
+    def __init__(self, request: Request, exchange: Exchange) -> None:
+        super().__init__()
+        self._request = request
+        self._exchange = exchange
+
+    def __missing__(self, name: str) -> str | None:
+        made = self._MADE.get(name)
+        if made is not None:
+            return made(self._request, self._exchange)
+        matched = self._request.matchdict[name]
+        return "/".join(matched) if isinstance(matched, tuple) else str(matched)
+
+
+def public_url(request: Request) -> str:
+    """Scheme and authority as the client sees them, after waitress's trust."""
+    environ = request.environ
+    host = environ.get("HTTP_HOST")
+    return f"{environ['wsgi.url_scheme']}://{host}" if host else str(request.host_url)
+
+
+def forward(
+    request: Request,
+    engine: Engine,
+    route: str,
+    origin: Origin,
+    target: str,
+    sending: RequestPolicy,
+    answering: AnswerPolicy,
+    mount: str | None,
+    prefix: str | None,
+) -> Response:
+    """Forward the client's request to `target` at `origin`; returns what a `request` hook returns, if it does.
+
+    `mount` is the public path of the upstream's base (None: nothing is rewritten), `prefix` that of X-Forwarded-Prefix.
+    """
+    environ = request.environ
+    check_message(environ)
+    body = client_body(environ, sending.max_body)
+    sent = UpstreamRequest(request.method, str(origin), target, [], body)
+    exchange = new_exchange(request, engine, route, sent)
+    fields = _own_fields(request, origin, sending, prefix)
+    exchange.request.fields = sending.rules.apply(fields, TemplateValues(request, exchange))
+    return finish(request, engine, exchange, origin, answering, mount, sending.preserve_host)
+
+
+def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix: str | None) -> Fields:
+    """The client's fields that may go up, Host first, and what we say of the client ourselves."""
+    environ = request.environ
+    client_host = environ.get("HTTP_HOST")
+    host = client_host if sending.preserve_host and client_host else origin.authority
+    fields = [("Host", host), *sending.request_fields.select(environ)]
+    if sending.via:
+        fields.append(("Via", sending.via))
+    if sending.forwarded != "none":
+        fields += forwarded_fields(
+            sending.forwarded,
+            peer=detach.peer_address(environ),
+            host=client_host or request.host,
+            scheme=environ["wsgi.url_scheme"],
+            mount=prefix,
+            trusted=detach.trusted_fields(environ),
+            environ=environ,
+        )
+    return fields
+
+
+def new_exchange(request: Request, engine: Engine, route: str, sent: UpstreamRequest) -> Exchange:
+    """The exchange for a request, of whoever the security policy says is asking."""
+    environ, userid = request.environ, request.authenticated_userid
+    exchange = Exchange(
+        route, sent, None if userid is None else str(userid), environ.get("REMOTE_ADDR"), engine.registry
+    )
+    exchange.log_values = log_values(environ)
+    return exchange
+
+
+def finish(
+    request: Request,
+    engine: Engine,
+    exchange: Exchange,
+    origin: Origin,
+    answering: AnswerPolicy,
+    mount: str | None,
+    preserve_host: bool,
+) -> Response:
+    """Run the `request` hook, settle the framing, and say what to fetch."""
+    hook = answering.hooks.request
+    if hook is not None:
+        instead = _run_request_hook(hook, request, exchange)
+        if instead is not None:
+            return instead
+        origin = _after_hook(exchange.request, origin, preserve_host)
+    exchange.request.fields += framing_fields(exchange.request.method, exchange.request.body)
+    return ProxyResponse(
+        engine,
+        Fetch(
+            exchange,
+            origin,
+            answering,
+            head_only=request.method == "HEAD",
+            accept=request.environ.get("HTTP_ACCEPT", ""),
+            public_url=public_url(request),
+            mount=mount,
+        ),
+    )
+
+
+def _run_request_hook(hook: RequestHook, request: Request, exchange: Exchange) -> Response | None:
+    answer = hook(request, exchange)
+    if answer is not None and not isinstance(answer, Response):
+        kind = type(answer).__name__
+        raise TypeError(f"the request hook of {exchange.route} returned {kind}, not a response or None")
+    return answer
+
+
+def _after_hook(sent: UpstreamRequest, origin: Origin, preserve_host: bool) -> Origin:
+    """Hold what a hook changed to the rules that everything sent is held to. Raises `ValueRefused`."""
+    sent.body = given_body(sent.body)
+    target = sent.target
+    if sent.changed_url is not None:
+        changed, target = split_url(sent.changed_url)
+        target = target if target.startswith("/") else "/" + target
+        try:
+            check_upstream_target(target)
+        except TargetRefused as error:
+            raise ValueRefused(f"a request hook set a url that can't be sent: {error.rule}") from None
+        if changed != origin and not preserve_host:
+            sent.headers["Host"] = changed.authority
+        origin = changed
+    fields = [field for field in sent.final_fields() if field[0].lower() not in _UNMANAGED]
+    for name, value in [(sent.method, ""), *fields]:
+        check_field(name, value)
+    if sent.method in NEVER:
+        raise ValueRefused(f"a request hook set the method {sent.method}, which is never sent")
+    sent.settle(str(origin), target, fields)
+    return origin
+
+
+def framing_fields(method: str, body: Body | None) -> Fields:
+    """The framing of the request, made from what we hold and never copied (RFC 9112 6)."""
+    if body is None:
+        return [("Content-Length", "0")] if method in _WITH_BODY else []
+    if body.length is None:
+        return [("Transfer-Encoding", "chunked")]
+    return [("Content-Length", str(body.length))]

@@ -1,0 +1,55 @@
+"""The application's hooks: their order, their types, and what is made of what they return or raise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from webob import Response
+
+from pyramid_threaded_proxy.exceptions import HookFailed
+from pyramid_threaded_proxy.exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+RequestHook = Callable[[Any, Exchange], Response | None]
+ExchangeHook = Callable[[Exchange], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the application wants to be asked about, in the order of an exchange.
+
+    `request` runs in the thread that called the view, with the live Pyramid request. All others run in a pool thread.
+    """
+
+    #: Before anything is sent; may change ``exchange.request`` or return a response to answer with instead.
+    request: RequestHook | None = None
+    #: The upstream's head is here and nothing has been written; may return a response to answer with instead.
+    response: ExchangeHook | None = None
+    #: After the declared overrides, before the head is written; may change ``exchange.response``.
+    headers: ExchangeHook | None = None
+    #: The last byte is written.
+    complete: ExchangeHook | None = None
+    #: Anything failed; may return a response while the head is not out.
+    error: ExchangeHook | None = None
+
+
+def run_hook(name: str, hook: ExchangeHook, exchange: Exchange) -> Any:
+    """Call one of the application's hooks; raises `HookFailed`, after its traceback was logged. A pool thread."""
+    try:
+        return hook(exchange)
+    except Exception as error:
+        log.exception("the %s hook of %s raised", name, exchange.route)
+        raise HookFailed(f"the {name} hook raised {type(error).__name__}") from error
+
+
+def run_answering_hook(name: str, hook: ExchangeHook, exchange: Exchange) -> Response | None:
+    """Call a hook that may return a response to answer with instead; raises `HookFailed`. A pool thread."""
+    answer = run_hook(name, hook, exchange)
+    if answer is None or isinstance(answer, Response):
+        return answer
+    log.error("the %s hook of %s returned %r, not a response or None", name, exchange.route, type(answer))
+    raise HookFailed(f"the {name} hook returned {type(answer).__name__}, not a response or None")

@@ -1,0 +1,21 @@
+"""Where an upstream listens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Origin(NamedTuple):
+    """Where an upstream listens (RFC 9110 4.3.1)."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """As the Host field has it: the port only where it is not the scheme's own."""
+        return self.host if self.port == 80 else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}:{self.port}"

@@ -1,0 +1,215 @@
+"""``request.proxy_fetch`` and ``request.proxy_forward``: a view of the application's own says what to fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from pyramid.path import DottedNameResolver
+from pyramid.request import Request
+from pyramid.response import Response
+
+from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
+from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
+from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.forward import (
+    NEVER,
+    TemplateValues,
+    finish,
+    forward,
+    http_error,
+    new_exchange,
+)
+from pyramid_threaded_proxy.head import check_field
+from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
+from pyramid_threaded_proxy.route import AnswerPolicy, RequestPolicy, Route, answer_policy, make_hooks, request_policy
+from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, fetch_settings
+from pyramid_threaded_proxy.target import check_upstream_target, join
+from pyramid_threaded_proxy.upstream import split_url
+
+ENGINE = "pyramid_threaded_proxy.engine"
+
+#: Fields of the client's that a new GET or HEAD takes along: what comes back is for this client's cache and decoder.
+_TAKEN_ALONG = (
+    "Range",
+    "Accept-Encoding",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
+)
+_MANAGED = HOP_BY_HOP | FRAMING
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+def proxy_fetch(
+    request: Request,
+    url: str,
+    *,
+    method: str = "GET",
+    headers: Headers | None = None,
+    body: Any = None,
+    on_request: Any = None,
+    on_response: Any = None,
+    on_headers: Any = None,
+    on_complete: Any = None,
+    on_error: Any = None,
+    **route_keys: Any,
+) -> Response:
+    """Answer with what a new request to `url` brings; returns a `ProxyResponse` to be returned by the view.
+
+    None of the client's fields go along but those in `headers`, and Range, Accept-Encoding and conditional fields
+    where the method is GET or HEAD. `body` is bytes, a file, an iterable of bytes, or the request itself. Further
+    keywords are the keys of a route. Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key.
+    """
+    engine: Engine = request.registry[ENGINE]
+    settings = fetch_settings("proxy_fetch", route_keys, "proxy_fetch()")
+    sending, answering = _policies(settings, engine.settings, ())
+    hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
+    answering = replace(answering, hooks=_either(hooks, answering.hooks))
+    origin, target = _checked_url(url)
+    check_field(method, "")
+    if method in NEVER:
+        raise ValueRefused(f"proxy_fetch() never sends {method}")
+    sent = UpstreamRequest(method, str(origin), target, [], None)
+    exchange = new_exchange(request, engine, "proxy_fetch", sent)
+    fields = _new_fields(request, origin, method, headers, sending)
+    try:
+        sent.body = _fetch_body(request, body, fields, sending)
+    except RequestRefused as error:
+        raise http_error(error) from None
+    sent.fields = sending.rules.apply(fields, TemplateValues(request, exchange))
+    return finish(request, engine, exchange, origin, answering, None, sending.preserve_host)
+
+
+def proxy_forward(
+    request: Request,
+    url_or_route_name: str,
+    path: str = "",
+    *,
+    mount: str | None = None,
+    on_request: Any = None,
+    on_response: Any = None,
+    on_headers: Any = None,
+    on_complete: Any = None,
+    on_error: Any = None,
+    **route_keys: Any,
+) -> Response:
+    """Forward the client's request as a declared route would; returns a `ProxyResponse` to be returned by the view.
+
+    `path`, escaped and without a query, is joined to the upstream of the route that is named; a URL is taken as given.
+    The client's query is added where there is none. The view's own permission counts, the route's is not asked.
+    `mount` is the public path that the upstream's own URLs and cookies are mapped to; without it they are left.
+    Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key.
+    """
+    engine: Engine = request.registry[ENGINE]
+    given = fetch_settings("proxy_forward", route_keys, "proxy_forward()")
+    route = engine.routes.get(url_or_route_name)
+    if route is not None:
+        sending, answering, origin = _of_route(engine, route, given, route_keys)
+    else:
+        sending, answering = _policies(given, engine.settings, (url_or_route_name,))
+        origin, _ = _checked_url(url_or_route_name)
+    hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
+    answering = replace(answering, hooks=_either(hooks, answering.hooks))
+    name = route.name if route is not None else "proxy_forward"
+    try:
+        _, query = raw_target(request.environ)
+        target = _forward_target(request, url_or_route_name, route, path, query)
+        return forward(request, engine, name, origin, target, sending, answering, mount, mount)
+    except RequestRefused as error:
+        raise http_error(error) from None
+
+
+def _forward_target(request: Request, url: str, route: Route | None, path: str, query: str | None) -> str:
+    if "?" in path or "#" in path:
+        raise ValueRefused(f"proxy_forward(path={path!r}): a path is wanted, escaped and without a query")
+    if route is None:
+        if path:
+            raise ValueRefused("proxy_forward(): `path` is joined to a route's upstream; a URL is taken as given")
+        target = _checked_url(url)[1]
+        target = target if "?" in target or query is None else f"{target}?{query}"
+    elif route.pattern is not None:
+        target = route.pattern.expand(request.matchdict or {}, query)
+    else:
+        target = join(route.base, path, query)
+    check_upstream_target(target)
+    return target
+
+
+def _of_route(
+    engine: Engine, route: Route, given: RouteSettings, keys: Mapping[str, Any]
+) -> tuple[RequestPolicy, AnswerPolicy, Origin]:
+    """A declared route's own policies, or those with the keys that the view changes."""
+    if not keys:
+        return route.request, route.answer, route.origin
+    settings = replace(route.settings, **{key: getattr(given, key) for key in keys})
+    sending, answering = _policies(settings, engine.settings, (settings.upstream,))
+    return sending, replace(answering, hooks=_either(answering.hooks, route.answer.hooks)), route.origin
+
+
+@lru_cache(maxsize=256)
+def _policies(
+    settings: RouteSettings, process: ProcessSettings, bases: tuple[str, ...]
+) -> tuple[RequestPolicy, AnswerPolicy]:
+    """Compiled once for each set of keys that views use."""
+    resolver = DottedNameResolver()
+    hooks = make_hooks(settings, lambda key, value: resolver.maybe_resolve(value))
+    return (
+        request_policy(settings, process, frozenset()),
+        answer_policy(settings, process, hooks, bases, private=settings.cache == "private"),
+    )
+
+
+def _either(first: Hooks, second: Hooks) -> Hooks:
+    """Each hook of `first`, or where it has none that of `second`."""
+    names = ("request", "response", "headers", "complete", "error")
+    return Hooks(**{name: getattr(first, name) or getattr(second, name) for name in names})
+
+
+def _checked_url(url: str) -> tuple[Origin, str]:
+    origin, target = split_url(url)
+    target = target if target.startswith("/") else "/" + target
+    try:
+        check_upstream_target(target)
+    except TargetRefused as error:
+        raise ValueRefused(f"{url!r} can't be fetched: {error.rule}") from None
+    return origin, target
+
+
+def _new_fields(
+    request: Request, origin: Origin, method: str, headers: Headers | None, sending: RequestPolicy
+) -> Fields:
+    given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+    for name, value in given:
+        check_field(name, value)
+        if name.lower() in _MANAGED:
+            raise ValueRefused(f"proxy_fetch(headers=…): {name} is made by the relay")
+    names = {name.lower() for name, _ in given}
+    fields = [] if "host" in names else [("Host", origin.authority)]
+    fields += given
+    if method in ("GET", "HEAD"):
+        for name in _TAKEN_ALONG:
+            value = request.headers.get(name)
+            if value is not None and name.lower() not in names:
+                fields.append((name, value))
+    if sending.via:
+        fields.append(("Via", sending.via))
+    return fields
+
+
+def _fetch_body(request: Request, body: Any, fields: Fields, sending: RequestPolicy) -> Body | None:
+    """The body to send; the request itself stands for its body, and then its Content-Type goes along."""
+    if body is not request:
+        return given_body(body)
+    content_type = request.environ.get("CONTENT_TYPE")
+    if content_type and not any(name.lower() == "content-type" for name, _ in fields):
+        fields.append(("Content-Type", content_type))
+    return client_body(request.environ, sending.max_body)

@@ -1,0 +1,138 @@
+"""The request goes up: its head, and its body from memory, from a file or from an iterable."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
+from pyramid_threaded_proxy.exchange import Body
+from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready
+from pyramid_threaded_proxy.transfer import Moved, send_file
+
+_READ_SIZE = 64 * 1024
+
+
+def send_body(endpoint: Endpoint, head: bytes, body: Body | None, timeout: float, moved: Moved) -> Any:
+    """Steps: send head and body; returns whether all of it was taken.
+
+    An upstream may answer before it has the whole request, and then close: that answer counts (RFC 9112 9.5).
+    """
+    try:
+        if body is None:
+            return (yield from _send(endpoint, head, timeout))
+        if body.data is not None:
+            return (yield from _send_data(endpoint, head, body.data, timeout, moved))
+        if body.file is not None:
+            return (yield from _send_from_file(endpoint, head, body, timeout, moved))
+        return (yield from _send_chunks(endpoint, head, body.chunks, timeout, moved))
+    except UpstreamGone:
+        # It may have answered before it closed; if it has not, reading its head says so.
+        return False
+
+
+def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Any:
+    """Steps: send everything, unless the upstream answers first: then False."""
+    while data:
+        try:
+            sent = endpoint.sock.send(data)
+            if sent == len(data):
+                return True
+            data = memoryview(data)[sent:]
+        except BlockingIOError:
+            _, events = yield Ready(endpoint, READ | WRITE, timeout, SendTimedOut)
+            if events & READ:
+                return False
+        except OSError as error:
+            raise UpstreamGone(f"the connection broke: {error.strerror}") from None
+    return True
+
+
+def _send_data(endpoint: Endpoint, head: bytes, data: bytes, timeout: float, moved: Moved) -> Any:
+    if not (yield from _send(endpoint, head + data if len(data) <= _READ_SIZE else head, timeout)):
+        return False
+    if len(data) > _READ_SIZE and not (yield from _send(endpoint, data, timeout)):
+        return False
+    moved(len(data))
+    return True
+
+
+def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float, moved: Moved) -> Any:
+    file, length = body.file, body.length
+    assert file is not None
+    assert length is not None
+    if body.start is not None:
+        file.seek(body.start)
+    if length <= _READ_SIZE:
+        data = _read(file, length)
+        return (yield from _send_data(endpoint, head, data, timeout, moved))
+    if not (yield from _send(endpoint, head, timeout)):
+        return False
+    if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file):
+        return (yield from _send_in_mover(endpoint, file, body.start, length, timeout, moved))
+    return (yield from _send_blocks(endpoint, file, length, timeout, moved))
+
+
+def _send_in_mover(
+    endpoint: Endpoint, file: IO[bytes], start: int, length: int, timeout: float, moved: Moved
+) -> Any:
+    yield Hop(False, endpoint)
+    try:
+        whole = yield from send_file(file, start, length, endpoint, timeout, moved)
+    except UpstreamGone:
+        whole = False
+    yield Hop(True, endpoint)
+    return whole
+
+
+def _send_blocks(endpoint: Endpoint, file: IO[bytes], length: int, timeout: float, moved: Moved) -> Any:
+    left = length
+    while left:
+        data = _read(file, min(left, _READ_SIZE))
+        if not (yield from _send(endpoint, data, timeout)):
+            return False
+        left -= len(data)
+        moved(len(data))
+    return True
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """Exactly `size` bytes: less would break the framing that the upstream was promised."""
+    data = file.read(size)
+    while len(data) < size:
+        more = file.read(size - len(data))
+        if not more:
+            raise EOFError(f"the request body ends {size - len(data)} bytes early")
+        data += more
+    return data
+
+
+def _is_real_file(file: IO[bytes]) -> bool:
+    try:
+        return file.fileno() >= 0
+    except (OSError, AttributeError):
+        return False
+
+
+def _send_chunks(endpoint: Endpoint, head: bytes, chunks: Any, timeout: float, moved: Moved) -> Any:
+    """Steps: an iterable of the application's, chunked; it runs in a pool thread."""
+    if not (yield from _send(endpoint, head, timeout)):
+        return False
+    while (chunk := (yield Call(_next, chunks))) is not None:
+        if chunk and not (yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout)):
+            return False
+        moved(len(chunk))
+    return (yield from _send(endpoint, b"0\r\n\r\n", timeout))
+
+
+def _next(chunks: Any) -> bytes | None:
+    try:
+        chunk = next(chunks, None)
+    except ExchangeFailed:
+        raise
+    except Exception as error:
+        raise HookFailed(f"the request body raised {type(error).__name__}: {error}") from error
+    if chunk is not None and not isinstance(chunk, (bytes, bytearray, memoryview)):
+        raise HookFailed(f"the request body gave {type(chunk).__name__}, not bytes")
+    return None if chunk is None else bytes(chunk)

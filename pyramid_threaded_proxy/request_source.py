@@ -1,0 +1,118 @@
+"""What the client sent, read from the WSGI environ: its target, its body, and who it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
+from pyramid_threaded_proxy.exchange import Body
+from pyramid_threaded_proxy.fields import check_host
+from pyramid_threaded_proxy.route import escaped_path
+from pyramid_threaded_proxy.target import public_path_matches, split_target
+
+log = logging.getLogger(__name__)
+
+Environ = Mapping[str, Any]
+
+_BLOCK = 64 * 1024
+
+
+def raw_target(environ: Environ) -> tuple[str, str | None]:
+    """The client's path and query, byte for byte, and surely those that Pyramid has seen. Raises `TargetRefused`.
+
+    A subrequest has no raw target: its own is PATH_INFO, escaped.
+    """
+    path_info, script_name = environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")
+    raw = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+    if raw is None:
+        query = environ.get("QUERY_STRING") or None
+        path = escaped_path(script_name + path_info) or "/"
+        return split_target(path if query is None else f"{path}?{query}")
+    path, query = split_target(raw)
+    if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
+        log.warning("refused: the target was sent as %r, and something made %r of it", path, script_name + path_info)
+        raise TargetRefused("the path or query was rewritten on its way to the application")
+    return path, query
+
+
+def check_message(environ: Environ) -> None:
+    """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that HTTP/1.0 doesn't have."""
+    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
+    check_host(environ.get("HTTP_HOST"), protocol)
+    if protocol == "HTTP/1.0" and "HTTP_TRANSFER_ENCODING" in environ:
+        raise ProtocolRefused("Transfer-Encoding in an HTTP/1.0 request (RFC 9112 6.1)")
+
+
+def client_body(environ: Environ, max_body: int | None) -> Body | None:
+    """The client's request body, from its beginning, however much of it the application has read.
+
+    Raises `BodyTooLarge` when it is larger than `max_body` bytes.
+    """
+    channel = detach.channel_of(environ)
+    if channel is not None:
+        file, length = detach.request_body(channel)
+        _check_size(length, max_body)
+        return Body(file=file, length=length, start=0) if length else None
+    text = environ.get("CONTENT_LENGTH") or ""
+    file = environ["wsgi.input"]
+    if text:
+        if not (text.isascii() and text.isdigit()):
+            raise ProtocolRefused("Content-Length is not a number (RFC 9110 8.6)")
+        _check_size(int(text), max_body)
+        start = 0 if environ.get("webob.is_body_seekable") else None
+        return Body(file=file, length=int(text), start=start) if int(text) else None
+    if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
+        return Body(chunks=_blocks(file, max_body))
+    return None
+
+
+def _check_size(length: int, max_body: int | None) -> None:
+    if max_body is not None and length > max_body:
+        raise BodyTooLarge(f"the request body is larger than {max_body} bytes")
+
+
+def _blocks(file: IO[bytes], max_body: int | None) -> Iterator[bytes]:
+    """A body whose length the server doesn't know."""
+    total = 0
+    while block := file.read(_BLOCK):
+        total += len(block)
+        _check_size(total, max_body)
+        yield block
+
+
+def log_values(environ: Environ) -> tuple[str, str, str, str, str]:
+    """What the access log shows of the request: no query, in the path or in Referer, ever gets there."""
+    target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "-")
+    return (
+        environ.get("REQUEST_METHOD", "-"),
+        target.partition("?")[0],
+        environ.get("SERVER_PROTOCOL", "-"),
+        environ.get("HTTP_REFERER", "-").partition("?")[0].partition("#")[0],
+        environ.get("HTTP_USER_AGENT", "-"),
+    )
+
+
+def given_body(value: Any) -> Body | None:
+    """A body that a view or hook gives: bytes, a file, an iterable of bytes, or None. Raises `TypeError`."""
+    if value is None or isinstance(value, Body):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return Body(data=bytes(value)) if len(value) else None
+    if isinstance(value, (str, Mapping)):
+        raise TypeError(f"a body is bytes, a file, an iterable of bytes or the request, not {type(value).__name__}")
+    if hasattr(value, "read"):
+        return _file_body(value)
+    return Body(chunks=iter(value))
+
+
+def _file_body(file: Any) -> Body:
+    try:
+        start = file.tell()
+        length = file.seek(0, 2) - start
+        file.seek(start)
+    except (OSError, AttributeError, TypeError):
+        return Body(chunks=_blocks(file, None))
+    return Body(file=file, length=length, start=start)

@@ -1,0 +1,134 @@
+"""Fetches: a `ProxyResponse` says what to fetch, and becomes an exchange only when the server calls it.
+
+``request.proxy_fetch`` sends a new request, ``request.proxy_forward`` the client's own, as a declared route does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from pyramid.httpexceptions import HTTPServiceUnavailable
+from pyramid.response import Response
+
+from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.events import ExchangeStarted
+from pyramid_threaded_proxy.exceptions import ProxyResponseError, TooManyExchanges
+from pyramid_threaded_proxy.exchange import Fields
+from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.route import Fetch
+
+#: Where the environ keeps the place that its request was given.
+PLACE = "pyramid_threaded_proxy.place"
+
+
+def _no_body(self: Any, *_: Any) -> NoReturn:
+    raise ProxyResponseError(
+        "a ProxyResponse has no body yet: it says what to fetch. Change the answer with a `response` or `headers` hook."
+    )
+
+
+def _fixed_status(self: Any, *_: Any) -> NoReturn:
+    raise ProxyResponseError(
+        "a ProxyResponse has no status yet: it reads as 200 until its upstream is asked. Change the answer's status "
+        "with a `headers` hook."
+    )
+
+
+class ProxyResponse(Response):
+    """What to fetch, not the fetched thing.
+
+    It has no fields of its own and reads as 200. Fields that tweens, callbacks and middleware add are put on the
+    answer that the client gets; framing fields among them are ignored. Its body can't be read or set, its status not
+    set: `ProxyResponseError`. Used in the thread that runs the request.
+    """
+
+    def __init__(self, engine: Engine, fetch: Fetch) -> None:
+        super().__init__(headerlist=[], app_iter=())
+        self._engine = engine
+        self._fetch: Fetch | None = fetch
+        self.proxy_exchange = fetch.exchange
+
+    body = text = json = json_body = ubody = unicode_body = body_file = property(_no_body, _no_body, _no_body)
+    app_iter = property(_no_body, _no_body, _no_body)
+    copy = encode_content = decode_content = md5_etag = _no_body
+    status = property(lambda self: self._status, _fixed_status)
+    status_code = status_int = property(lambda self: 200, _fixed_status)
+
+    def __repr__(self) -> str:
+        return f"<ProxyResponse {self.proxy_exchange!r}>"
+
+    def admit(self, environ: dict[str, Any]) -> None:
+        """Take a place for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`.
+
+        It is given back when the task ends without a detach, or with the last that refers to it.
+        """
+        fetch = self._pending()
+        place = environ.get(PLACE)
+        if place is None or not place.held:
+            environ[PLACE] = place = self._engine.admission.admit()
+            channel = detach.channel_of(environ)
+            if channel is not None:
+                detach.at_task_end(channel, place.release)
+        fetch.place = place
+        registry = self._engine.registry
+        if registry.has_listeners:
+            registry.notify(ExchangeStarted(fetch.exchange))
+
+    def _pending(self) -> Fetch:
+        if self._fetch is None:
+            raise ProxyResponseError("a ProxyResponse can be called once: its exchange is under way already")
+        return self._fetch
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        fetch = self._pending()
+        if fetch.place is None:
+            try:
+                self.admit(environ)
+            except TooManyExchanges as error:
+                return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
+        self._fetch = None
+        fields = [field for field in self.headerlist if field[0].lower() not in _SERVERS_OWN]
+        channel = detach.channel_of(environ)
+        if channel is None:
+            environ.pop(PLACE, None)
+            fetch.application_fields = fields
+            return self._engine.stream(fetch).start(start_response)
+        handover = _Handover(self._engine, fetch)
+        detach.offer(channel, handover)
+        start_response(handover.status, fields)
+        return ()
+
+
+_SERVERS_OWN = HOP_BY_HOP | FRAMING
+
+
+def unavailable(error: TooManyExchanges) -> HTTPServiceUnavailable:
+    """The HTTP exception for an exchange that was not admitted."""
+    return HTTPServiceUnavailable(
+        "Too many requests are in progress. Please try again later.", headers={"Retry-After": str(error.retry_after)}
+    )
+
+
+class _Handover:
+    """What a response leaves on waitress's channel (`detach.Handover`). In the worker thread."""
+
+    def __init__(self, engine: Engine, fetch: Fetch) -> None:
+        self._engine = engine
+        self._fetch = fetch
+        self.status = detach.DetachStatus("200 OK")
+
+    def take(self, channel: detach.DetachedConnection, fields: Fields) -> None:
+        self._fetch.application_fields = fields
+        self._engine.relay(self._fetch, channel)
+
+    def abandon(self) -> None:
+        """Something else answered, or the client left: nothing goes upstream."""
+        body = self._fetch.exchange.request.body
+        if body is not None:
+            body.close()
+        if self._fetch.place is not None:
+            self._fetch.place.release()
+
+

@@ -1,0 +1,183 @@
+"""A proxied route, or a fetch of a view's own, compiled from its settings: what each exchange needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pyramid_threaded_proxy.admission import Place
+from pyramid_threaded_proxy.exceptions import TargetRefused
+from pyramid_threaded_proxy.exchange import Exchange, Fields
+from pyramid_threaded_proxy.fields import AnswerFields, RequestFields
+from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.rules import RequestRules, ResponseRules
+from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings
+from pyramid_threaded_proxy.target import UpstreamPattern, check_upstream_target, join, rest_below
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPolicy:
+    """What of a client's request goes upstream. Shared by all exchanges of a route, and never changed."""
+
+    request_fields: RequestFields
+    rules: RequestRules
+    via: str
+    preserve_host: bool
+    forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
+    max_body: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPolicy:
+    """How an upstream's answer reaches the client. Shared by all exchanges of a route, and never changed."""
+
+    connect_timeout: float
+    read_timeout: float
+    send_timeout: float
+    max_head: int
+    buffer: int
+    answer_fields: AnswerFields
+    rules: ResponseRules
+    hooks: Hooks
+
+
+def request_policy(settings: RouteSettings, process: ProcessSettings, drop: frozenset[str]) -> RequestPolicy:
+    """Compile the request's side; `drop` are lower-case names that stay home besides. Raises `ValueRefused`."""
+    rules = RequestRules.compile(settings.request_set, settings.request_add, settings.request_remove)
+    return RequestPolicy(
+        request_fields=RequestFields(
+            own_cookies=process.own_cookies,
+            cookies=settings.request_cookies,
+            authorization=settings.request_authorization == "pass",
+            drop=drop | rules.names,
+        ),
+        rules=rules,
+        via=f"1.1 {process.via}" if process.via else "",
+        preserve_host=settings.preserve_host,
+        forwarded=settings.forwarded,
+        max_body=settings.max_body,
+    )
+
+
+def answer_policy(
+    settings: RouteSettings, process: ProcessSettings, hooks: Hooks, bases: tuple[str, ...], private: bool
+) -> AnswerPolicy:
+    """Compile the answer's side; `bases` are the URLs whose Location is mapped back. Raises `ValueRefused`."""
+    return AnswerPolicy(
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        send_timeout=settings.send_timeout,
+        max_head=settings.max_head,
+        buffer=settings.buffer,
+        answer_fields=AnswerFields(
+            own_cookies=process.own_cookies,
+            rewrite_cookies=settings.rewrite_cookies,
+            rewrite_location=settings.rewrite_location,
+            bases=bases,
+            private=private,
+        ),
+        rules=ResponseRules.compile(
+            settings.response_set, settings.response_add, settings.response_default, settings.response_remove
+        ),
+        hooks=hooks,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A declared route. `mount` is its public path, escaped, without a slash at its end; "" on a pattern route."""
+
+    name: str
+    settings: RouteSettings
+    mount: str
+    origin: Origin
+    base: str
+    pattern: UpstreamPattern | None
+    methods: frozenset[str] | None
+    request: RequestPolicy
+    answer: AnswerPolicy
+
+    def target(self, path: str, query: str | None, public: str, matched: Mapping[str, Any]) -> str:
+        """The upstream target for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
+
+        Raises `TargetRefused`, or `ValueRefused` where a value can't be written.
+        """
+        if self.pattern is not None:
+            target = self.pattern.expand(matched, query)
+        else:
+            rest = rest_below(path, public)
+            if rest is None:
+                raise TargetRefused("the path as it was sent is not below the mount")
+            target = join(self.base, rest, query)
+        check_upstream_target(target)
+        return target
+
+
+#: What may stand unescaped in a path (RFC 3986 3.3): a made path differs from a sent one as little as it can.
+_PATH_SAFE = "/~!$&'()*+,;=:@"
+
+
+def escaped_path(path: str) -> str:
+    """A path as PEP 3333 holds it (bytes in text), escaped as it stands in a target."""
+    return quote(path.encode("latin-1"), safe=_PATH_SAFE)
+
+
+class Fetch:
+    """What a `ProxyResponse` stands for: one exchange, and how its answer reaches the client.
+
+    Made in the thread that called the view; the relay owns it from the detach on.
+    """
+
+    __slots__ = (
+        "accept",
+        "application_fields",
+        "exchange",
+        "head_only",
+        "mount",
+        "origin",
+        "place",
+        "policy",
+        "public_url",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        origin: Origin,
+        policy: AnswerPolicy,
+        *,
+        head_only: bool,
+        accept: str,
+        public_url: str,
+        mount: str | None,
+    ) -> None:
+        self.exchange = exchange
+        #: Where it goes.
+        self.origin = origin
+        self.policy = policy
+        #: Whether the client asked with HEAD: its answer has no body, whatever its fields say.
+        self.head_only = head_only
+        #: The client's Accept field: our own errors come in a form that it can read.
+        self.accept = accept
+        #: Scheme and authority that the client sees.
+        self.public_url = public_url
+        #: The path that the upstream's own URLs are mapped to; None: nothing is rewritten.
+        self.mount = mount
+        #: Fields that tweens, callbacks and middleware put on the answer.
+        self.application_fields: Fields = []
+        #: Its place among the exchanges in flight, once it is admitted.
+        self.place: Place | None = None
+
+
+def make_hooks(settings: RouteSettings, resolve: Callable[[str, Any], Any]) -> Hooks:
+    """The hooks of a route; `resolve` turns a dotted name into what it names, and is told the setting's key."""
+    return Hooks(
+        request=resolve("hooks.request", settings.hooks_request),
+        response=resolve("hooks.response", settings.hooks_response),
+        headers=resolve("hooks.headers", settings.hooks_headers),
+        complete=resolve("hooks.complete", settings.hooks_complete),
+        error=resolve("hooks.error", settings.hooks_error),
+    )

@@ -1,0 +1,285 @@
+"""The threads that run exchanges: loops, each with a poller, and a small pool for what may block.
+
+There is one loop for all that is short and a few, the *movers*, for big bodies. Threads start with the first task.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pyramid_threaded_proxy.exceptions import RelayFailed
+from pyramid_threaded_proxy.poller import BROKEN, HANGUP, Poller, new_poller
+from pyramid_threaded_proxy.tasks import Endpoint, Owner, Steps, Task
+from pyramid_threaded_proxy.timers import Timers
+
+log = logging.getLogger(__name__)
+
+#: Loops that move big bodies.
+MOVERS = 2
+
+
+class Loop:
+    """One thread, one poller, its tasks and their deadlines.
+
+    Everything here belongs to that thread, but `post`, which any thread may call. The hand-over is a deque: an
+    append and a look at `_asleep`. The loop announces its sleep *before* it looks at the deque a last time, so
+    an item is either seen there or its poster sees the announcement and wakes the poller.
+    """
+
+    def __init__(self, name: str, replace: Callable[[Loop], Loop | None]) -> None:
+        self.now = time.monotonic()
+        self.tasks: set[Task] = set()
+        self.dead = False
+        self._replace = replace
+        self._replacement: Loop | None = None
+        self._poller: Poller = new_poller()
+        self._endpoints: dict[int, Endpoint] = {}
+        self._timers = Timers()
+        self._inbox: deque[tuple[Any, ...]] = deque()
+        self._asleep = False
+        self._stopping = False
+        self.thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    def post(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have ``function(*arguments)`` run in the loop's thread, in the order of the posts. Any thread."""
+        self._inbox.append((function, *arguments))
+        if self._asleep:
+            self._asleep = False
+            self._poller.wake()
+        elif self.dead:
+            self._pass_on()
+
+    def stop(self) -> None:
+        """Let the thread end after its present turn. Any thread; tasks still there are broken off."""
+        self._stopping = True
+        self.post(_nothing)
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException:
+            log.exception("%s broke; its exchanges are broken off", self.thread.name)
+        finally:
+            self._asleep = False
+            self.dead = True
+            self._disown()
+            self._replacement = self._replace(self)
+            self._break_off()
+            self._pass_on()
+            self._poller.close()
+
+    def _turn(self) -> None:
+        self._asleep = True
+        events = self._poller.poll(0 if self._inbox else self._timers.timeout(time.monotonic()))
+        self._asleep = False
+        self.now = time.monotonic()
+        for fd, mask in events:
+            endpoint = self._endpoints.get(fd)
+            if endpoint is not None and endpoint.owner is not None:
+                endpoint.owner.on_event(endpoint, mask)
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            item = inbox.popleft()
+            item[0](*item[1:])
+        self._timers.run(self.now)
+
+    def _disown(self) -> None:
+        """Idle connections outlive the loop that watched them."""
+        for endpoint in self._endpoints.values():
+            endpoint.armed, endpoint.loop, endpoint.wanted = -1, None, 0
+        self._endpoints.clear()
+
+    def _break_off(self) -> None:
+        for task in list(self.tasks):
+            try:
+                task.advance(None, RelayFailed(f"{self.thread.name} broke"))
+            except BaseException:
+                log.exception("while an exchange was broken off")
+            task.steps.close()
+
+    def _pass_on(self) -> None:
+        """Exchanges that had not begun when the loop died begin in the one that took its place."""
+        while True:
+            try:
+                function, *_ = self._inbox.popleft()
+            except IndexError:
+                return  # another thread may pass on the same items
+            task = getattr(function, "__self__", None)
+            if isinstance(task, Task) and function == task.start and self._replacement is not None:
+                task.loop = self._replacement
+                task.loop.post(task.start)
+
+    def look_at(self, task: Task, due: float) -> None:
+        """Have the task look at its deadline at `due`."""
+        task.next_look = due
+        self._timers.add(task, due)
+
+    def want(self, endpoint: Endpoint, events: int, owner: Owner) -> None:
+        """Tell `owner` when `endpoint` is ready for `events`."""
+        endpoint.owner = owner
+        endpoint.wanted = events
+        if endpoint.watched:
+            events |= HANGUP
+        if endpoint.armed != events:
+            self._arm(endpoint, events)
+
+    def watch(self, endpoint: Endpoint, owner: Task) -> None:
+        """Tell `owner` when the peer of `endpoint` hangs up."""
+        endpoint.owner = owner
+        endpoint.watched = True
+        self._arm(endpoint, endpoint.wanted | HANGUP)
+
+    def _arm(self, endpoint: Endpoint, events: int) -> None:
+        known = endpoint.armed >= 0
+        if not known:
+            self._endpoints[endpoint.fd] = endpoint
+            endpoint.loop = self
+        self._poller.set(endpoint.fd, events, known)
+        endpoint.armed = events
+
+    def disarm(self, endpoint: Endpoint, events: int) -> None:
+        """The poller reported `events` that nobody waits for: it must not do so again and again."""
+        if events & BROKEN:
+            self.forget(endpoint)
+        else:
+            self._arm(endpoint, endpoint.wanted | (HANGUP if endpoint.watched else 0))
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Stop watching `endpoint`; call before its socket is closed or goes to another loop."""
+        endpoint.wanted = 0
+        endpoint.watched = False
+        if endpoint.armed >= 0:
+            endpoint.armed = -1
+            endpoint.loop = None
+            del self._endpoints[endpoint.fd]
+            self._poller.forget(endpoint.fd)
+
+
+def _nothing() -> None:
+    """Wakes a loop."""
+
+
+class Pool:
+    """Threads for what may block, started one by one as they are needed, up to `size`.
+
+    `submit` may be called by any thread. The lock guards two counters and is never held while a function runs.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._queue: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, function: Callable[[Any], None], argument: Any) -> None:
+        """Run ``function(argument)`` in one of the threads. `function` must not raise."""
+        thread = None
+        with self._lock:
+            if self._idle > self._queue.qsize() or len(self._threads) >= self._size:
+                pass
+            else:
+                number = len(self._threads)
+                thread = threading.Thread(target=self._main, name=f"{self._name}-{number}", daemon=True)
+                self._threads.append(thread)
+        self._queue.put((function, argument))
+        if thread is not None:
+            thread.start()
+
+    def _main(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            item = self._queue.get()
+            with self._lock:
+                self._idle -= 1
+            if item is None:
+                return
+            item[0](item[1])
+            del item  # an idle thread keeps nothing of the last exchange alive
+
+    def stop(self) -> list[threading.Thread]:
+        """Let the threads end when the queue is empty; returns them."""
+        with self._lock:
+            threads = list(self._threads)
+        for _ in threads:
+            self._queue.put(None)
+        return threads
+
+
+class Scheduler:
+    """The loops and the pool of one application in one process.
+
+    `start` may be called by any thread; `loop` and `next_mover` are for tasks. Nothing starts before the first
+    task. After a fork the child begins with none of the parent's threads, and so with loops of its own.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool_size = threads
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._loops: list[Loop] = []
+        self._turn = itertools.count()
+        self.pool = Pool(threads, "pproxy-pool")
+
+    @property
+    def loop(self) -> Loop:
+        """The loop for all that is short."""
+        return self._loops[0]
+
+    def next_mover(self) -> Loop:
+        """A loop for a big body."""
+        return self._loops[1 + next(self._turn) % MOVERS]
+
+    def start(
+        self, steps: Steps, client: Endpoint | None = None, on_lasting: Callable[[], None] | None = None
+    ) -> Task:
+        """Run a generator as a task.
+
+        `client` is the socket whose hang-up ends it with `ClientGone`, from the moment it lasts; `on_lasting` is
+        called once in the loop's thread then.
+        """
+        if self._pid != os.getpid():
+            self._start_threads()
+        task = Task(self, self._loops[0], steps, client, on_lasting)
+        task.loop.post(task.start)
+        return task
+
+    def _start_threads(self) -> None:
+        with self._lock:
+            if self._pid != os.getpid():
+                self.pool = Pool(self._pool_size, "pproxy-pool")
+                self._loops = [self._new_loop(number) for number in range(1 + MOVERS)]
+                self._pid = os.getpid()
+
+    def _new_loop(self, number: int) -> Loop:
+        loop = Loop("pproxy-loop" if number == 0 else f"pproxy-mover-{number}", self._replace)
+        loop.thread.start()
+        return loop
+
+    def _replace(self, loop: Loop) -> Loop | None:
+        with self._lock:
+            if loop not in self._loops or self._pid != os.getpid():
+                return None
+            number = self._loops.index(loop)
+            self._loops[number] = self._new_loop(number)
+            return self._loops[number]
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the threads and wait for them, `timeout` seconds at most for each. What is under way is broken off."""
+        with self._lock:
+            loops, self._loops, self._pid = self._loops, [], 0
+        for loop in loops:
+            loop.stop()
+        for thread in [loop.thread for loop in loops] + self.pool.stop():
+            thread.join(timeout)

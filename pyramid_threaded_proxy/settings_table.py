@@ -1,0 +1,330 @@
+"""The settings: their values as frozen dataclasses, and the one table that they are read and documented from.
+
+A new setting is one row here and one field of its dataclass. The field bears the row's path with ``_`` for ``.``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import settings_urls as urls
+from . import settings_values as values
+
+FieldValues = tuple[tuple[str, str], ...]
+Hook = str | Callable[..., Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """What holds for the whole process: ``proxy.…``."""
+
+    threads: int = 8
+    max_exchanges: int = 1000
+    via: str = "pyramid_threaded_proxy"
+    own_cookies: frozenset[str] = frozenset({"session", "auth_tkt", "csrf_token"})
+    #: Whether `own_cookies` was set, rather than left at its default.
+    own_cookies_given: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSettings:
+    """What holds for one route: ``proxy.routes.NAME.…``. Durations are in seconds, sizes in bytes."""
+
+    name: str
+    prefix: str | None
+    pattern: str | None
+    #: As written; empty for `request.proxy_fetch`.
+    upstream: str
+    permission: str | None
+    public: bool
+    require_csrf: bool | None
+    factory: str | Callable[..., Any] | None
+    #: None stands for any but CONNECT and TRACE. That GET lets HEAD in is not spelt out here.
+    methods: tuple[str, ...] | None
+    order: int
+    request_set: FieldValues
+    request_add: FieldValues
+    request_remove: tuple[str, ...]
+    #: None stands for ``*``.
+    request_cookies: frozenset[str] | None
+    request_authorization: Literal["drop", "pass"]
+    response_set: FieldValues
+    response_add: FieldValues
+    response_default: FieldValues
+    response_remove: tuple[str, ...]
+    preserve_host: bool
+    forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
+    rewrite_location: bool
+    rewrite_cookies: bool
+    cache: Literal["private", "keep"]
+    hooks_request: Hook
+    hooks_response: Hook
+    hooks_headers: Hook
+    hooks_complete: Hook
+    hooks_error: Hook
+    connect_timeout: float
+    read_timeout: float
+    send_timeout: float
+    #: None stands for waitress's own limit.
+    max_body: int | None
+    max_head: int
+    buffer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of an application; the routes are in the order of their declaration."""
+
+    process: ProcessSettings
+    routes: tuple[RouteSettings, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One row of the table."""
+
+    path: str
+    reader: values.Reader
+    #: The default as it would be written in ini; None leaves the setting at None, or empty.
+    default: str | None
+    allowed: str
+    meaning: str
+    #: Reads the name of the field that stands behind `path`, which is then no setting but a group of them.
+    names: Callable[[str], str] | None = None
+    #: What the reference shows where `default` is None.
+    unset: str = ""
+    #: Whether `request.proxy_fetch` and `request.proxy_forward` know it.
+    fetch: bool = True
+
+    @property
+    def attribute(self) -> str:
+        """The dataclass field, which is also the keyword of ``add_proxy_route()``."""
+        return self.path.replace(".", "_")
+
+    def unread(self) -> Any:
+        """The value of a setting that nobody gave."""
+        if self.default is None:
+            return () if self.names else None
+        return self.reader(self.default)
+
+
+_DURATION = "seconds (`2.5`), or `250ms`, `30s`, `5m`, `1h`"
+_SIZE = "bytes, or `64KiB`, `10MiB`, `1GiB`"
+_BOOLEAN = "true or false"
+_HOOK = "a dotted name, or in Python a callable"
+_TEMPLATE = (
+    "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}` "
+    "and the pattern's placeholders; `{{` and `}}` for braces"
+)
+_FIELDS = "names of fields, but those of framing and connections"
+
+PROCESS_KEYS: tuple[Key, ...] = (
+    Key("file", values.path, None, "a path or an asset spec", "a YAML file with more settings; ini wins over it"),
+    Key(
+        "threads", values.integer(1, 1000), "8", "1 to 1000",
+        "threads for what may block: look-ups, connects, hooks",
+    ),
+    Key(
+        "max_exchanges", values.integer(1, 10**6), "1000", "1 to 1000000",
+        "exchanges in flight in this process; above it 503 with `Retry-After`",
+    ),
+    Key(
+        "via", values.via, "pyramid_threaded_proxy", "a token, or host:port",
+        "our name in the `Via` field sent upstream (RFC 9110 7.6.3); empty sends none",
+    ),
+    Key(
+        "own_cookies", values.cookie_names, "session auth_tkt csrf_token", "names of cookies",
+        "the application's own cookies: never sent upstream, and never set by an upstream",
+    ),
+)  # fmt: skip
+
+ROUTE_KEYS: tuple[Key, ...] = (
+    Key(
+        "prefix", urls.prefix, None,
+        "a path from `/` on, without placeholders, dot segments or a last slash; escaped where a URL needs it",
+        "mount point: `/reports` matches itself and all under it; the rest is appended to `upstream`. "
+        "A route has either `prefix` or `pattern`",
+        fetch=False,
+    ),
+    Key(
+        "pattern", urls.pattern, None, "a Pyramid route pattern",
+        "matches as any Pyramid route does; `upstream` may use its `{placeholders}`",
+        fetch=False,
+    ),
+    Key(
+        "upstream", urls.upstream, None,
+        "`http://host[:port][/path]`, without credentials; with `pattern` also placeholders and a query",
+        "the server that the route points at, and the base that paths are joined to",
+        unset="required", fetch=False,
+    ),
+    Key(
+        "permission", values.permission, None, "a permission's name",
+        "the Pyramid permission that a request needs", fetch=False,
+    ),
+    Key(
+        "public", values.boolean, "false", _BOOLEAN,
+        "`true` says that no permission is wanted; not beside `permission`", fetch=False,
+    ),
+    Key(
+        "require_csrf", values.boolean, None, _BOOLEAN,
+        "Pyramid's view option of that name; where CSRF is checked, its header does not go upstream",
+        unset="the application's default", fetch=False,
+    ),
+    Key(
+        "factory", values.dotted, None, _HOOK, "the context factory whose ACL is asked",
+        unset="the application's root factory", fetch=False,
+    ),
+    Key(
+        "methods", values.methods, None, "names of methods in upper case, without CONNECT and TRACE",
+        "allowed methods (GET implies HEAD); others get, after authorization and CSRF, 405 with `Allow`",
+        unset="any but CONNECT, TRACE", fetch=False,
+    ),
+    Key(
+        "order", values.integer(-(10**6), 10**6), "0", "a whole number, -1000000 to 1000000",
+        "where the route stands among proxied routes, which all come after the application's own; among equals "
+        "patterns go before prefixes, and longer prefixes before shorter ones",
+        fetch=False,
+    ),
+    Key(
+        "request.set", values.template, None, _TEMPLATE,
+        "this field is sent upstream with this value, instead of the client's", names=values.request_field,
+    ),
+    Key(
+        "request.add", values.template, None, _TEMPLATE,
+        "this field is sent upstream beside those of its name", names=values.request_field,
+    ),
+    Key(
+        "request.remove", values.list_of(values.request_field), "", f"{_FIELDS}, and without underscores",
+        "fields that are not sent upstream",
+    ),
+    Key(
+        "request.cookies", values.cookies_let_up, "*", "names of cookies, or `*`",
+        "cookies that may go upstream, besides `own_cookies`, which never do; empty sends none",
+    ),
+    Key(
+        "request.authorization", values.choice("drop", "pass"), "drop", "`drop` or `pass`",
+        "`pass` sends the client's `Authorization` upstream",
+    ),
+    Key(
+        "response.set", values.field_value, None, "text", "this field is sent to the client, instead of the upstream's",
+        names=values.response_field,
+    ),
+    Key(
+        "response.add", values.field_value, None, "text", "this field is sent to the client beside those of its name",
+        names=values.added_response_field,
+    ),
+    Key(
+        "response.default", values.field_value, None, "text",
+        "this field is sent to the client where the upstream sent none of its name", names=values.added_response_field,
+    ),
+    Key(
+        "response.remove", values.list_of(values.response_field), "", _FIELDS,
+        "the upstream's fields that are not sent to the client",
+    ),
+    Key(
+        "preserve_host", values.boolean, "false", _BOOLEAN,
+        "`true` sends the client's `Host` upstream instead of the upstream's own",
+    ),
+    Key(
+        "forwarded", values.choice("x-forwarded", "rfc7239", "both", "none"), "x-forwarded",
+        "`x-forwarded`, `rfc7239`, `both` or `none`",
+        "which fields tell the upstream who asked. What the client sent under these names never survives unless "
+        "waitress trusts that peer",
+    ),
+    Key(
+        "rewrite_location", values.boolean, "true", _BOOLEAN,
+        "map the upstream's own URL in `Location` and `Content-Location` to the public one",
+    ),
+    Key(
+        "rewrite_cookies", values.boolean, "true", _BOOLEAN,
+        "drop the `Domain` of the upstream's cookies and confine their `Path` to the mount",
+    ),
+    Key(
+        "cache", values.choice("private", "keep"), "private", "`private` or `keep`",
+        "on a route with a permission, `Cache-Control` of an answer that a shared cache may keep is made private; "
+        "`keep` leaves it",
+    ),
+    Key("hooks.request", values.dotted, None, _HOOK, "called before anything is sent"),
+    Key("hooks.response", values.dotted, None, _HOOK, "called with the upstream's head, before anything is written"),
+    Key("hooks.headers", values.dotted, None, _HOOK, "called after the overrides, before the head is written"),
+    Key("hooks.complete", values.dotted, None, _HOOK, "called after the last byte was written"),
+    Key("hooks.error", values.dotted, None, _HOOK, "called when anything failed"),
+    Key("connect_timeout", values.duration, "5s", _DURATION, "for each try to connect"),
+    Key(
+        "read_timeout", values.duration, "60s", _DURATION,
+        "between two reads from the upstream, the first byte included",
+    ),
+    Key(
+        "send_timeout", values.duration, "60s", _DURATION,
+        "between two writes that the client or the upstream takes",
+    ),
+    Key("max_body", values.size(0), None, _SIZE, "largest request body; above it 413", unset="waitress's"),
+    Key(
+        "max_head", values.size(1024), "64KiB", f"{_SIZE}; at least `1KiB`",
+        "largest head of an answer; above it 502",
+    ),
+    Key(
+        "buffer", values.size(4096), "256KiB", f"{_SIZE}; at least `4KiB`",
+        "most bytes that the relay holds in memory for one exchange, either way",
+    ),
+)  # fmt: skip
+
+_INTRODUCTION = """\
+# Settings
+
+<!-- Made by `python -m pyramid_threaded_proxy.settings > docs/settings.md`; edit settings_table.py instead. -->
+
+**One rule: a dotted ini key is the path of the same setting in YAML.** These two say the same:
+
+```ini
+proxy.threads = 4
+proxy.routes.reports.prefix = /reports
+proxy.routes.reports.upstream = http://reports.internal:9000/v2
+proxy.routes.reports.permission = view
+proxy.routes.reports.methods = GET POST
+proxy.routes.reports.request.set.X-User = {userid}
+```
+
+```yaml
+threads: 4
+routes:
+  reports:
+    prefix: /reports
+    upstream: http://reports.internal:9000/v2
+    permission: view
+    methods: [GET, POST]
+    request: {set: {X-User: "{userid}"}}
+```
+
+- `proxy.file` names the YAML file. Where both give a setting, ini wins.
+- Every mistake is found at start-up, all of them at once.
+- Lists are YAML lists, or words with spaces between them. In an ini file `%` is written `%%`.
+- Text that YAML would read as something else (`on`, `010`, a date) needs quotes.
+- Booleans may also be written `yes`, `no`, `on`, `off`.
+- NAME is letters, digits, `_` and `-`. FIELD is the name of a field. It may hold dots, and its case does not matter.
+- Routes are declared in the order of the YAML file, then in that of the ini settings.
+- In `config.add_proxy_route(NAME, …)` the same keys are keyword arguments, with `_` for `.`:
+  `request_set={"X-User": "{userid}"}`.
+"""
+
+_COLUMNS = "| key | default | allowed | meaning |\n| --- | --- | --- | --- |\n"
+
+
+def reference_markdown() -> str:
+    """The page ``docs/settings.md``."""
+    local = ", ".join(f"`{key.path}`" for key in ROUTE_KEYS if not key.fetch)
+    return (
+        f"{_INTRODUCTION}\n## Process-wide: `proxy.…`\n\n{_COLUMNS}"
+        + "".join(map(_row, PROCESS_KEYS))
+        + f"\n## Each route: `proxy.routes.NAME.…`\n\n{_COLUMNS}"
+        + "".join(map(_row, ROUTE_KEYS))
+        + f"\n`request.proxy_fetch` and `request.proxy_forward` take the keys of a route, but not {local}.\n"
+    )
+
+
+def _row(key: Key) -> str:
+    default = f"`{key.default}`" if key.default else key.unset
+    cells = (f"`{key.path}{'.FIELD' if key.names else ''}`", default, key.allowed, key.meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"

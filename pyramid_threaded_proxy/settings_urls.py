@@ -1,0 +1,148 @@
+"""Readers of the settings that hold a path, a route pattern or a URL; they work as those in `settings_values` do."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import unquote_to_bytes
+
+from pyramid.urldispatch import Route
+
+from .settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, text
+
+_PATH_CHARACTER = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2}"
+_RESERVED = frozenset(b":/?#[]@!$&'()*+,;=")
+_UNRESERVED = re.compile(rb"[A-Za-z0-9\-._~]")
+
+
+def check_path(path: str) -> None:
+    """A URL's path as it stands on the wire: every byte allowed by RFC 3986 3.3, no dot segments, no controls."""
+    _check_characters(path, _PATH_CHARACTER)
+    unescaped = unquote_to_bytes(path)
+    if re.search(rb"[\x00-\x1f\x7f\\]", unescaped):
+        raise ValueFault("holds an escaped control character or backslash")
+    try:
+        unescaped.decode()
+    except UnicodeDecodeError:
+        raise ValueFault("holds escapes that are not UTF-8") from None
+    if any(segment.partition(b";")[0] in (b".", b"..") for segment in unescaped.split(b"/")):
+        raise ValueFault("holds a dot segment")
+
+
+def _check_characters(part: str, allowed: str) -> None:
+    matched = re.match(f"(?:{allowed})*", part)
+    end = matched.end() if matched else 0
+    if end < len(part):
+        what = "holds a bad escape at" if part[end] == "%" else "must not hold"
+        raise ValueFault(f"{what} {part[end : end + 3] if part[end] == '%' else part[end]!r}")
+
+
+def prefix(value: object) -> str:
+    """A mount point, in one spelling: unreserved characters unescaped, hex digits in upper case (RFC 3986 6.2.2)."""
+    mount = text(value)
+    if not mount.startswith("/"):
+        raise ValueFault("does not begin with /")
+    if "{" in mount or "}" in mount:
+        raise ValueFault("has a placeholder: these belong in `pattern`")
+    # Pyramid reads `:name` and `*name` in a route's pattern as placeholders.
+    _check_characters(mount, _PATH_CHARACTER.replace("*", "").replace(":", ""))
+    check_path(mount)
+    if mount != "/" and ("//" in mount or mount.endswith("/")):
+        raise ValueFault("has an empty segment: write it without the doubled or last slash")
+    return re.sub("%([0-9A-Fa-f]{2})", _normal_escape, mount)
+
+
+def _normal_escape(match: re.Match[str]) -> str:
+    byte = bytes.fromhex(match[1])
+    if byte[0] in _RESERVED:
+        raise ValueFault(f"escapes the reserved character {byte.decode()!r}")
+    return byte.decode() if _UNRESERVED.fullmatch(byte) else match[0].upper()
+
+
+def pattern(value: object) -> str:
+    """A Pyramid route pattern whose placeholders do not bear the names that templates use."""
+    found = text(value)
+    if not found:
+        raise ValueFault("is empty")
+    taken = pattern_names(found) & TEMPLATE_NAMES
+    if taken:
+        raise ValueFault(f"has the placeholder {{{min(taken)}}}, a name that templates use: call it otherwise")
+    return found
+
+
+def pattern_names(pattern: str) -> frozenset[str]:
+    """The names of a route pattern's placeholders, as Pyramid itself finds them."""
+    values: dict[str, str] = {}
+    try:
+        generate = Route("", pattern).generate
+        while True:
+            try:
+                generate(values)
+                return frozenset(values)
+            except KeyError as missing:
+                values[missing.args[0]] = ""
+    # The pattern holds regular expressions: whatever is wrong with them is the pattern's fault.
+    except Exception as error:
+        raise ValueFault(f"is not a pattern that Pyramid takes: {error}") from None
+
+
+_UPSTREAM = re.compile(r"(?i:http)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?")
+
+
+def upstream(value: object) -> str:
+    """A URL, as written: scheme and authority are judged here, the rest by `check_upstream`."""
+    url = text(value)
+    match = _UPSTREAM.fullmatch(url)
+    if match is None:
+        raise ValueFault("does not begin with http://")
+    _check_authority(match[1])
+    if match[4] is not None:
+        raise ValueFault("has a fragment")
+    return url
+
+
+def _check_authority(authority: str) -> None:
+    if "@" in authority:
+        raise ValueFault("holds credentials: send them with `request.set.Authorization`")
+    if "{" in authority or "}" in authority:
+        raise ValueFault("has a placeholder in its host")
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?", authority)
+    if match is None:
+        raise ValueFault(f"has the bad host {authority!r}")
+    host, port = match.groups()
+    _check_host(host)
+    if port is not None and not (len(port) <= 5 and 1 <= int(port or 0) <= 65535):
+        raise ValueFault(f"has the bad port {port!r}: 1 to 65535")
+
+
+def _check_host(host: str) -> None:
+    """An IPv6 address in brackets, an IPv4 address, or a name with labels that DNS can hold (RFC 1035 2.3.4)."""
+    if not host:
+        raise ValueFault("has no host")
+    try:
+        if host.startswith("["):
+            good = bool(ipaddress.IPv6Address(host[1:-1])) and "%" not in host
+        elif re.fullmatch(r"[0-9.]+", host):
+            good = bool(ipaddress.IPv4Address(host))
+        else:
+            good = len(host) <= 253 and bool(re.fullmatch(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", host, re.ASCII))
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueFault(f"has the bad host {host!r}")
+
+
+def check_upstream(url: str, names: frozenset[str] | None) -> None:
+    """Path and query of a URL that `upstream` let through; `names` are the pattern's, None on a prefix route."""
+    match = _UPSTREAM.fullmatch(url)
+    assert match is not None
+    path, query = match[2], match[3]
+    if names is None:
+        if query is not None:
+            raise ValueFault("has a query, which only a route with `pattern` may have")
+        if "{" in url:
+            raise ValueFault("has a placeholder, which only a route with `pattern` may have")
+    else:
+        check_placeholders(re.findall(r"\{([^{}]*)\}", url), names)
+    check_path(re.sub(r"\{[^{}]*\}", "x", path))
+    _check_characters(re.sub(r"\{[^{}]*\}", "x", query or ""), rf"{_PATH_CHARACTER}|\?")

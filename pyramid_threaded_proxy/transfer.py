@@ -1,0 +1,216 @@
+"""Moving bodies between sockets: inside the kernel where it can be, through a bounded buffer elsewhere.
+
+All functions are steps of a task (`tasks`): they run in the loop that the task is in, and hold the two sockets
+for as long as they run. `moved` is told the number of bytes after each write.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import IO, Any
+
+from pyramid_threaded_proxy.exceptions import (
+    ClientGone,
+    ClientTimedOut,
+    ExchangeFailed,
+    ReadTimedOut,
+    SendTimedOut,
+    UpstreamGone,
+)
+from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps
+
+#: Bytes: a body with at least so much to go is worth a hop to a mover.
+WORTH_MOVING = 64 * 1024
+#: Bytes: what a pipe is asked to hold. More saves system calls, and locks more kernel memory.
+PIPE_SIZE = 1024 * 1024
+#: Pipes kept for reuse.
+KEPT_PIPES = 16
+#: Bytes that should be there before a waiting mover is woken.
+LOW_WATER = 128 * 1024
+#: Seconds that a fast upstream may take to get there, before every byte counts again.
+PATIENCE = 0.1
+#: Bytes that are taken from an upstream whose client is slower than it.
+SMALL_READ = 16 * 1024
+
+Moved = Callable[[int], None]
+
+
+class Pipe:
+    """A pipe that bytes pass through without entering Python. Belongs to one task, or to `Pipes`."""
+
+    __slots__ = ("held", "size", "source", "target")
+
+    def __init__(self) -> None:
+        self.source, self.target = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.held = 0
+        self.size = _widen(self.target)
+
+    def close(self) -> None:
+        """Close both ends; what it held is lost."""
+        os.close(self.source)
+        os.close(self.target)
+
+
+def _widen(pipe: int) -> int:
+    import fcntl
+
+    try:
+        return fcntl.fcntl(pipe, 1031, PIPE_SIZE)  # F_SETPIPE_SZ has no name in Python 3.10 on every build
+    except OSError:
+        return fcntl.fcntl(pipe, 1032)  # over the user's soft limit: take what the system gives
+
+
+class Pipes:
+    """Pipes for reuse. Any thread; a pipe is never reused after an error, when it may hold another's bytes."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Pipe] = deque(maxlen=None)
+
+    def take(self) -> Pipe | None:
+        """An empty pipe; None where pipes or splice can't be had."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            pass
+        try:
+            return Pipe() if can_splice() else None
+        except OSError:
+            return None
+
+    def give_back(self, pipe: Pipe) -> None:
+        """Keep an empty pipe, or close it."""
+        if pipe.held or len(self._kept) >= KEPT_PIPES:
+            pipe.close()
+        else:
+            self._kept.append(pipe)
+
+    def close(self) -> None:
+        """Close the kept pipes."""
+        while self._kept:
+            self._kept.pop().close()
+
+
+def can_splice() -> bool:
+    """Whether this system moves bytes between sockets inside the kernel."""
+    return hasattr(os, "splice") and hasattr(os, "pipe2")
+
+
+def read_some(source: Endpoint, size: int, timeout: float) -> Any:
+    """Steps: the next bytes from an upstream, at most `size`; empty at its end."""
+    while True:
+        try:
+            return source.sock.recv(size)
+        except BlockingIOError:
+            yield Ready(source, READ, timeout, ReadTimedOut)
+        except OSError as error:
+            raise upstream_gone(error) from None
+
+
+def send_to_client(target: Endpoint, data: bytes | memoryview, timeout: float) -> Steps:
+    """Steps: write everything to the client."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[target.sock.send(view) :]
+        except BlockingIOError:
+            yield Ready(target, WRITE, timeout, ClientTimedOut)
+        except OSError as error:
+            raise client_gone(error) from None
+
+
+def upstream_gone(error: OSError) -> UpstreamGone:
+    """The upstream's connection broke."""
+    return UpstreamGone(f"the connection broke: {_strerror(error)}")
+
+
+def client_gone(error: OSError) -> ClientGone:
+    """The client's connection broke."""
+    return ClientGone(_strerror(error))
+
+
+def _strerror(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def splice_body(
+    source: Endpoint, target: Endpoint, length: int, pipe: Pipe, read_timeout: float, send_timeout: float, moved: Moved
+) -> Steps:
+    """Steps: move exactly `length` bytes from the upstream to the client through a pipe."""
+    left = length
+    low_water = 1
+    try:
+        while left or pipe.held:
+            if left and pipe.held < pipe.size // 2:
+                taken = _splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
+                if taken == 0:
+                    raise UpstreamGone(f"closed with {left} bytes of its answer missing")
+                if taken is not None:
+                    left -= taken
+                    pipe.held += taken
+                    if (wanted := min(LOW_WATER, left) if taken >= WORTH_MOVING else 1) != low_water:
+                        low_water = _set_low_water(source, wanted)
+                elif not pipe.held:
+                    low_water = yield from _await_bytes(source, low_water, read_timeout)
+                    continue
+            sent = _splice(pipe.source, target.fd, pipe.held, client_gone)
+            if sent is None:
+                yield Ready(target, WRITE, send_timeout, ClientTimedOut)
+            else:
+                pipe.held -= sent
+                moved(sent)
+    finally:
+        if low_water != 1:
+            _set_low_water(source, 1)
+
+
+def _await_bytes(source: Endpoint, low_water: int, timeout: float) -> Any:
+    """Steps: until a good number of bytes is there, or any once the upstream proves slow; returns the mark in force."""
+    if low_water > 1 and timeout > PATIENCE:
+        try:
+            yield Ready(source, READ, PATIENCE, ReadTimedOut)
+            return low_water
+        except ReadTimedOut:
+            low_water = _set_low_water(source, 1)
+            timeout -= PATIENCE
+    yield Ready(source, READ, timeout, ReadTimedOut)
+    return low_water
+
+
+def _splice(source: int, target: int, count: int, gone: Callable[[OSError], ExchangeFailed]) -> int | None:
+    """Move up to `count` bytes; None when it would block."""
+    try:
+        return os.splice(source, target, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise gone(error) from None
+
+
+def _set_low_water(endpoint: Endpoint, count: int) -> int:
+    endpoint.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+    return count
+
+
+def send_file(source: IO[bytes], start: int, length: int, target: Endpoint, timeout: float, moved: Moved) -> Any:
+    """Steps: send `length` bytes of a real file to the upstream; returns False when that answers before the end."""
+    offset, end = start, start + length
+    descriptor = source.fileno()
+    while offset < end:
+        try:
+            sent = os.sendfile(target.fd, descriptor, offset, min(end - offset, PIPE_SIZE))
+        except BlockingIOError:
+            _, events = yield Ready(target, READ | WRITE, timeout, SendTimedOut)
+            if events & READ:
+                return False
+        except OSError as error:
+            raise upstream_gone(error) from None
+        else:
+            if sent == 0:
+                raise EOFError(f"the request body ends {end - offset} bytes early")
+            offset += sent
+            moved(sent)
+    return True

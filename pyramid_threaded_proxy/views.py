@@ -1,0 +1,47 @@
+"""The view behind each declared route: called when Pyramid has matched it and asked for the permission."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyramid.httpexceptions import HTTPMethodNotAllowed
+from pyramid.request import Request
+from pyramid.response import Response
+
+from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.exceptions import RequestRefused
+from pyramid_threaded_proxy.forward import NEVER, forward, http_error
+from pyramid_threaded_proxy.request_source import raw_target
+from pyramid_threaded_proxy.route import Route, escaped_path
+
+
+class ProxyView:
+    """Makes a `ProxyResponse` of a request that was let in. Called in the thread of the request."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+        self.__name__ = f"proxy_view_of_{name}"
+
+    def __call__(self, context: Any, request: Request) -> Response:
+        route = self._engine.routes[self._name]
+        _check_method(route, request.method)
+        try:
+            script_name = request.environ.get("SCRIPT_NAME", "")
+            public = escaped_path(script_name) + route.mount if script_name else route.mount
+            path, query = raw_target(request.environ)
+            target = route.target(path, query, public, request.matchdict)
+            prefix = public if route.pattern is None else None
+            return forward(
+                request, self._engine, route.name, route.origin, target, route.request, route.answer, public, prefix
+            )
+        except RequestRefused as error:
+            raise http_error(error) from None
+
+
+def _check_method(route: Route, method: str) -> None:
+    """After authorization: what a route allows is nobody's business who may not use it."""
+    allowed = route.methods
+    if method in NEVER or (allowed is not None and method not in allowed):
+        known = allowed or {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+        raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})

@@ -1,0 +1,51 @@
+"""Fixtures that every test module may use; what they are made of is in `support`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from support import Origin, Script, Site
+
+
+def need_program(name: str) -> str:
+    """The path of a real server or browser; without it the test is left out, but never in CI."""
+    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+@pytest.fixture(params=[1, 2], ids=["one-socket", "two-sockets"])
+def sockets(request: pytest.FixtureRequest) -> int:
+    """How many sockets waitress listens on: with two, its MultiSocketServer runs the loop."""
+    return int(request.param)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is closed when the test ends, last first."""
+    with ExitStack() as everything:
+        yield everything
+
+
+@pytest.fixture
+def origin(stack: ExitStack) -> Callable[[Script], Origin]:
+    """Makes scripted upstreams that are closed when the test ends."""
+    return lambda script: stack.enter_context(Origin(script))
+
+
+@pytest.fixture
+def site(stack: ExitStack) -> Callable[..., Site]:
+    """Makes applications under real waitress; when the test ends no exchange may be left in flight."""
+
+    def make(settings: dict[str, Any] | None = None, **options: Any) -> Site:
+        return stack.enter_context(Site(settings or {}, **options))
+
+    return make
