@@ -12,7 +12,7 @@ import pytest
 from support import Origin, Script, Site
 
 
-def need_program(name: str) -> str:
+def program_path(name: str) -> str:
     """The path of a real server or browser; without it the test is left out, but never in CI."""
     path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
     if path is None:
@@ -20,6 +20,12 @@ def need_program(name: str) -> str:
             pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
         pytest.skip(f"{name} is not installed")
     return path
+
+
+@pytest.fixture
+def need_program() -> Callable[[str], str]:
+    """Asks for a real server or browser by name, and gives its path."""
+    return program_path
 
 
 @pytest.fixture(params=[1, 2], ids=["one-socket", "two-sockets"])
