@@ -7,7 +7,8 @@ and waitress gets the connection back. The way of a request, by module:
 `config`           declares routes and views          `settings`  reads ini and YAML
 `views`            a request that was let in          `forward`   becomes what is sent
 `request`          ``proxy_fetch``, ``proxy_forward``  `response`  `ProxyResponse`: what to fetch
-`tween`            admits it                          `engine`    what an application has of all below
+`tween`            admits it                          `in_flight`, `recheck`  end it early
+`engine`           what an application has of all below
 `detach`           takes waitress's connection        `stream`    does without, under other servers
 `relay`            one exchange, top to bottom        `hooks`     the application's say in it
 `upstream`         connections to backends            `body`, `transfer`  move the bytes
@@ -34,6 +35,7 @@ from pyramid_threaded_proxy.exceptions import (
     ExchangeFailed,
     FieldRefused,
     HookFailed,
+    PermissionWithdrawn,
     ProtocolRefused,
     ProxyError,
     ProxyResponseError,
@@ -43,10 +45,13 @@ from pyramid_threaded_proxy.exceptions import (
     SendTimedOut,
     TargetRefused,
     TooManyExchanges,
+    TunnelIdle,
     UpstreamGone,
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import Exchange, Stats
+from pyramid_threaded_proxy.in_flight import InFlight
+from pyramid_threaded_proxy.request import ProxyTargetRefused
 from pyramid_threaded_proxy.response import ProxyResponse
 from pyramid_threaded_proxy.settings import SettingsError
 
@@ -67,10 +72,13 @@ __all__ = [
     "ExchangeStarted",
     "FieldRefused",
     "HookFailed",
+    "InFlight",
+    "PermissionWithdrawn",
     "ProtocolRefused",
     "ProxyError",
     "ProxyResponse",
     "ProxyResponseError",
+    "ProxyTargetRefused",
     "ReadTimedOut",
     "RelayFailed",
     "RequestRefused",
@@ -79,6 +87,7 @@ __all__ = [
     "Stats",
     "TargetRefused",
     "TooManyExchanges",
+    "TunnelIdle",
     "UpstreamGone",
     "ValueRefused",
     "includeme",

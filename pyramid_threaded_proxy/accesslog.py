@@ -10,7 +10,7 @@ import logging
 import re
 import time
 
-from pyramid_threaded_proxy.exceptions import ExchangeFailed
+from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
@@ -24,12 +24,19 @@ def _shown(text: str) -> str:
 
 
 def how_it_ended(exchange: Exchange) -> str:
-    """One word: ``whole``, what broke it, or ``broken:`` and that where the client had the head already."""
+    """One word: ``whole``, or what broke it."""
     error = exchange.error
     if error is None:
         return "whole"
-    word = error.ended if isinstance(error, ExchangeFailed) else "failed"
-    return word
+    return error.ended if isinstance(error, ExchangeFailed) else "failed"
+
+
+def _status(exchange: Exchange) -> int:
+    """The status that the client got, or would have got; 408 and 499 where it was the client that ended it."""
+    error, answer = exchange.error, exchange.response
+    if answer is not None and not isinstance(error, (ClientGone, ClientTimedOut)):
+        return answer.status
+    return error.status if isinstance(error, ExchangeFailed) else 500
 
 
 def _seconds(since: float, until: float | None) -> str:
@@ -40,9 +47,8 @@ def write(exchange: Exchange) -> None:
     """Write the line. Runs in the loop's thread, so the logger's handlers should not block for long."""
     if not access_log.isEnabledFor(logging.INFO):
         return
-    stats, error, answer = exchange.stats, exchange.error, exchange.response
+    stats, error = exchange.stats, exchange.error
     method, path, protocol, referer, agent = map(_shown, exchange.log_values)
-    status = answer.status if answer is not None else error.status if isinstance(error, ExchangeFailed) else 500
     times = "/".join(_seconds(stats.started, at) for at in (stats.connected, stats.first_byte, stats.finished))
     access_log.info(
         '%s - %s [%s] "%s %s %s" %d %d "%s" "%s" %s %s %d %s %d/%d %s',
@@ -52,7 +58,7 @@ def write(exchange: Exchange) -> None:
         method,
         path,
         protocol,
-        status,
+        _status(exchange),
         stats.bytes_down,
         referer,
         agent,

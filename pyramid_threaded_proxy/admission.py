@@ -14,7 +14,7 @@ class Place:
     A place that nobody refers to any more is given back as well: a response that is never called holds none.
     """
 
-    __slots__ = ("_returned", "_ticket")
+    __slots__ = ("__weakref__", "_returned", "_ticket")
 
     def __init__(self, returned: deque[None]) -> None:
         self._returned = returned

@@ -10,10 +10,10 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from pyramid_threaded_proxy.exceptions import ClientTimedOut
+from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.framing import Framing
-from pyramid_threaded_proxy.head import render_head
+from pyramid_threaded_proxy.head import check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Wait
 from pyramid_threaded_proxy.transfer import client_gone, send_to_client
@@ -31,6 +31,9 @@ class Channel(Protocol):
 
     def pending_output(self) -> bool:
         """Write what the server still had to send; whether some of it is left."""
+
+    def early_bytes(self) -> bytes:
+        """What came behind a request for an upgrade. May block for a moment."""
 
     def last(self) -> None:
         """The exchange lasts: spare the server what an idle connection costs it."""
@@ -61,6 +64,12 @@ class Client(Protocol):
 
     def open(self, status: int, reason: str, fields: Fields, framing: Framing, length: int | None) -> bytes:
         """Begin the answer; returns the bytes to write before its body."""
+
+    def switch(self, reason: str, fields: Fields, protocol: str) -> bytes:
+        """Begin another protocol (RFC 9110 15.2.2); returns the bytes of the 101."""
+
+    def early_bytes(self) -> bytes:
+        """What the client sent before it had the 101. A pool thread."""
 
     def send(self, data: bytes | memoryview) -> Steps:
         """Steps: write everything."""
@@ -139,8 +148,19 @@ class SocketClient:
             fields.append(("Date", _clock.date()))
         if "server" not in names and self._channel.server_name:
             fields.append(("Server", self._channel.server_name))
-        self.opened = True
-        return render_head(f"HTTP/1.1 {status} {reason_phrase(status, reason)}", fields)
+        opening = render_head(f"HTTP/1.1 {status} {reason_phrase(status, reason)}", fields)
+        self.opened = True  # not before: what can't be written leaves room for an error of ours
+        return opening
+
+    def switch(self, reason: str, fields: Fields, protocol: str) -> bytes:
+        self.opened = self._close = True
+        fields += [("Connection", "Upgrade"), ("Upgrade", protocol)]
+        # From now on a half-close is the other protocol's business.
+        self.endpoint.may_half_close, self.endpoint.watched = True, False
+        return render_head(f"HTTP/1.1 101 {reason_phrase(101, reason)}", fields)
+
+    def early_bytes(self) -> bytes:
+        return self._channel.early_bytes()
 
     def send(self, data: bytes | memoryview) -> Steps:
         return send_to_client(self.endpoint, data, self._send_timeout)
@@ -153,10 +173,6 @@ class SocketClient:
         except OSError as error:
             raise client_gone(error) from None
         return b"" if sent == len(data) else memoryview(data)[sent:]
-
-    def require_close(self) -> None:
-        """Bytes came early on this connection, or the process stops: it ends with this answer."""
-        self._close = True
 
     def close(self) -> None:
         self._forget()
@@ -203,9 +219,17 @@ class StreamClient:
     def open(self, status: int, reason: str, fields: Fields, framing: Framing, length: int | None) -> bytes:
         if length is not None:
             fields.append(("Content-Length", str(length)))
+        for name, value in [("Reason", reason), *fields]:
+            check_field(name, value)  # not every server does
         # PEP 3333 wants three digits, a space and a reason that is not empty.
         self.head = (f"{status} {reason_phrase(status, reason) or 'Unknown'}", fields)
         self.opened = True
+        return b""
+
+    def switch(self, reason: str, fields: Fields, protocol: str) -> bytes:
+        raise RelayFailed("a WSGI server's connection can't be switched")
+
+    def early_bytes(self) -> bytes:
         return b""
 
     def send(self, data: bytes | memoryview) -> Any:

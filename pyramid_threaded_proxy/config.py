@@ -32,7 +32,7 @@ from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.hooks import Hooks
-from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.request import proxy_exchanges, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, make_hooks, request_policy
 from pyramid_threaded_proxy.settings import RouteSettings, SettingsError, load_settings, route_from_keywords
 from pyramid_threaded_proxy.target import UpstreamPattern
@@ -58,10 +58,17 @@ def include(config: Configurator) -> None:
     config.add_directive("add_proxy_route", add_proxy_route)
     config.add_request_method(proxy_fetch)
     config.add_request_method(proxy_forward)
+    config.add_request_method(proxy_exchanges, property=True)
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(_application_created, ApplicationCreated)
+    faults: list[str] = []
     for route in settings.routes:
-        _declare(config, route, "the settings")
+        try:
+            _declare(config, route, "the settings")
+        except SettingsError as error:
+            faults += error.faults
+    if faults:
+        raise SettingsError(faults)
 
 
 def _path(spec: str) -> str:
@@ -111,17 +118,16 @@ def _all_declared(registry: Registry) -> list[_Declared]:
 def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None:
     """One action for the conflicts and the introspectable; route and view are Pyramid's own."""
     every = _all_declared(config.registry)
-    hooks = make_hooks(settings, lambda key, value: _resolved(config, settings, key, value))
+    hooks, factory = _imported(config, settings)
     declared = _Declared(settings, hooks, _mount(config.route_prefix, settings), origin, len(every))
     every.append(declared)
     intr = config.introspectable(CATEGORY, settings.name, settings.name, "proxied route")
     intr.update({key: getattr(settings, key) for key in type(settings).__dataclass_fields__})
     intr["mount"] = declared.mount
     intr.relate("routes", settings.name)
+    config.add_route(settings.name, _pyramid_pattern(settings), factory=factory, pregenerator=declared.mark)
+    # After the route: under autocommit the introspectable is related to it at once.
     config.action(("proxied route", settings.name), introspectables=(intr,))
-    config.add_route(
-        settings.name, _pyramid_pattern(settings), factory=settings.factory, pregenerator=declared.mark
-    )
     config.add_view(
         ProxyView(config.registry[ENGINE], settings.name),
         route_name=settings.name,
@@ -130,11 +136,20 @@ def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None
     )
 
 
-def _resolved(config: Configurator, settings: RouteSettings, key: str, value: Any) -> Any:
-    try:
-        return config.maybe_dotted(value)
-    except Exception as error:
-        raise SettingsError([f"proxy.routes.{settings.name}.{key}: {value!r} can't be imported: {error}"]) from error
+def _imported(config: Configurator, settings: RouteSettings) -> tuple[Hooks, Any]:
+    """The hooks and the factory that dotted names stand for. Raises `SettingsError` for all that can't be imported."""
+    faults: list[str] = []
+
+    def resolve(key: str, value: Any) -> Any:
+        try:
+            return config.maybe_dotted(value)
+        except Exception as error:  # importing a module can raise anything
+            faults.append(f"proxy.routes.{settings.name}.{key}: {value!r} can't be imported: {error}")
+
+    found = make_hooks(settings, resolve), resolve("factory", settings.factory)
+    if faults:
+        raise SettingsError(faults)
+    return found
 
 
 def _mount(route_prefix: str | None, settings: RouteSettings) -> str:
@@ -164,6 +179,7 @@ def _application_created(event: ApplicationCreated) -> None:
     every = _all_declared(registry)
     faults = [*_taken_names(registry, every), *_unguarded(registry, every), *_missing_tween(registry)]
     engine: Engine = registry[ENGINE]
+    engine.router = event.app
     for declared in every:
         try:
             engine.routes[declared.settings.name] = _compiled(registry, engine, declared)

@@ -5,12 +5,15 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
 * ``BaseWSGIServer.channel_class``, ``HTTPChannel.task_class``; ``environ["waitress.client_disconnected"]`` is a
   method bound to the live channel;
 * ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped), ``requests``,
-  ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``_flush_some``, ``_flush_exception``, ``connected``, ``socket``,
-  ``_fileno``, ``_map``, ``server``, ``adj``, ``addr``, ``will_close``, ``handle_close``, ``close``;
+  ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``_flush_some`` (sends with ``send``), ``connected``, ``socket``,
+  ``_fileno`` (None once closed), ``_map``, ``server``, ``adj``, ``addr``, ``will_close``, ``handle_close``, ``close``;
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``;
-* ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread),
-  ``adj.ident``, ``adj.trusted_proxy``, ``adj.trusted_proxy_headers``, ``adj.max_request_body_size``;
-* ``HTTPRequestParser``: ``version``, ``connection_close``, ``get_body_stream``.
+* ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread; its
+  ``_physical_pull``, ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``, ``adj.trusted_proxy_headers``,
+  ``adj.asyncore_use_poll``;
+* ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``completed``, ``version``, ``connection_close``,
+  ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request, and stops where it is
+  told that all bytes were taken.
 
 ``tests/test_waitress_contract.py`` fails the day one of these changes.
 
@@ -21,18 +24,30 @@ writes, times out nor closes.
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
+import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import IO, Any, Protocol
 
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
 from waitress.task import WSGITask
+from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.tasks import Endpoint
 
+log = logging.getLogger(__name__)
+
+#: Descriptors from here on break `select()`, which waitress uses unless it is told otherwise.
+SELECT_LIMIT = 1024
+#: Bytes that a client may send behind a request for an upgrade, before that is answered.
+MOST_EARLY = 256 * 1024
 #: SO_LINGER for a close that resets the connection: the peer can't take what it has for a whole answer.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -66,6 +81,28 @@ class _Detach(BaseException):
         self.fields = fields
 
 
+class _Parser(HTTPRequestParser):
+    """A request that asks for another protocol keeps what comes behind it: those bytes may not be HTTP any more.
+
+    Stock waitress would read them as the next request and run it, even where the upgrade is denied. Fed by waitress's
+    main thread.
+    """
+
+    asks_upgrade = False
+    early = b""
+
+    def received(self, data: bytes) -> int:
+        taken: int = HTTPRequestParser.received(self, data)
+        if self.asks_upgrade and self.completed and taken < len(data):
+            self.early += data[taken:]
+            return len(data)
+        return taken
+
+    def parse_header(self, header_plus: bytes) -> None:
+        HTTPRequestParser.parse_header(self, header_plus)
+        self.asks_upgrade = "UPGRADE" in self.headers
+
+
 class _Task(WSGITask):
     """A task that can end with a detach. Lives in one waitress worker thread."""
 
@@ -73,6 +110,8 @@ class _Task(WSGITask):
         channel = self.channel
         try:
             WSGITask.service(self)
+            if self.request.early:
+                self.close_on_finish = True
         except _Detach:
             channel.handover, channel.task_ends = None, ()
             raise
@@ -85,6 +124,8 @@ class _Task(WSGITask):
         handover = self.channel.handover
         if handover is not None and self.status is handover.status and not self.wrote_header:
             raise _Detach(handover, self.response_headers)
+        if self.request.early:
+            self.set_close_on_finish()
         WSGITask.finish(self)
 
 
@@ -103,12 +144,41 @@ class DetachableChannel(HTTPChannel):
     `handover` and `task_ends` are touched by the one worker thread that runs its task; all else as in waitress.
     """
 
+    parser_class = _Parser
     task_class = _Task
     handover: Handover | None = None
     task_ends: tuple[Callable[[], None], ...] = ()
+    spoiled = False  # main thread: bytes came that belong to no request
     asked_out = False  # under outbuf_lock: it is, or will be, out of waitress's tables
     hung_up = False  # under outbuf_lock: waitress wanted to close the connection while it was detached
     loop_ended = False  # under outbuf_lock: waitress's loop is over and will not close anything any more
+
+    def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, map: Any = None) -> None:
+        """Main thread, for a new connection. One that `select` can't take would end waitress's loop: it is closed."""
+        HTTPChannel.__init__(self, server, sock, addr, adj, map)
+        trigger = server.trigger
+        if type(trigger) is not _Trigger:
+            trigger.guard, trigger.away = threading.Lock(), set()
+            trigger.__class__ = _Trigger
+        if self._fileno >= SELECT_LIMIT and not adj.asyncore_use_poll:
+            self.close()
+            _warn_of_select()
+
+    def received(self, data: bytes) -> bool:
+        """Main thread. What comes behind a request for an upgrade stays raw, and is never run."""
+        if self.requests or self.spoiled:
+            with self.requests_lock:
+                last = self.requests[-1] if self.requests else None
+                if last is not None and last.asks_upgrade:
+                    self.spoiled = True
+                    last.early += data
+                    if len(last.early) > MOST_EARLY:
+                        self.will_close = True
+                    return True
+                if self.spoiled:  # such bytes were lost with a request that was answered without an upgrade
+                    self.will_close = True
+                    return False
+        return bool(HTTPChannel.received(self, data))
 
     def service(self) -> None:
         """Run one request in a worker thread."""
@@ -119,12 +189,12 @@ class DetachableChannel(HTTPChannel):
 
     def _detach(self, handover: Handover, fields: Fields) -> None:
         """Worker thread. Under the lock that `handle_close` needs, so that the socket can't be closed in between."""
+        connection = None
         with self.outbuf_lock:
-            connected = self.connected
-            if connected:
+            if self.connected:
+                connection = DetachedConnection(self)
                 self.__class__ = _DetachedChannel
-        connection = DetachedConnection(self)
-        if connected:
+        if connection is not None:
             handover.take(connection, fields)
         else:
             handover.abandon()
@@ -133,11 +203,47 @@ class DetachableChannel(HTTPChannel):
     def handle_close(self) -> None:
         # The lock: a channel is not closed while it is being detached. It is re-entrant, and rarely taken here.
         with self.outbuf_lock:
-            HTTPChannel.handle_close(self)
+            if type(self) is DetachableChannel:
+                HTTPChannel.handle_close(self)
+            else:  # detached while this thread waited for the lock
+                self.handle_close()
 
     def close(self) -> None:
         with self.outbuf_lock:
-            HTTPChannel.close(self)
+            if type(self) is DetachableChannel:
+                HTTPChannel.close(self)
+            else:
+                self.close()
+
+
+
+class _Trigger(Trigger):
+    """Waitress's trigger, made safe for threads that outlive its loop.
+
+    Stock waitress writes to the number of its pipe even after that was closed, when it may be another's.
+    """
+
+    guard: threading.Lock  # so that the pipe is not closed while it is written to
+    away: set[DetachableChannel]  # main thread: those out of waitress's tables
+
+    def _physical_pull(self) -> None:
+        with self.guard:
+            if not self._closed:
+                Trigger._physical_pull(self)
+
+    def close(self) -> None:
+        """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""
+        with self.guard:
+            Trigger.close(self)
+        for channel in list(self.away):
+            channel.close()
+
+
+@cache
+def _warn_of_select() -> None:
+    """Once in a process is enough: there will be many."""
+    log.warning("a new connection was closed: select() can't take descriptors from %d on; set waitress's "
+                "asyncore_use_poll = true", SELECT_LIMIT)
 
 
 class _DetachedChannel(DetachableChannel):
@@ -163,7 +269,7 @@ class _DetachedChannel(DetachableChannel):
                 self.handle_close()
 
     def close(self) -> None:
-        """A server with two listening sockets closes every channel of its map when it stops, and its loop is over."""
+        """Waitress's loop is over, and its server closes all channels."""
         with self.outbuf_lock:
             if type(self) is _DetachedChannel:
                 self.hung_up = self.loop_ended = True
@@ -172,6 +278,13 @@ class _DetachedChannel(DetachableChannel):
 
     def handle_error(self) -> None:
         self.handle_close()
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Unlike waitress's it lets an error pass: waitress would take it for a client that is slow."""
+        try:
+            return int(self.socket.send(data))
+        except BlockingIOError:
+            return 0
 
     def cancel(self) -> None:
         self.hung_up = True
@@ -187,16 +300,32 @@ class DetachedConnection:
         self._channel = channel
         self.endpoint = Endpoint(channel.socket)
         self.minor = 1 if request.version == "1.1" else 0
-        self.keep_alive = not request.connection_close
+        # Bytes behind a request for an upgrade were never HTTP: there is no next request to wait for.
+        self.keep_alive = not request.connection_close and not request.early
         self.server_name: str = channel.adj.ident or ""
 
     def pending_output(self) -> bool:
-        """Write what waitress still had to send, a pipelined predecessor's answer; whether some is left."""
+        """Write what waitress still had to send, a pipelined predecessor's answer; whether some is left.
+
+        Raises `ClientGone` when the connection is broken.
+        """
         channel = self._channel
         if channel.total_outbufs_len:
-            with channel.outbuf_lock:
-                channel._flush_exception(channel._flush_some, do_close=False)
-        return bool(channel.total_outbufs_len and not channel.will_close)
+            try:
+                with channel.outbuf_lock:
+                    channel._flush_some(do_close=False)
+            except OSError as error:
+                raise ClientGone(error.strerror or str(error)) from None
+        return bool(channel.total_outbufs_len)
+
+    def early_bytes(self) -> bytes:
+        """What the client sent behind its request for an upgrade. Waits for waitress's main thread: a pool thread."""
+        settled = threading.Event()
+        # A read that was under way when the channel was detached is over once the main thread runs something else.
+        self._on_main_thread(settled.set)
+        settled.wait(1.0)
+        early: bytes = self._channel.requests[0].early
+        return early
 
     def last(self) -> None:
         """Leave waitress's tables: an entry costs its main thread a look each turn."""
@@ -205,14 +334,16 @@ class DetachedConnection:
         self._on_main_thread(self._settle)
 
     def _settle(self) -> None:
-        """Main thread. In its tables or out of them, as the channel is at this moment; so the last one decides right."""
+        """Main thread. In its tables or out of them, as the channel is at this moment: the last one decides right."""
         channel = self._channel
         with channel.outbuf_lock:
             fd = channel._fileno
-            if channel.socket is None or channel.loop_ended:
+            if fd is None or channel.loop_ended:  # closed, or nobody's business any more
                 return
             detached = type(channel) is _DetachedChannel
             channel.asked_out = detached
+            away = channel.server.trigger.away
+            (away.add if detached else away.discard)(channel)
             for table in (channel._map, channel.server.active_channels):
                 if detached:
                     table.pop(fd, None)
@@ -221,9 +352,7 @@ class DetachedConnection:
 
     def _on_main_thread(self, thunk: Callable[[], None]) -> None:
         """Never while holding `outbuf_lock`: the trigger runs its thunks under a lock of its own."""
-        trigger = self._channel.server.trigger
-        if not trigger._closed:
-            trigger.pull_trigger(thunk)
+        self._channel.server.trigger.pull_trigger(thunk)
 
     def give_back(self, close: bool) -> None:
         """Return the connection for its next request, or to be closed. It is waitress's afterwards."""
@@ -245,6 +374,7 @@ class DetachedConnection:
             self.endpoint.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # gone already
+        self._channel.will_close = True  # with what is unsent: the client may never take it
         self.give_back(close=True)
 
 

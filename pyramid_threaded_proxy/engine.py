@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.admission import Admission
+from pyramid_threaded_proxy.allow import AllowList
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.events import ExchangeFinished
 from pyramid_threaded_proxy.exceptions import HookFailed
 from pyramid_threaded_proxy.hooks import run_hook
+from pyramid_threaded_proxy.in_flight import InFlight
+from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
 from pyramid_threaded_proxy.route import Fetch, Route
 from pyramid_threaded_proxy.scheduler import Scheduler
@@ -35,6 +40,10 @@ class Engine:
         self.pipes = Pipes()
         self.upstreams = Upstreams(lambda: self.scheduler.loop)
         self.admission = Admission(settings.max_exchanges)
+        self.in_flight = InFlight()
+        self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)
+        #: Pyramid's router, once the application is created.
+        self.router: Callable[..., Any] | None = None
         #: The declared routes by name; complete, and never changed, once the application is created.
         self.routes: dict[str, Route] = {}
         self._said_streaming = False
@@ -43,7 +52,11 @@ class Engine:
         """Run an exchange in the loop, on a connection that was detached."""
         client = SocketClient(channel, fetch.policy.send_timeout)
         relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=True), self)
-        self.scheduler.start(relay.run(), client.endpoint, channel.last)
+        task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
+        self.in_flight.add(fetch.exchange, task.cancel)
+        task.post(task.start)
+        if fetch.recheck is not None:
+            Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
 
     def stream(self, fetch: Fetch) -> StreamedAnswer:
         """Run an exchange in this very thread, as a WSGI iterable."""
@@ -54,10 +67,13 @@ class Engine:
             )
         client = StreamClient()
         relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=False), self)
-        return StreamedAnswer(relay.run(), client, fetch.exchange)
+        answer = StreamedAnswer(relay.run(), client, fetch.exchange, fetch.recheck)
+        self.in_flight.add(fetch.exchange, answer.cancel)
+        return answer
 
     def ended(self, fetch: Fetch) -> None:
         """The exchange's last byte is out, or there will be none (`relay.Host`)."""
+        self.in_flight.remove(fetch.exchange)
         if fetch.place is not None:
             fetch.place.release()
 

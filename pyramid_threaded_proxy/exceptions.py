@@ -18,6 +18,7 @@
         ├── AnswerRefused       its answer breaks a rule of RFC 9112                      502
         ├── SendTimedOut        it took no bytes for `send_timeout`                       504
         ├── ReadTimedOut        it sent no bytes for `read_timeout`                       504
+        ├── TunnelIdle              nothing moved on a switched connection                504
         ├── HookFailed          a hook of the application raised                          500
         ├── ExchangeClosed      the application, or a stopping process, ended it          503
         ├── RelayFailed         a fault of our own                                        500
@@ -131,6 +132,13 @@ class ReadTimedOut(ExchangeFailed):
     ended = "read-timeout"
 
 
+class TunnelIdle(ExchangeFailed):
+    """Nothing moved on a switched connection for ``idle_timeout``."""
+
+    status = 504
+    ended = "idle-timeout"
+
+
 class HookFailed(ExchangeFailed):
     """A hook raised; its traceback is in the log and is never sent."""
 
@@ -143,6 +151,13 @@ class ExchangeClosed(ExchangeFailed):
 
     status = 503
     ended = "closed"
+
+
+class PermissionWithdrawn(ExchangeClosed):
+    """The permission was asked for again, and the answer was no."""
+
+    status = 403
+    ended = "permission-withdrawn"
 
 
 class RelayFailed(ExchangeFailed):

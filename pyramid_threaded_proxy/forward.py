@@ -6,9 +6,10 @@ client's are raised as `RequestRefused`; `http_error` turns them into what the a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
-from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPRequestEntityTooLarge
+from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPForbidden, HTTPRequestEntityTooLarge
 from pyramid.request import Request
 from pyramid.response import Response
 
@@ -16,16 +17,19 @@ from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
-from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP, connection_options
 from pyramid_threaded_proxy.forwarded import forwarded_fields
 from pyramid_threaded_proxy.head import check_field
 from pyramid_threaded_proxy.hooks import RequestHook
 from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
 from pyramid_threaded_proxy.response import ProxyResponse
 from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy
 from pyramid_threaded_proxy.target import check_upstream_target
 from pyramid_threaded_proxy.upstream import split_url
+
+log = logging.getLogger(__name__)
 
 #: Methods that a server expects a body of, so that its absence must be said (RFC 9110 8.6).
 _WITH_BODY = ("POST", "PUT", "PATCH")
@@ -83,6 +87,8 @@ def forward(
     answering: AnswerPolicy,
     mount: str | None,
     prefix: str | None,
+    recheck: tuple[float, Check] | None = None,
+    permit: Callable[[Origin], Origin] | None = None,
 ) -> Response:
     """Forward the client's request to `target` at `origin`; returns what a `request` hook returns, if it does.
 
@@ -95,7 +101,59 @@ def forward(
     exchange = new_exchange(request, engine, route, sent)
     fields = _own_fields(request, origin, sending, prefix)
     exchange.request.fields = sending.rules.apply(fields, TemplateValues(request, exchange))
-    return finish(request, engine, exchange, origin, answering, mount, sending.preserve_host)
+    upgrade = asked_protocols(request, sending, body)
+    return finish(
+        request,
+        engine,
+        exchange,
+        origin,
+        answering,
+        mount,
+        sending.preserve_host,
+        upgrade=upgrade,
+        recheck=recheck,
+        permit=permit,
+    )
+
+
+def asked_protocols(request: Request, sending: RequestPolicy, body: Body | None) -> tuple[str, ...]:
+    """The protocols to ask for upstream: those of the client's that the route allows. Raises 403 for a foreign Origin.
+
+    Where the connection can't be detached, in HTTP/1.0, or with a body, the request goes on as an ordinary one.
+    """
+    environ = request.environ
+    asked = environ.get("HTTP_UPGRADE")
+    if not asked or not sending.upgrade or body is not None or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        return ()
+    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or not detach.channel_of(environ):
+        return ()
+    allowed = [name for word in asked.split(",") if (name := word.strip(" \t").lower()) in sending.upgrade]
+    if allowed:
+        _check_origin(request, sending)
+    return tuple(dict.fromkeys(allowed))
+
+
+def _check_origin(request: Request, sending: RequestPolicy) -> None:
+    """A browser sends a site's cookies with another site's WebSocket: only Origin tells them apart (RFC 6455 10.2)."""
+    origin = request.environ.get("HTTP_ORIGIN")
+    if origin is None or "*" in sending.origins:
+        return
+    own = _comparable(public_url(request))
+    if _comparable(origin) != own and _comparable(origin) not in map(_comparable, sending.origins):
+        log.warning(
+            "an upgrade was refused: its Origin is %r and the application's own is %r "
+            "(behind a proxy, waitress's trusted_proxy decides what that is)",
+            origin,
+            own,
+        )
+        raise HTTPForbidden("This Origin may not open such a connection.")
+
+
+def _comparable(origin: str) -> str:
+    """An origin in lower case, without its scheme's own port."""
+    origin = origin.lower()
+    port = ":443" if origin.startswith("https:") else ":80"
+    return origin.removesuffix(port)
 
 
 def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix: str | None) -> Fields:
@@ -137,15 +195,26 @@ def finish(
     answering: AnswerPolicy,
     mount: str | None,
     preserve_host: bool,
+    *,
+    upgrade: tuple[str, ...] = (),
+    recheck: tuple[float, Check] | None = None,
+    permit: Callable[[Origin], Origin] | None = None,
 ) -> Response:
-    """Run the `request` hook, settle the framing, and say what to fetch."""
+    """Run the `request` hook, settle the framing, and say what to fetch.
+
+    `permit` judges an origin that the hook has set, and may pin its address.
+    """
     hook = answering.hooks.request
     if hook is not None:
         instead = _run_request_hook(hook, request, exchange)
         if instead is not None:
             return instead
-        origin = _after_hook(exchange.request, origin, preserve_host)
+        changed = _after_hook(exchange.request, origin, preserve_host)
+        if changed != origin:
+            origin = changed if permit is None else permit(changed)
     exchange.request.fields += framing_fields(exchange.request.method, exchange.request.body)
+    if upgrade:
+        exchange.request.fields += [("Connection", "Upgrade"), ("Upgrade", ", ".join(upgrade))]
     return ProxyResponse(
         engine,
         Fetch(
@@ -156,6 +225,8 @@ def finish(
             accept=request.environ.get("HTTP_ACCEPT", ""),
             public_url=public_url(request),
             mount=mount,
+            upgrade=upgrade,
+            recheck=recheck,
         ),
     )
 
@@ -179,7 +250,9 @@ def _after_hook(sent: UpstreamRequest, origin: Origin, preserve_host: bool) -> O
             check_upstream_target(target)
         except TargetRefused as error:
             raise ValueRefused(f"a request hook set a url that can't be sent: {error.rule}") from None
-        if changed != origin and not preserve_host:
+        if changed == origin._replace(address=None):
+            changed = origin
+        elif not preserve_host:
             sent.headers["Host"] = changed.authority
         origin = changed
     fields = [field for field in sent.final_fields() if field[0].lower() not in _UNMANAGED]

@@ -11,6 +11,8 @@ class Origin(NamedTuple):
     scheme: str
     host: str
     port: int
+    #: The address to connect to where a name was looked up, and judged, before.
+    address: str | None = None
 
     @property
     def authority(self) -> str:

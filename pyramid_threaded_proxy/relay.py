@@ -27,7 +27,7 @@ from pyramid_threaded_proxy.exceptions import (
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import UpstreamAnswer
-from pyramid_threaded_proxy.fields import merge_application_fields
+from pyramid_threaded_proxy.fields import connection_options, merge_application_fields
 from pyramid_threaded_proxy.framing import Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.head import HeadReader, ResponseHead, render_head
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
@@ -36,6 +36,7 @@ from pyramid_threaded_proxy.request_body import send_body
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.tasks import Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.transfer import Pipes, read_some
+from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream import Connection, OriginPool
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ HEAD_READ = 64 * 1024
 #: What the client is told; the exception itself is for the log.
 _EXPLANATIONS = {
     500: "The request could not be completed.",
+    403: "You may not go on with this request.",
     502: "The server behind this page could not be reached, or gave no valid answer.",
     503: "The request was ended by this server. Please try again later.",
     504: "The server behind this page did not answer in time.",
@@ -123,6 +125,8 @@ class Relay:
         self._exchange.stats.first_byte = time.monotonic()
         framing, length = answer_framing(self._exchange.request.method, head)
         rest = self._reader.rest
+        if head.status == 101:
+            return (yield from self._switch(head, rest))
         if framing is Framing.NONE and rest:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
         yield from self._pass_on(head, framing, length, rest)
@@ -161,17 +165,13 @@ class Relay:
 
     def _send(self, endpoint: Endpoint) -> Steps:
         request = self._exchange.request
-        stats = self._exchange.stats
-        stats.bytes_up = 0
+        self._exchange.stats.bytes_up = 0
         try:
             head = render_head(f"{request.method} {request.target} HTTP/1.1", request.fields)
         except ValueRefused as error:
             raise HookFailed(str(error)) from None
-
-        def moved(count: int) -> None:
-            stats.bytes_up += count
-
-        self._request_sent = yield from send_body(endpoint, head, request.body, self._policy.send_timeout, moved)
+        timeout = self._policy.send_timeout
+        self._request_sent = yield from send_body(endpoint, head, request.body, timeout, self._moved_up)
 
     def _read_head(self, endpoint: Endpoint) -> Any:
         """Steps: the final head. Interim ones go on to who can have them; 100 is an answer to us alone."""
@@ -180,7 +180,8 @@ class Relay:
             if head.status >= 200:
                 return head
             if head.status == 101:
-                raise AnswerRefused("101 Switching Protocols, which nobody asked for (RFC 9110 15.2.2)")
+                self._check_switch(head)
+                return head
             if head.status != 100:
                 yield from self._pass_interim_on(head)
         raise AnswerRefused(f"more than {MOST_INTERIM} interim answers")
@@ -216,18 +217,69 @@ class Relay:
                 return (yield from self._send_response(instead))
         answer.fields = merge_application_fields(answer.final_fields(), self._fetch.application_fields)
         answer = yield from self._override(answer)
-        if framing is not Framing.NONE and answer.status in (204, 304):
-            framing, rest = Framing.NONE, b""  # a hook took the body away: the rest of it is left unread
-            yield from self._write_answer(answer, framing, None)
-            return self._drop_connection()
-        shown = _shown_length(head, framing, length)
+        shown, shown_length = self._towards_client(answer.status, head, framing, length)
+        if shown is Framing.NONE and framing is not Framing.NONE:
+            yield from self._write_answer(answer, shown, shown_length)
+            return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
-        opening = self._open(answer, framing, shown)
-        pieces = reader.feed(rest)
+        pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
+        opening = self._open(answer, shown, shown_length)
         yield from self._write_first(opening, pieces)
         if framing is not Framing.NONE and not reader.done:
             yield from self._move_rest(reader)
         self._keep_connection(head, framing)
+
+    # Or the connection is switched to another protocol
+
+    def _check_switch(self, head: ResponseHead) -> None:
+        """A 101 must be for one of the protocols that were asked for, and say so in both fields (RFC 9110 7.8)."""
+        named = [value for name, value in head.fields if name.lower() == "upgrade"]
+        options = connection_options(value for name, value in head.fields if name.lower() == "connection")
+        if not self._fetch.upgrade:
+            raise AnswerRefused("101 Switching Protocols, which nobody asked for (RFC 9110 15.2.2)")
+        if len(named) != 1 or named[0].lower() not in self._fetch.upgrade or "upgrade" not in options:
+            raise AnswerRefused("101 Switching Protocols to a protocol that was not asked for (RFC 9110 7.8)")
+
+    def _switch(self, head: ResponseHead, rest: bytes) -> Steps:
+        """Steps: pass the 101 on, and then bytes both ways. Neither connection carries HTTP again."""
+        client, connection = self._client, self._connection
+        assert connection is not None
+        protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
+        fields = self._policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
+        answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._fetch.application_fields))
+        self._exchange.response = answer
+        hook = self._policy.hooks.response
+        if hook is not None and (instead := (yield Call(run_answering_hook, "response", hook, self._exchange))):
+            return (yield from self._send_response(instead))
+        answer = yield from self._override(answer)
+        if answer.status != 101:
+            raise HookFailed("the headers hook changed the status of a 101")
+        early = yield Call(client.early_bytes)
+        try:
+            opening = client.switch(answer.reason, list(answer.fields), protocol)
+        except ValueRefused as error:
+            raise HookFailed(str(error)) from None
+        yield from client.send(opening)
+        assert client.endpoint is not None
+        moved = (self._moved_up, self._moved_down)
+        yield from tunnel(client.endpoint, connection.endpoint, (early, rest), self._policy.idle_timeout, moved)
+        self._drop_connection()
+
+    def _moved_up(self, count: int) -> None:
+        self._exchange.stats.bytes_up += count
+
+    def _moved_down(self, count: int) -> None:
+        self._exchange.stats.bytes_down += count
+
+    def _towards_client(
+        self, status: int, head: ResponseHead, framing: Framing, length: int
+    ) -> tuple[Framing, int | None]:
+        """The answer's framing for this client. A hook may have changed method or status, a view the method."""
+        if self._fetch.head_only or status in (204, 304):
+            return Framing.NONE, None if status == 204 else _said_length(head)
+        if framing is Framing.NONE:
+            return Framing.LENGTH, 0  # the client waits for a body, and there is none
+        return framing, length if framing is Framing.LENGTH else None
 
     def _override(self, answer: UpstreamAnswer) -> Any:
         """Steps: the declared overrides, then the `headers` hook; what both made is checked when it is written."""
@@ -257,14 +309,11 @@ class Relay:
 
     def _move_rest(self, reader: Any) -> Steps:
         assert self._connection is not None
-        stats = self._exchange.stats
-
-        def moved(count: int) -> None:
-            stats.bytes_down += count
-
         policy = self._policy
         timeouts = (policy.read_timeout, policy.send_timeout)
-        mover = BodyMover(self._connection.endpoint, self._client, self._host.pipes, policy.buffer, timeouts, moved)
+        mover = BodyMover(
+            self._connection.endpoint, self._client, self._host.pipes, policy.buffer, timeouts, self._moved_down
+        )
         yield from mover.move(reader)
 
     def _keep_connection(self, head: ResponseHead, framing: Framing) -> None:
@@ -358,10 +407,6 @@ def _next_chunk(chunks: Any) -> bytes | None:
         raise HookFailed(f"a response's body raised {type(error).__name__}") from error
 
 
-def _shown_length(head: ResponseHead, framing: Framing, length: int) -> int | None:
-    """The Content-Length to show: answers to HEAD, and 304, may have one without a body (RFC 9110 8.6)."""
-    if framing is Framing.LENGTH:
-        return length
-    if framing is Framing.NONE and head.status != 204:
-        return next((int(value) for name, value in head.fields if name.lower() == "content-length"), None)
-    return None
+def _said_length(head: ResponseHead) -> int | None:
+    """The Content-Length of an answer to HEAD, or of a 304: it may have one without a body (RFC 9110 8.6)."""
+    return next((int(value) for name, value in head.fields if name.lower() == "content-length"), None)

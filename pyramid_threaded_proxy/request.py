@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+from pyramid.httpexceptions import HTTPBadGateway
 from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.engine import Engine
-from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
+from pyramid_threaded_proxy.exceptions import ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
 from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.forward import (
@@ -25,12 +27,16 @@ from pyramid_threaded_proxy.forward import (
 )
 from pyramid_threaded_proxy.head import check_field
 from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
 from pyramid_threaded_proxy.route import AnswerPolicy, RequestPolicy, Route, answer_policy, make_hooks, request_policy
 from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, fetch_settings
 from pyramid_threaded_proxy.target import check_upstream_target, join
-from pyramid_threaded_proxy.upstream import split_url
+from pyramid_threaded_proxy.upstream import addresses_of, split_url
+
+log = logging.getLogger(__name__)
 
 ENGINE = "pyramid_threaded_proxy.engine"
 
@@ -61,13 +67,16 @@ def proxy_fetch(
     on_headers: Any = None,
     on_complete: Any = None,
     on_error: Any = None,
+    recheck_with: Check | None = None,
     **route_keys: Any,
 ) -> Response:
     """Answer with what a new request to `url` brings; returns a `ProxyResponse` to be returned by the view.
 
     None of the client's fields go along but those in `headers`, and Range, Accept-Encoding and conditional fields
     where the method is GET or HEAD. `body` is bytes, a file, an iterable of bytes, or the request itself. Further
-    keywords are the keys of a route. Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key.
+    keywords are the keys of a route; `recheck` goes with ``recheck_with=callable(exchange)``, which is asked in a pool
+    thread. Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key, `ProxyTargetRefused` for an
+    upstream that `proxy.fetch.allow` doesn't let in.
     """
     engine: Engine = request.registry[ENGINE]
     settings = fetch_settings("proxy_fetch", route_keys, "proxy_fetch()")
@@ -75,6 +84,7 @@ def proxy_fetch(
     hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
     answering = replace(answering, hooks=_either(hooks, answering.hooks))
     origin, target = _checked_url(url)
+    origin = _permitted(engine, origin)
     check_field(method, "")
     if method in NEVER:
         raise ValueRefused(f"proxy_fetch() never sends {method}")
@@ -86,7 +96,17 @@ def proxy_fetch(
     except RequestRefused as error:
         raise http_error(error) from None
     sent.fields = sending.rules.apply(fields, TemplateValues(request, exchange))
-    return finish(request, engine, exchange, origin, answering, None, sending.preserve_host)
+    return finish(
+        request,
+        engine,
+        exchange,
+        origin,
+        answering,
+        None,
+        sending.preserve_host,
+        recheck=_recheck(settings, recheck_with),
+        permit=partial(_permitted, engine),
+    )
 
 
 def proxy_forward(
@@ -100,6 +120,7 @@ def proxy_forward(
     on_headers: Any = None,
     on_complete: Any = None,
     on_error: Any = None,
+    recheck_with: Check | None = None,
     **route_keys: Any,
 ) -> Response:
     """Forward the client's request as a declared route would; returns a `ProxyResponse` to be returned by the view.
@@ -107,7 +128,8 @@ def proxy_forward(
     `path`, escaped and without a query, is joined to the upstream of the route that is named; a URL is taken as given.
     The client's query is added where there is none. The view's own permission counts, the route's is not asked.
     `mount` is the public path that the upstream's own URLs and cookies are mapped to; without it they are left.
-    Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key.
+    Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key, `ProxyTargetRefused` for a URL that
+    `proxy.fetch.allow` doesn't let in.
     """
     engine: Engine = request.registry[ENGINE]
     given = fetch_settings("proxy_forward", route_keys, "proxy_forward()")
@@ -116,16 +138,57 @@ def proxy_forward(
         sending, answering, origin = _of_route(engine, route, given, route_keys)
     else:
         sending, answering = _policies(given, engine.settings, (url_or_route_name,))
-        origin, _ = _checked_url(url_or_route_name)
+        origin = _permitted(engine, _checked_url(url_or_route_name)[0])
     hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
     answering = replace(answering, hooks=_either(hooks, answering.hooks))
     name = route.name if route is not None else "proxy_forward"
     try:
         _, query = raw_target(request.environ)
         target = _forward_target(request, url_or_route_name, route, path, query)
-        return forward(request, engine, name, origin, target, sending, answering, mount, mount)
+        return forward(
+            request,
+            engine,
+            name,
+            origin,
+            target,
+            sending,
+            answering,
+            mount,
+            mount,
+            recheck=_recheck(given, recheck_with),
+            permit=partial(_permitted, engine) if route is None else None,
+        )
     except RequestRefused as error:
         raise http_error(error) from None
+
+
+def proxy_exchanges(request: Request) -> InFlight:
+    """What is in flight in this process, and the way to end it: ``request.proxy_exchanges.close(userid=…)``."""
+    engine: Engine = request.registry[ENGINE]
+    return engine.in_flight
+
+
+def _recheck(settings: RouteSettings, check: Check | None) -> tuple[float, Check] | None:
+    if (settings.recheck is None) != (check is None):
+        raise ValueRefused("`recheck` and `recheck_with` go together: how often to ask, and whom")
+    return None if settings.recheck is None or check is None else (settings.recheck, check)
+
+
+class ProxyTargetRefused(HTTPBadGateway, ProxyError):
+    """A view named an upstream that ``proxy.fetch.allow`` doesn't let in; HTTP 502 if nobody catches it."""
+
+
+def _permitted(engine: Engine, origin: Origin) -> Origin:
+    """The origin, with its address where that decides. Looking a name up may block for as long as the system lets."""
+    allow = engine.allow
+    if allow is None or allow.permits_name(origin.scheme, origin.host, origin.port):
+        return origin
+    if allow.networks:
+        for address in addresses_of(origin):
+            if allow.permits_address(address):
+                return origin._replace(address=address)
+    log.warning("proxy.fetch.allow does not let %s in", origin)
+    raise ProxyTargetRefused("This server may not be asked.")
 
 
 def _forward_target(request: Request, url: str, route: Route | None, path: str, query: str | None) -> str:

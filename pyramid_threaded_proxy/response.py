@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.route import Fetch
 
-#: Where the environ keeps the place that its request was given.
+#: Where the environ refers to the place that its request was given.
 PLACE = "pyramid_threaded_proxy.place"
 
 
@@ -62,18 +63,23 @@ class ProxyResponse(Response):
     def admit(self, environ: dict[str, Any]) -> None:
         """Take a place for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`.
 
-        It is given back when the task ends without a detach, or with the last that refers to it.
+        It is given back when the task ends without a detach, or with the last response that has it. A response that
+        was admitted already, by the tween of a subrequest, keeps its place.
         """
         fetch = self._pending()
-        place = environ.get(PLACE)
+        known = environ.get(PLACE)
+        earlier = known() if known is not None else None
+        place = fetch.place or earlier
         if place is None or not place.held:
-            environ[PLACE] = place = self._engine.admission.admit()
+            place = self._engine.admission.admit()
+        if place is not earlier:
+            environ[PLACE] = weakref.ref(place)  # weak: an environ is often part of a cycle, and so dies late
             channel = detach.channel_of(environ)
             if channel is not None:
                 detach.at_task_end(channel, place.release)
-        fetch.place = place
+        is_new, fetch.place = fetch.place is None, place
         registry = self._engine.registry
-        if registry.has_listeners:
+        if is_new and registry.has_listeners:
             registry.notify(ExchangeStarted(fetch.exchange))
 
     def _pending(self) -> Fetch:
@@ -89,10 +95,10 @@ class ProxyResponse(Response):
             except TooManyExchanges as error:
                 return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
         self._fetch = None
+        environ.pop(PLACE, None)  # it is this exchange's: middleware may call the application again
         fields = [field for field in self.headerlist if field[0].lower() not in _SERVERS_OWN]
         channel = detach.channel_of(environ)
         if channel is None:
-            environ.pop(PLACE, None)
             fetch.application_fields = fields
             return self._engine.stream(fetch).start(start_response)
         handover = _Handover(self._engine, fetch)

@@ -27,6 +27,8 @@ class RequestPolicy:
     via: str
     preserve_host: bool
     forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
+    upgrade: frozenset[str]
+    origins: frozenset[str]
     max_body: int | None
 
 
@@ -37,6 +39,7 @@ class AnswerPolicy:
     connect_timeout: float
     read_timeout: float
     send_timeout: float
+    idle_timeout: float
     max_head: int
     buffer: int
     answer_fields: AnswerFields
@@ -58,6 +61,8 @@ def request_policy(settings: RouteSettings, process: ProcessSettings, drop: froz
         via=f"1.1 {process.via}" if process.via else "",
         preserve_host=settings.preserve_host,
         forwarded=settings.forwarded,
+        upgrade=frozenset(settings.upgrade),
+        origins=frozenset(settings.origins),
         max_body=settings.max_body,
     )
 
@@ -70,6 +75,7 @@ def answer_policy(
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.read_timeout,
         send_timeout=settings.send_timeout,
+        idle_timeout=settings.idle_timeout,
         max_head=settings.max_head,
         buffer=settings.buffer,
         answer_fields=AnswerFields(
@@ -141,6 +147,8 @@ class Fetch:
         "place",
         "policy",
         "public_url",
+        "recheck",
+        "upgrade",
     )
 
     def __init__(
@@ -153,6 +161,8 @@ class Fetch:
         accept: str,
         public_url: str,
         mount: str | None,
+        upgrade: tuple[str, ...] = (),
+        recheck: tuple[float, Callable[[Exchange], bool]] | None = None,
     ) -> None:
         self.exchange = exchange
         #: Where it goes.
@@ -166,6 +176,10 @@ class Fetch:
         self.public_url = public_url
         #: The path that the upstream's own URLs are mapped to; None: nothing is rewritten.
         self.mount = mount
+        #: The protocols that may be switched to, in lower case, as they were asked for upstream.
+        self.upgrade = upgrade
+        #: Seconds between two questions whether the exchange may go on, and how to ask.
+        self.recheck = recheck
         #: Fields that tweens, callbacks and middleware put on the answer.
         self.application_fields: Fields = []
         #: Its place among the exchanges in flight, once it is admitted.

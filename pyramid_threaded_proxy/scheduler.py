@@ -18,7 +18,7 @@ from typing import Any
 from pyramid_threaded_proxy.exceptions import RelayFailed
 from pyramid_threaded_proxy.poller import BROKEN, HANGUP, Poller, new_poller
 from pyramid_threaded_proxy.tasks import Endpoint, Owner, Steps, Task
-from pyramid_threaded_proxy.timers import Timers
+from pyramid_threaded_proxy.timers import Timed, Timers
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,10 @@ class Loop:
         task.next_look = due
         self._timers.add(task, due)
 
+    def call_at(self, entry: Timed, due: float) -> None:
+        """Call ``entry.on_timer`` soon after `due`."""
+        self._timers.add(entry, due)
+
     def want(self, endpoint: Endpoint, events: int, owner: Owner) -> None:
         """Tell `owner` when `endpoint` is ready for `events`."""
         endpoint.owner = owner
@@ -135,6 +139,8 @@ class Loop:
     def watch(self, endpoint: Endpoint, owner: Task) -> None:
         """Tell `owner` when the peer of `endpoint` hangs up."""
         endpoint.owner = owner
+        if endpoint.may_half_close:
+            return
         endpoint.watched = True
         self._arm(endpoint, endpoint.wanted | HANGUP)
 
@@ -220,7 +226,7 @@ class Pool:
 class Scheduler:
     """The loops and the pool of one application in one process.
 
-    `start` may be called by any thread; `loop` and `next_mover` are for tasks. Nothing starts before the first
+    `task` may be called by any thread; `loop` and `next_mover` are for tasks. Nothing starts before the first
     task. After a fork the child begins with none of the parent's threads, and so with loops of its own.
     """
 
@@ -241,19 +247,17 @@ class Scheduler:
         """A loop for a big body."""
         return self._loops[1 + next(self._turn) % MOVERS]
 
-    def start(
+    def task(
         self, steps: Steps, client: Endpoint | None = None, on_lasting: Callable[[], None] | None = None
     ) -> Task:
-        """Run a generator as a task.
+        """Make a task of a generator; it begins with ``task.post(task.start)``.
 
         `client` is the socket whose hang-up ends it with `ClientGone`, from the moment it lasts; `on_lasting` is
         called once in the loop's thread then.
         """
         if self._pid != os.getpid():
             self._start_threads()
-        task = Task(self, self._loops[0], steps, client, on_lasting)
-        task.loop.post(task.start)
-        return task
+        return Task(self, self._loops[0], steps, client, on_lasting)
 
     def _start_threads(self) -> None:
         with self._lock:

@@ -26,6 +26,8 @@ class ProcessSettings:
     own_cookies: frozenset[str] = frozenset({"session", "auth_tkt", "csrf_token"})
     #: Whether `own_cookies` was set, rather than left at its default.
     own_cookies_given: bool = False
+    #: Origins, hosts and networks that `proxy_fetch` may reach; None stands for any.
+    fetch_allow: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,12 @@ class RouteSettings:
     forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
     rewrite_location: bool
     rewrite_cookies: bool
+    #: In lower case.
+    upgrade: tuple[str, ...]
+    #: Besides the application's own; ``*`` among them stands for all.
+    origins: tuple[str, ...]
     cache: Literal["private", "keep"]
+    recheck: float | None
     hooks_request: Hook
     hooks_response: Hook
     hooks_headers: Hook
@@ -67,6 +74,7 @@ class RouteSettings:
     connect_timeout: float
     read_timeout: float
     send_timeout: float
+    idle_timeout: float
     #: None stands for waitress's own limit.
     max_body: int | None
     max_head: int
@@ -137,6 +145,13 @@ PROCESS_KEYS: tuple[Key, ...] = (
     Key(
         "own_cookies", values.cookie_names, "session auth_tkt csrf_token", "names of cookies",
         "the application's own cookies: never sent upstream, and never set by an upstream",
+    ),
+    Key(
+        "fetch.allow", values.list_of(values.fetch_target), None,
+        "origins (`https://api.example.com`), hosts (`api.example.com`, `*.internal`), addresses and networks",
+        "what `proxy_fetch`, and `proxy_forward` to a URL, may reach; a name that is let in by an address or network "
+        "is resolved once, and that address is used",
+        unset="any",
     ),
 )  # fmt: skip
 
@@ -242,9 +257,21 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "drop the `Domain` of the upstream's cookies and confine their `Path` to the mount",
     ),
     Key(
+        "upgrade", values.list_of(values.protocol), "", "names of protocols, such as `websocket`; never HTTP's own",
+        "protocols that a connection may be switched to (RFC 9110 7.8)",
+    ),
+    Key(
+        "origins", values.list_of(values.origin), "", "origins such as `https://www.example.com`, or `*`",
+        "for upgrades: `Origin` values that are let in besides the application's own; `*` lets all in",
+    ),
+    Key(
         "cache", values.choice("private", "keep"), "private", "`private` or `keep`",
         "on a route with a permission, `Cache-Control` of an answer that a shared cache may keep is made private; "
         "`keep` leaves it",
+    ),
+    Key(
+        "recheck", values.duration_or_off, "off", f"{_DURATION}; or `off`",
+        "ask for the permission again every so long while an exchange lasts, and close it when the answer is no",
     ),
     Key("hooks.request", values.dotted, None, _HOOK, "called before anything is sent"),
     Key("hooks.response", values.dotted, None, _HOOK, "called with the upstream's head, before anything is written"),
@@ -259,6 +286,10 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "send_timeout", values.duration, "60s", _DURATION,
         "between two writes that the client or the upstream takes",
+    ),
+    Key(
+        "idle_timeout", values.duration, "1h", _DURATION,
+        "a switched (upgraded) connection on which nothing moves",
     ),
     Key("max_body", values.size(0), None, _SIZE, "largest request body; above it 413", unset="waitress's"),
     Key(

@@ -14,6 +14,7 @@ from typing import Any
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.settings import falsey, truthy
 
+from .allow import check_entry
 from .fields import FRAMING, HOP_BY_HOP
 
 Reader = Callable[[object], Any]
@@ -253,6 +254,36 @@ def cookies_let_up(value: object) -> frozenset[str] | None:
     if "*" in names:
         raise ValueFault("names cookies beside *")
     return cookie_names(names)
+
+
+def duration_or_off(value: object) -> float | None:
+    """A duration, or None for ``off``."""
+    return None if plain(value) == "off" or plain(value) is False else duration(value)
+
+
+def protocol(word: str) -> str:
+    """A protocol's name for Upgrade, in lower case (RFC 9110 7.8); HTTP itself is never switched to."""
+    name = word.lower()
+    if not re.fullmatch(rf"{_TOKEN.pattern}(/{_TOKEN.pattern})?", name):
+        raise ValueFault(f"{word!r} is not a protocol's name")
+    if name.partition("/")[0] in ("h2", "h2c", "http", "tls"):
+        raise ValueFault(f"{word!r} is never switched to: requests in it would pass unseen")
+    return name
+
+
+def origin(word: str) -> str:
+    """An origin as browsers send it, or ``*``."""
+    if word != "*" and not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", word):
+        raise ValueFault(f"{word!r} is neither an origin such as https://www.example.com nor *")
+    return word.lower()
+
+
+def fetch_target(word: str) -> str:
+    """An origin, a host (``*.internal`` for all below it), an address or a network."""
+    try:
+        return check_entry(word)
+    except ValueError as error:
+        raise ValueFault(str(error)) from None
 
 
 def via(value: object) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyramid_threaded_proxy.client import Output, StreamClient
-from pyramid_threaded_proxy.exceptions import RelayFailed
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, PermissionWithdrawn, RelayFailed
 from pyramid_threaded_proxy.exchange import Exchange, Fields
-from pyramid_threaded_proxy.tasks import Steps
+from pyramid_threaded_proxy.recheck import Check, allows
+from pyramid_threaded_proxy.tasks import Ready, Steps, Wait
+
+#: Seconds after which a waiting thread looks whether its exchange was told to end.
+SLICE = 0.5
 
 
 class StreamedAnswer:
@@ -17,14 +22,20 @@ class StreamedAnswer:
     It raises out of the iterator when the answer breaks off, so that the server doesn't end it as if it were whole.
     """
 
-    def __init__(self, steps: Steps, client: StreamClient, exchange: Exchange) -> None:
+    def __init__(
+        self, steps: Steps, client: StreamClient, exchange: Exchange, recheck: tuple[float, Check] | None
+    ) -> None:
         self._steps = steps
         self._client = client
         self._exchange = exchange
-        self._next = self._advance()
+        self._recheck = recheck
+        self._asked = time.monotonic()
+        self._interruption: ExchangeFailed | None = None  # set by any thread
+        self._next: bytes | None = None
 
     def start(self, start_response: Callable[[str, Fields], Any]) -> StreamedAnswer:
-        """Tell the server the head, which is known by now."""
+        """Run until the head is known, and tell the server."""
+        self._next = self._advance()
         if self._client.head is None:
             raise self._exchange.error or RelayFailed("the exchange ended without an answer")
         status, fields = self._client.head
@@ -56,9 +67,35 @@ class StreamedAnswer:
             if isinstance(wait, Output):
                 return wait.data
             try:
-                value = wait.block()
+                value = self._block(wait)
             except Exception as raised:
                 error = raised
+
+    def _block(self, wait: Wait) -> Any:
+        """Wait in this thread, in slices: nobody can wake it to say that the exchange is to end."""
+        if not isinstance(wait, Ready):
+            return wait.block()
+        deadline = time.monotonic() + wait.timeout
+        while True:
+            self._raise_interruption()
+            left = deadline - time.monotonic()
+            found = wait.block_for(min(SLICE, max(0.0, left)))
+            if found is not None:
+                return found
+            if left <= SLICE:
+                raise wait.timed_out()
+
+    def _raise_interruption(self) -> None:
+        if self._recheck is not None and time.monotonic() - self._asked >= self._recheck[0]:
+            self._asked = time.monotonic()
+            if not allows(self._recheck[1], self._exchange):
+                raise PermissionWithdrawn("the permission was asked for again, and the answer was no")
+        if self._interruption is not None:
+            raise self._interruption
+
+    def cancel(self, error: ExchangeFailed) -> None:
+        """End the exchange with `error`, within a second. Any thread."""
+        self._interruption = error
 
     def close(self) -> None:
         """The server wants no more (PEP 3333)."""

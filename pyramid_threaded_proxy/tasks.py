@@ -38,7 +38,7 @@ Steps = Generator["Wait", Any, None]
 class Endpoint:
     """A non-blocking socket and what a poller knows about it. Touched only by the loop that its task is in."""
 
-    __slots__ = ("armed", "fd", "loop", "owner", "sock", "wanted", "watched")
+    __slots__ = ("armed", "fd", "loop", "may_half_close", "owner", "sock", "wanted", "watched")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -46,6 +46,7 @@ class Endpoint:
         self.armed = -1  # the events that the poller watches for; -1: it doesn't know this socket
         self.wanted = 0  # the events that the owner waits for
         self.watched = False  # whether a hang-up ends the owner
+        self.may_half_close = False  # a hang-up means no more than that no more bytes come
         self.owner: Owner | None = None
         self.loop: Loop | None = None  # the loop whose poller knows it
 
@@ -123,12 +124,19 @@ class Ready(Wait):
             loop.look_at(task, deadline)
 
     def block(self) -> tuple[Endpoint, int]:
+        found = self.block_for(self.timeout)
+        if found is None:
+            raise self.timed_out()
+        return found
+
+    def block_for(self, timeout: float) -> tuple[Endpoint, int] | None:
+        """Wait in this very thread, for `timeout` seconds at most; None when nothing was ready."""
         wanted = {self.endpoint.fd: self.events}
         if self.other is not None:
             wanted[self.other.fd] = self.other_events
-        fd, events = wait_for(wanted, self.timeout)
+        fd, events = wait_for(wanted, timeout)
         if not events:
-            raise self.timed_out()
+            return None
         other = self.other
         return (other if other is not None and other.fd == fd else self.endpoint), events
 
@@ -346,5 +354,9 @@ class Task:
 
     def interrupt(self, error: ExchangeFailed) -> None:
         """Raise `error` in the task. Only in its loop's thread."""
-        if not self.done and self.wait is not None:
+        if self.done:
+            return
+        if self.wait is None:
+            self.interruption = error  # it has not begun yet
+        else:
             self.wait.interrupt(self, error)

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyramid.exceptions import URLDecodeError
+from pyramid.httpexceptions import HTTPBadRequest
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import TooManyExchanges
 from pyramid_threaded_proxy.response import ProxyResponse, unavailable
+from pyramid_threaded_proxy.route import escaped_path
+from pyramid_threaded_proxy.target import rest_below
 
 Handler = Callable[[Request], Response]
 
+ENGINE = "pyramid_threaded_proxy.engine"
+
 
 def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
-    """The tween: gives each `ProxyResponse` that passes its place, or raises 503."""
+    """The tween: gives each `ProxyResponse` that passes its place, or raises 503.
+
+    Escapes that are not UTF-8, which Pyramid can't match with any route, are 400 below a mount.
+    """
 
     def proxy_tween(request: Request) -> Response:
-        response = handler(request)
+        try:
+            response = handler(request)
+        except URLDecodeError as error:
+            if not _is_below_a_mount(request, registry[ENGINE]):
+                raise
+            raise HTTPBadRequest("the path's escapes are not UTF-8 (RFC 3987 3.2)") from error
         if isinstance(response, ProxyResponse):
             try:
                 response.admit(request.environ)
@@ -27,3 +42,9 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
         return response
 
     return proxy_tween
+
+
+def _is_below_a_mount(request: Request, engine: Engine) -> bool:
+    path = escaped_path(request.environ.get("PATH_INFO", ""))
+    prefixes = [route.mount for route in engine.routes.values() if route.pattern is None]
+    return any(rest_below(path, mount) is not None for mount in prefixes)

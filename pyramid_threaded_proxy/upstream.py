@@ -12,7 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NameResolutionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+)
 from urllib3.util import parse_url
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
@@ -41,6 +47,15 @@ def split_url(url: str) -> tuple[Origin, str]:
     if parsed.port == 0:
         raise ValueRefused(f"{url!r}: port 0 can't be connected to")
     return Origin("http", parsed.host, parsed.port or 80), target
+
+
+def addresses_of(origin: Origin) -> list[str]:
+    """The addresses that an origin's name has at this moment. May block. Raises `ConnectFailed`."""
+    try:
+        found = socket.getaddrinfo(origin.host.strip("[]"), origin.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailed(f"{origin}: {error.strerror}") from None
+    return [str(address[4][0]) for address in found]
 
 
 class Connection:
@@ -87,13 +102,15 @@ class OriginPool(Owner):
     def connect(self, timeout: float) -> Connection:
         """Open a connection within `timeout` seconds. Raises `ConnectFailed` or `ConnectTimedOut`."""
         host, port = self.origin.host, self.origin.port
-        connection = HTTPConnection(host.strip("[]"), port, timeout=timeout)
+        connection = HTTPConnection(self.origin.address or host.strip("[]"), port, timeout=timeout)
         try:
             connection.connect()
-        except ConnectTimeoutError:
-            raise ConnectTimedOut(f"{self.name}: not connected after {timeout:g} s") from None
         except NameResolutionError:
             raise ConnectFailed(f"{self.name}: the name {host!r} can't be resolved") from None
+        except NewConnectionError as error:  # to urllib3 a kind of ConnectTimeoutError
+            raise ConnectFailed(f"{self.name}: {_reason(error)}") from None
+        except ConnectTimeoutError:
+            raise ConnectTimedOut(f"{self.name}: not connected after {timeout:g} s") from None
         except (HTTPError, OSError) as error:
             raise ConnectFailed(f"{self.name}: {_reason(error)}") from None
         sock, connection.sock = connection.sock, None

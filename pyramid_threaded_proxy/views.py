@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyramid.httpexceptions import HTTPMethodNotAllowed
+from pyramid.httpexceptions import HTTPMethodNotAllowed, HTTPNoContent
 from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.forward import NEVER, forward, http_error
+from pyramid_threaded_proxy.recheck import PROBE, Check, Probe, question_for, route_check
 from pyramid_threaded_proxy.request_source import raw_target
 from pyramid_threaded_proxy.route import Route, escaped_path
 
@@ -24,6 +25,10 @@ class ProxyView:
         self.__name__ = f"proxy_view_of_{name}"
 
     def __call__(self, context: Any, request: Request) -> Response:
+        probe = request.environ.get(PROBE)
+        if isinstance(probe, Probe):
+            probe.allowed = True
+            return HTTPNoContent()
         route = self._engine.routes[self._name]
         _check_method(route, request.method)
         try:
@@ -33,10 +38,25 @@ class ProxyView:
             target = route.target(path, query, public, request.matchdict)
             prefix = public if route.pattern is None else None
             return forward(
-                request, self._engine, route.name, route.origin, target, route.request, route.answer, public, prefix
+                request,
+                self._engine,
+                route.name,
+                route.origin,
+                target,
+                route.request,
+                route.answer,
+                public,
+                prefix,
+                recheck=self._recheck(route, request),
             )
         except RequestRefused as error:
             raise http_error(error) from None
+
+    def _recheck(self, route: Route, request: Request) -> tuple[float, Check] | None:
+        interval, router = route.settings.recheck, self._engine.router
+        if interval is None or router is None:
+            return None
+        return interval, route_check(router, question_for(request.environ))
 
 
 def _check_method(route: Route, method: str) -> None:

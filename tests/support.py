@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import select
 import socket
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import waitress
+from pyramid.authorization import ACLHelper, Authenticated, Everyone
 from pyramid.config import Configurator
 from waitress import wasyncore
 
@@ -100,6 +102,11 @@ class Wire:
             self.buffer += data
         found, self.buffer = self.buffer, b""
         return found
+
+    def head(self) -> tuple[str, dict[str, str]]:
+        """The next head: its first line, and its fields by lower-case name."""
+        first, *lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")[:-2]
+        return first, {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     def is_closed(self) -> bool:
         """Whether the peer has closed or reset; never waits."""
@@ -257,6 +264,16 @@ def answering(*answers: bytes) -> Script:
     return script
 
 
+def in_turn(*scripts: Script) -> Script:
+    """A script that runs the next of `scripts` for each connection, and the last one for all further connections."""
+    turn = itertools.count()
+
+    def script(wire: OriginWire) -> None:
+        scripts[min(next(turn), len(scripts) - 1)](wire)
+
+    return script
+
+
 class Site:
     """A Pyramid application with the add-on, under real waitress in a thread of this process.
 
@@ -309,6 +326,11 @@ class Site:
         trigger = next(entry for entry in list(self.map.values()) if hasattr(entry, "pull_trigger"))
         trigger.pull_trigger(run)
         assert done.wait(PATIENCE)
+
+    def parked(self, events: int) -> int:
+        """How many exchanges wait for a socket to be ready for one of `events`."""
+        tasks = [task for loop in list(self.engine.scheduler._loops) for task in list(loop.tasks)]
+        return sum(1 for task in tasks if getattr(task.wait, "events", 0) & events)
 
     def client(self) -> Wire:
         """A raw connection."""
@@ -376,3 +398,35 @@ def route(name: str, upstream: str, **keys: str) -> dict[str, str]:
     values = {"prefix": f"/{name}", "upstream": upstream, "public": "true"}
     values.update({key.replace("__", "."): value for key, value in keys.items()})
     return {f"proxy.routes.{name}.{key}": value for key, value in values.items()}
+
+
+def received(answer: Answer) -> Request:
+    """The request that an `echo` upstream has sent back, as it received it."""
+    assert answer.status == 200, answer
+    head, _, body = answer.body.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, target, _ = first.split(" ")
+    fields = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    return Request(method, target, fields, body, answer.body)
+
+
+class Policy:
+    """A security policy: the user is whoever X-User says, ACLs are asked."""
+
+    def __init__(self) -> None:
+        self._acls = ACLHelper()
+
+    def identity(self, request: Any) -> str | None:
+        return request.headers.get("X-User")  # type: ignore[no-any-return]
+
+    authenticated_userid = identity
+
+    def permits(self, request: Any, context: Any, permission: str) -> Any:
+        user = self.identity(request)
+        return self._acls.permits(context, [Everyone, Authenticated, user] if user else [Everyone], permission)
+
+    def remember(self, request: Any, userid: str, **kw: Any) -> list[tuple[str, str]]:
+        return []
+
+    def forget(self, request: Any, **kw: Any) -> list[tuple[str, str]]:
+        return []

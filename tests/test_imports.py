@@ -17,15 +17,15 @@ LAYERS = (
     # knows Pyramid
     ("config", "views", "request", "tween", "forward", "response", "engine"),
     # moves an exchange
-    ("request_source", "detach", "stream", "accesslog"),
-    ("relay", "request_body", "body", "client", "transfer", "upstream"),
+    ("request_source", "detach", "stream", "recheck", "accesslog"),
+    ("relay", "request_body", "tunnel", "body", "client", "transfer", "upstream"),
     # runs what is ready, parks what waits
     ("scheduler", "tasks", "poller", "timers"),
     # says what is wanted
     ("route", "settings", "settings_table", "settings_urls", "settings_sources", "settings_values"),
-    ("admission", "events", "hooks", "rules", "exchange", "origin"),
+    ("in_flight", "admission", "events", "hooks", "rules", "exchange", "origin"),
     # pure bytes: no sockets, clocks, threads, Pyramid
-    ("forwarded", "fields", "cookies", "target", "framing", "head"),
+    ("forwarded", "fields", "cookies", "target", "framing", "head", "allow"),
     ("exceptions",),
 )
 ORDER = [module for layer in LAYERS for module in layer]

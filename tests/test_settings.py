@@ -238,7 +238,7 @@ def test_unknown_keys(key: str, hint: str) -> None:
     assert found.endswith(hint) or hint in found
 
 
-@pytest.mark.parametrize("key", ["upgrade", "retries", "total_timeout", "tls.verify", "max_exchanges"])
+@pytest.mark.parametrize("key", ["retries", "total_timeout", "tls.verify", "max_exchanges"])
 def test_keys_of_later_features_are_unknown(key: str) -> None:
     """A key whose feature is not there is unknown, so nobody relies on it."""
     assert "is unknown" in fault(key, "1")

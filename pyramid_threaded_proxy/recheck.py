@@ -1,0 +1,109 @@
+"""Long-lived exchanges stay authorized: the permission is asked for again while they last."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any
+
+from pyramid_threaded_proxy.exceptions import PermissionWithdrawn
+from pyramid_threaded_proxy.exchange import Exchange
+from pyramid_threaded_proxy.scheduler import Scheduler
+from pyramid_threaded_proxy.tasks import Task
+
+log = logging.getLogger(__name__)
+
+#: Where the environ of a repeated question keeps its `Probe`.
+PROBE = "pyramid_threaded_proxy.recheck"
+
+Check = Callable[[Exchange], bool]
+
+_LEFT_BEHIND = ("webob.", "waitress.", "pyramid_threaded_proxy.", "CONTENT_", "HTTP_CONTENT_", "HTTP_TRANSFER_")
+
+
+class Probe:
+    """Tells the package's own view that it is only asked whether the request would be let in.
+
+    A client can't make one: nothing of a request becomes an object in the environ.
+    """
+
+    allowed = False
+
+
+def question_for(environ: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a request to ask again: a GET with its fields, without its body."""
+    kept = {
+        key: value
+        for key, value in environ.items()
+        if isinstance(value, (str, bool, tuple)) and not key.startswith(_LEFT_BEHIND)
+    }
+    return kept | {"REQUEST_METHOD": "GET"}
+
+
+def route_check(router: Callable[..., Any], question: Mapping[str, Any]) -> Check:
+    """Asks the application once more: a fresh request through the router, with tweens, factory and policy."""
+
+    def check(exchange: Exchange) -> bool:
+        probe = Probe()
+        environ = dict(question) | {PROBE: probe, "wsgi.input": BytesIO(), "wsgi.errors": sys.stderr}
+        answer = router(environ, lambda status, headers, exc_info=None: _ignore)
+        try:
+            for _ in answer:
+                pass
+        finally:
+            close = getattr(answer, "close", None)
+            if close is not None:
+                close()
+        return probe.allowed
+
+    return check
+
+
+def _ignore(data: bytes) -> None:
+    """Takes what the answer to a question writes."""
+
+
+def allows(check: Check, exchange: Exchange) -> bool:
+    """Ask; a question that can't be answered counts as no. A pool thread, or the one of a streamed exchange."""
+    try:
+        return bool(check(exchange))
+    except Exception:
+        log.exception("the permission of %r could not be asked for again", exchange)
+        return False
+
+
+class Recheck:
+    """Asks every `interval` seconds until the task is done or the answer is no.
+
+    `on_timer` runs in the first loop, the question in a pool thread; one follows the other.
+    """
+
+    def __init__(self, scheduler: Scheduler, task: Task, exchange: Exchange, interval: float, check: Check) -> None:
+        self._loop = scheduler.loop
+        self._pool = scheduler.pool
+        self._task = task
+        self._exchange = exchange
+        self._interval = interval
+        self._check = check
+
+    def start(self) -> None:
+        """Any thread."""
+        self._loop.post(self._wait)
+
+    def _wait(self) -> None:
+        self._loop.call_at(self, self._loop.now + self._interval)
+
+    def on_timer(self, now: float) -> None:
+        """The interval is over (`timers.Timed`)."""
+        if not self._task.done:
+            self._pool.submit(self._ask, None)
+
+    def _ask(self, _: None) -> None:
+        if self._task.done:
+            return
+        if allows(self._check, self._exchange):
+            self.start()
+        else:
+            self._task.cancel(PermissionWithdrawn("the permission was asked for again, and the answer was no"))

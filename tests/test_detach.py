@@ -1,0 +1,471 @@
+"""Detach and give back: waitress is free while an exchange lasts, and goes on with the connection afterwards."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+from pyramid.response import Response
+from support import PATIENCE, Origin, OriginWire, Script, Site, Wire, echo, route, wait_until
+
+from pyramid_threaded_proxy import detach
+
+MakeOrigin = Callable[[Script], Origin]
+MakeSite = Callable[..., Site]
+
+
+class Gate:
+    """An upstream that answers nothing until it is opened."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def __call__(self, wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            self.asked.release()
+            assert self.opened.wait(PATIENCE)
+            wire.answer(request.target.encode())
+
+    def wait_asked(self, count: int = 1) -> None:
+        """Wait until `count` more requests have arrived."""
+        for _ in range(count):
+            assert self.asked.acquire(timeout=PATIENCE)
+
+
+class CheckedTable(dict[int, Any]):
+    """A table of waitress's that notes which threads change it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.changed_by: set[str] = set()
+
+    def _note(self) -> None:
+        self.changed_by.add(threading.current_thread().name)
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        self._note()
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: int) -> None:
+        self._note()
+        super().__delitem__(key)
+
+    def pop(self, *arguments: Any) -> Any:
+        self._note()
+        return super().pop(*arguments)
+
+
+def own_view(config: Configurator) -> None:
+    """A view of the application's at /own."""
+    config.add_route("own", "/own")
+    config.add_view(lambda request: Response("own"), route_name="own")
+
+
+def servers(site: Site) -> list[Any]:
+    return [entry for entry in list(site.map.values()) if hasattr(entry, "active_channels")]
+
+
+def in_tables(site: Site, channel: Any) -> bool:
+    """Whether waitress knows the channel; the same in both of its tables."""
+    known = []
+    site.on_main_thread(
+        lambda: known.extend([channel in site.map.values(), channel in channel.server.active_channels.values()])
+    )
+    assert known[0] == known[1]
+    return bool(known[0])
+
+
+def get(target: str, *fields: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"GET {target} HTTP/{version}", "Host: a", *fields, "", ""]).encode()
+
+
+def read_answer(client: Wire) -> tuple[str, dict[str, str], bytes]:
+    """One answer with Content-Length: its first line, its fields, its body."""
+    first, fields = client.head()
+    return first, fields, client.exactly(int(fields["content-length"]))
+
+
+def body(client: Wire) -> bytes:
+    return read_answer(client)[2]
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+def test_waitress_threads_are_free(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
+    """While 50 exchanges wait for a silent upstream, 4 waitress threads answer the application's own view."""
+    upstream = origin(gate)
+    app = site(route("r", upstream.url), configure=own_view, sockets=sockets)
+    clients = [app.client() for _ in range(50)]
+    for client in clients:
+        client.send(get("/r/held"))
+    gate.wait_asked(50)
+    for _ in range(20):
+        assert app.get("/own").body == b"own"
+    assert app.engine.admission.in_flight == 50
+    gate.opened.set()
+    for client in clients:
+        assert body(client) == b"/held"
+        client.close()
+
+
+def test_both_sockets_detach(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+    """With two listening sockets, exchanges on either of them are detached."""
+    app = site(route("r", origin(gate).url), configure=own_view, sockets=2, threads=1)
+    client, app.port = app.client(), int(app.ports[1])
+    other = app.client()
+    for wire in (client, other):
+        wire.send(get("/r/x"))
+    gate.wait_asked(2)
+    assert app.get("/own").body == b"own"
+    gate.opened.set()
+    for wire in (client, other):
+        assert body(wire) == b"/x"
+        wire.close()
+
+
+def test_a_lasting_channel_leaves_the_tables(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
+    """A detached channel has no work for waitress; once it lasts it is out of both tables, and it comes back."""
+    app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    client.send(get("/own"))
+    assert body(client) == b"own"
+    (channel,) = app.channels
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    assert type(channel) is detach._DetachedChannel
+    assert not channel.readable()
+    assert not channel.writable()
+    wait_until(lambda: not in_tables(app, channel), "leaving the tables", timeout=2)
+    gate.opened.set()
+    assert body(client) == b"/x"
+    wait_until(lambda: in_tables(app, channel), "coming back")
+    assert type(channel) is detach.DetachableChannel
+    client.send(get("/own"))
+    assert body(client) == b"own"
+    assert app.channels == [channel]
+    client.close()
+    wait_until(lambda: not app.channels, "the end of the connection")
+
+
+def test_a_short_exchange_stays_in_the_tables(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """An exchange that is over at once costs no walk through waitress's main thread."""
+    table = CheckedTable()
+    app = site(route("r", origin(echo).url), sockets=sockets, map=table)
+    client = app.client()
+    client.send(get("/r/x"))
+    body(client)
+    table.changed_by.clear()
+    client.send(get("/r/x"))
+    body(client)
+    assert not table.changed_by
+    client.close()
+
+
+def test_tables_change_on_the_main_thread_alone(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
+) -> None:
+    """Exchanges that last, end well, are broken off or lose their client: only waitress's thread changes its tables."""
+
+    def script(wire: OriginWire) -> None:
+        request = wire.request()
+        if request is not None and request.target == "/broken":
+            gate.asked.release()
+            assert gate.opened.wait(PATIENCE)
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        elif request is not None:
+            gate.asked.release()
+            assert gate.opened.wait(PATIENCE)
+            wire.answer(b"whole")
+
+    tables = [CheckedTable()]
+    app = site(route("r", origin(script).url), sockets=sockets, map=tables[0])
+    for server in servers(app):
+        server.active_channels = CheckedTable(server.active_channels)
+        tables.append(server.active_channels)
+    clients = [app.client() for _ in range(12)]
+    for number, client in enumerate(clients):
+        client.send(get("/r/broken" if number % 2 else "/r/whole"))
+    gate.wait_asked(12)
+    wait_until(lambda: not app.channels, "leaving the tables", timeout=2)
+    for table in tables:
+        assert table.changed_by <= {"waitress-main", "MainThread"}
+        table.changed_by.clear()
+    for client in clients[:4]:
+        client.close()
+    wait_until(lambda: app.engine.admission.in_flight == 8, "the end of those whose clients left")
+    gate.opened.set()
+    for client in clients[4:]:
+        client.wait_closed() if clients.index(client) % 2 else body(client)
+        client.close()
+    wait_until(lambda: not app.channels and not app.engine.admission.in_flight, "the end of all connections")
+    assert all(table.changed_by <= {"waitress-main"} for table in tables)
+    assert not any(server.trigger.away for server in servers(app))
+
+
+def test_maintenance_spares_detached_channels(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
+    """channel_timeout closes no channel under a relay, however long that lasts, and closes it later when it is idle."""
+    app = site(route("r", origin(gate).url), sockets=sockets, channel_timeout=1, cleanup_interval=1)
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+
+    def sweep() -> None:
+        for server in servers(app):
+            server.maintenance(time.time() + 3600)
+
+    app.on_main_thread(sweep)  # an hour later
+    wait_until(lambda: not app.channels, "leaving the tables", timeout=2)
+    app.on_main_thread(sweep)
+    gate.opened.set()
+    assert body(client) == b"/x"
+    # Its last activity is the end of the exchange, not its beginning: the real clean-up leaves it a second more.
+    began = time.monotonic()
+    client.wait_closed(PATIENCE)
+    assert time.monotonic() - began > 0.9
+    client.close()
+
+
+def post(target: str, data: bytes, *fields: str) -> bytes:
+    lines = [f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {len(data)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + data
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 300_000, 3_000_000])
+def test_request_bodies_outlive_the_task(
+    origin: MakeOrigin, site: MakeSite, sockets: int, size: int
+) -> None:
+    """A body in memory or in waitress's temporary file reaches the upstream whole, and is closed after the give-back."""
+    data = bytes(range(256)) * (size // 256 + 1)
+    data = data[:size]
+    received = threading.Event()
+    may_answer = threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        request = wire.request()
+        assert request is not None
+        assert request.body == data
+        received.set()
+        assert may_answer.wait(PATIENCE)
+        wire.answer(b"ok")
+
+    app = site(route("r", origin(script).url), sockets=sockets, inbuf_overflow=100_000)
+    client = app.client()
+    client.send(post("/r/x", data))
+    assert received.wait(PATIENCE)
+    (channel,) = wait_until(lambda: app.channels or None) if app.channels else [_away(app)]
+    stream = channel.requests[0].get_body_stream()
+    assert not stream.closed
+    may_answer.set()
+    assert body(client) == b"ok"
+    wait_until(lambda: stream.closed, "the end of the request body")
+    client.close()
+
+
+def _away(site: Site) -> Any:
+    (channel,) = [channel for server in servers(site) for channel in server.trigger.away]
+    return channel
+
+
+def test_a_body_that_the_application_has_read(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """After a tween has read request.POST, the body goes upstream whole, from its beginning, and closes as always."""
+    upstream = origin(echo)
+    seen = []
+
+    def reader(handler: Any, registry: Any) -> Any:
+        def tween(request: Any) -> Any:
+            seen.append(dict(request.POST))
+            return handler(request)
+
+        return tween
+
+    def configure(config: Configurator) -> None:
+        config.registry["reader"] = reader
+        config.add_tween("test_detach.reader_tween")
+
+    app = site(route("r", upstream.url), configure=configure, sockets=sockets)
+    for data in (b"a=1&b=2", b"a=" + b"x" * 700_000):
+        form = "Content-Type: application/x-www-form-urlencoded"
+        client = app.client()
+        client.send(post("/r/x", data, form))
+        assert body(client).endswith(b"\r\n\r\n" + data)
+        client.close()
+    assert [set(fields) for fields in seen] == [{"a", "b"}, {"a"}]
+
+
+def reader_tween(handler: Any, registry: Any) -> Any:
+    """The tween factory that a test has put into the registry."""
+    return registry["reader"](handler, registry)
+
+
+def test_keep_alive_is_kept(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """A connection carries 100 exchanges, own views in between, over one upstream connection."""
+    upstream = origin(echo)
+    app = site(route("r", upstream.url), configure=own_view, sockets=sockets)
+    client = app.client()
+    for number in range(100):
+        client.send(get(f"/r/{number}"))
+        first, fields, data = read_answer(client)
+        assert first == "HTTP/1.1 200 OK"
+        assert "connection" not in fields
+        assert data.startswith(b"GET /%d " % number)
+        if number % 10 == 0:
+            client.send(get("/own"))
+            assert body(client) == b"own"
+    client.close()
+    assert upstream.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "kept"),
+    [
+        ("1.1", (), True),
+        ("1.1", ("Connection: close",), False),
+        ("1.0", (), False),
+        ("1.0", ("Connection: keep-alive",), True),
+        ("1.0", ("Connection: close",), False),
+    ],
+)
+def test_who_keeps_the_connection(
+    origin: MakeOrigin, site: MakeSite, sockets: int, version: str, fields: tuple[str, ...], kept: bool
+) -> None:
+    """The connection stays open after the answer as the client's version and Connection field say."""
+    client = site(route("r", origin(echo).url), sockets=sockets).client()
+    client.send(get("/r/1", *fields, version=version))
+    _, answer, _ = read_answer(client)
+    if kept:
+        assert answer.get("connection") == (None if version == "1.1" else "keep-alive")
+        client.send(get("/r/2", *fields, version=version))
+        assert body(client).startswith(b"GET /2 ")
+    else:
+        assert answer["connection"] == "close"
+        assert client.rest() == b""
+    client.close()
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 5])
+def test_pipelined_requests_come_back_in_order(
+    origin: MakeOrigin, site: MakeSite, sockets: int, lookahead: int
+) -> None:
+    """Own and proxied requests in one packet are answered in order, whatever waitress has parsed ahead."""
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets, channel_request_lookahead=lookahead)
+    client = app.client()
+    client.send(b"".join(get("/own") + get(f"/r/{number}") + get(f"/r/{number}b") for number in range(10)))
+    for number in range(10):
+        assert body(client) == b"own"
+        assert body(client).startswith(b"GET /%d " % number)
+        assert body(client).startswith(b"GET /%db " % number)
+    client.close()
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 5])
+@pytest.mark.parametrize("cut", [1, 9, 25])
+def test_a_half_parsed_request_goes_on(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int, lookahead: int, cut: int
+) -> None:
+    """The rest of a request that waitress has half parsed comes during the exchange, or after it."""
+    app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets, channel_request_lookahead=lookahead)
+    following = get("/own", "X-Long: " + "x" * 20)
+    client = app.client()
+    client.send(get("/r/1") + following[:cut])
+    gate.wait_asked()
+    client.send(following[cut:-2])
+    gate.opened.set()
+    assert body(client) == b"/1"
+    client.send(following[-2:])
+    assert body(client) == b"own"
+    client.close()
+
+
+#: More than the kernel's buffers hold, less than waitress's.
+BIG = 10_000_000
+
+
+def big_view(config: Configurator) -> None:
+    """A view of the application's with a big body, and one at /own."""
+    config.add_route("big", "/big")
+    config.add_view(lambda request: Response(b"x" * BIG), route_name="big")
+    own_view(config)
+
+
+def slow_client(site: Site) -> Wire:
+    """A connection that takes little ahead of its reader."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    sock.connect(("127.0.0.1", site.port))
+    return Wire(sock)
+
+
+def test_earlier_output_goes_first(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """A predecessor's 10 MB, which the client has not read yet, are written before the relayed answer."""
+    upstream = origin(echo)
+    app = site(route("r", upstream.url), configure=big_view, sockets=sockets)
+    client = slow_client(app)
+    client.send(get("/big") + get("/r/1") + get("/own"))
+    wait_until(lambda: app.engine.admission.in_flight == 1, "the detach")
+    (channel,) = [*app.channels, *(away for server in servers(app) for away in server.trigger.away)][:1]
+    wait_until(lambda: type(channel) is detach._DetachedChannel, "the detach")
+    assert channel.total_outbufs_len > 0
+    assert upstream.accepted == 0
+    assert body(client) == b"x" * BIG
+    assert body(client).startswith(b"GET /1 ")
+    assert body(client) == b"own"
+    client.close()
+
+
+def test_a_client_that_never_reads_its_predecessor(
+    origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When earlier output can't be written within send_timeout, the connection is reset and nothing goes upstream."""
+    caplog.set_level(logging.INFO, "pyramid_threaded_proxy.access")
+    upstream = origin(echo)
+    app = site(route("r", upstream.url, send_timeout="300ms"), configure=big_view, sockets=sockets)
+    client = slow_client(app)
+    client.send(get("/big") + get("/r/1"))
+    wait_until(lambda: caplog.messages, "the log line")
+    assert caplog.messages[0].endswith(" client-timeout")
+    wait_until(lambda: not app.channels, "the end of the connection", timeout=2)
+    with pytest.raises(ConnectionResetError):
+        client.rest()
+    client.close()
+    assert upstream.accepted == 0
+
+
+def test_continue_is_sent_before_the_body(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """A client that expects 100 gets it from waitress, and its body reaches the upstream without the expectation."""
+    app = site(route("r", origin(echo).url), sockets=sockets)
+    client = app.client()
+    for _ in range(2):
+        client.send(b"PUT /r/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        assert client.head()[0] == "HTTP/1.1 100 Continue"
+        client.send(b"body")
+        answer = body(client)
+        assert answer.endswith(b"\r\n\r\nbody")
+        assert b"expect" not in answer.lower()
+    client.close()
+
+
+def test_continue_waits_for_the_exchange_before(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
+    """A pipelined request that expects 100 gets it behind the relayed answer."""
+    app = site(route("r", origin(gate).url), sockets=sockets)
+    client = app.client()
+    client.send(
+        get("/r/1") + b"PUT /r/2 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    )
+    gate.wait_asked()
+    assert not client.is_closed()
+    gate.opened.set()
+    assert body(client) == b"/1"
+    assert client.head()[0] == "HTTP/1.1 100 Continue"
+    client.send(b"body")
+    assert body(client) == b"/2"
+    client.close()
