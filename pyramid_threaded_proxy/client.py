@@ -153,11 +153,12 @@ class SocketClient:
         return opening
 
     def switch(self, reason: str, fields: Fields, protocol: str) -> bytes:
-        self.opened = self._close = True
         fields += [("Connection", "Upgrade"), ("Upgrade", protocol)]
+        opening = render_head(f"HTTP/1.1 101 {reason_phrase(101, reason)}", fields)
         # From now on a half-close is the other protocol's business.
         self.endpoint.may_half_close, self.endpoint.watched = True, False
-        return render_head(f"HTTP/1.1 101 {reason_phrase(101, reason)}", fields)
+        self.opened = self._close = True
+        return opening
 
     def early_bytes(self) -> bytes:
         return self._channel.early_bytes()

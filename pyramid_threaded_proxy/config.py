@@ -27,12 +27,13 @@ from pyramid.path import AssetResolver
 from pyramid.registry import Registry
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.tweens import EXCVIEW
+from zope.interface import implementedBy
 
 from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.hooks import Hooks
-from pyramid_threaded_proxy.request import proxy_exchanges, proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.request import ProxyExchanges, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, make_hooks, request_policy
 from pyramid_threaded_proxy.settings import RouteSettings, SettingsError, load_settings, route_from_keywords
 from pyramid_threaded_proxy.target import UpstreamPattern
@@ -58,7 +59,7 @@ def include(config: Configurator) -> None:
     config.add_directive("add_proxy_route", add_proxy_route)
     config.add_request_method(proxy_fetch)
     config.add_request_method(proxy_forward)
-    config.add_request_method(proxy_exchanges, property=True)
+    config.add_request_method(ProxyExchanges(config.registry[ENGINE].in_flight), "proxy_exchanges")
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(_application_created, ApplicationCreated)
     faults: list[str] = []
@@ -192,6 +193,14 @@ def _application_created(event: ApplicationCreated) -> None:
         _put_last(mapper, every)
         _warn_of_taken_mounts(mapper, every)
     _warn_of_cookies(registry, engine, every)
+    _unburden(registry)
+
+
+def _unburden(registry: Registry) -> None:
+    """With any listener at all Pyramid sends four events a request; who waits for this one has been told by now."""
+    created = (implementedBy(ApplicationCreated),)
+    others = [handler for handler in registry.registeredHandlers() if handler.required != created]
+    registry.has_listeners = bool(others or list(registry.registeredSubscriptionAdapters()))
 
 
 def _taken_names(registry: Registry, every: list[_Declared]) -> Iterator[str]:

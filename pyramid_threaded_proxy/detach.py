@@ -344,6 +344,8 @@ class DetachedConnection:
             channel.asked_out = detached
             away = channel.server.trigger.away
             (away.add if detached else away.discard)(channel)
+            if channel.will_close and not detached:  # not when it can be written to: that may be never
+                return channel.handle_close()
             for table in (channel._map, channel.server.active_channels):
                 if detached:
                     table.pop(fd, None)
@@ -361,7 +363,7 @@ class DetachedConnection:
             channel.__class__ = DetachableChannel
             hung_up = channel.hung_up
             channel.hung_up = False
-            settle = channel.asked_out or hung_up
+            settle = channel.asked_out or hung_up or channel.will_close
             if channel.loop_ended:
                 channel.close()
         _run_epilogue(channel, close or hung_up)
@@ -374,7 +376,7 @@ class DetachedConnection:
             self.endpoint.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # gone already
-        self._channel.will_close = True  # with what is unsent: the client may never take it
+        self._channel.will_close = True
         self.give_back(close=True)
 
 

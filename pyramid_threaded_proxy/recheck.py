@@ -33,22 +33,35 @@ class Probe:
 
 
 def question_for(environ: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a request to ask again: a GET with its fields, without its body."""
+    """What is kept of a request to ask again: a GET with its fields, without its body.
+
+    Whatever else tweens and middleware have put there speaks of the first request, a transaction's mark for one.
+    """
     kept = {
         key: value
         for key, value in environ.items()
-        if isinstance(value, (str, bool, tuple)) and not key.startswith(_LEFT_BEHIND)
+        if (isinstance(value, str) or (key.startswith("wsgi.") and isinstance(value, (bool, tuple))))
+        and not key.startswith(_LEFT_BEHIND)
     }
     return kept | {"REQUEST_METHOD": "GET"}
 
 
 def route_check(router: Callable[..., Any], question: Mapping[str, Any]) -> Check:
-    """Asks the application once more: a fresh request through the router, with tweens, factory and policy."""
+    """Asks the application once more: a fresh request through the router, with tweens, factory and policy.
+
+    The answer is yes if our view was reached, and its 204 is what came out of the application.
+    """
 
     def check(exchange: Exchange) -> bool:
         probe = Probe()
+        statuses: list[str] = []
+
+        def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
+            statuses.append(status)
+            return _ignore
+
         environ = dict(question) | {PROBE: probe, "wsgi.input": BytesIO(), "wsgi.errors": sys.stderr}
-        answer = router(environ, lambda status, headers, exc_info=None: _ignore)
+        answer = router(environ, start_response)
         try:
             for _ in answer:
                 pass
@@ -56,7 +69,7 @@ def route_check(router: Callable[..., Any], question: Mapping[str, Any]) -> Chec
             close = getattr(answer, "close", None)
             if close is not None:
                 close()
-        return probe.allowed
+        return probe.allowed and statuses[-1].startswith("204 ")
 
     return check
 

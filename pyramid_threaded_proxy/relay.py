@@ -82,6 +82,8 @@ class Relay:
         self._host = host
         self._connection: Connection | None = None
         self._reader = HeadReader(self._policy.max_head)
+        self._head: ResponseHead | None = None  # the final one
+        self._interim = 0
         self._heard = False  # a byte of the answer was received
         self._request_sent = False
         self._closed = False
@@ -171,34 +173,46 @@ class Relay:
         except ValueRefused as error:
             raise HookFailed(str(error)) from None
         timeout = self._policy.send_timeout
-        self._request_sent = yield from send_body(endpoint, head, request.body, timeout, self._moved_up)
+        self._request_sent = yield from send_body(
+            endpoint, head, request.body, timeout, self._moved_up, lambda: self._hear(endpoint)
+        )
 
     def _read_head(self, endpoint: Endpoint) -> Any:
-        """Steps: the final head. Interim ones go on to who can have them; 100 is an answer to us alone."""
-        for _ in range(MOST_INTERIM + 1):
-            head = yield from self._next_head(endpoint)
-            if head.status >= 200:
-                return head
-            if head.status == 101:
-                self._check_switch(head)
-                return head
-            if head.status != 100:
-                yield from self._pass_interim_on(head)
-        raise AnswerRefused(f"more than {MOST_INTERIM} interim answers")
-
-    def _next_head(self, endpoint: Endpoint) -> Any:
-        """Steps: the next head, interim or final; what came behind it is in the reader's `rest`."""
-        timeout = self._policy.read_timeout
-        rest, self._reader = self._reader.rest, HeadReader(self._policy.max_head)
-        head = self._reader.feed(rest) if rest else None
-        while head is None:
-            yield Ready(endpoint, READ, timeout, ReadTimedOut)
-            data = yield from read_some(endpoint, HEAD_READ, timeout)
-            if not data:
+        """Steps: the final head, or that of a switch; what came behind it is in the reader's `rest`."""
+        while self._head is None:
+            yield Ready(endpoint, READ, self._policy.read_timeout, ReadTimedOut)
+            if (yield from self._hear(endpoint)) and self._head is None:
                 raise UpstreamGone("closed in its head" if self._reader.started else "closed without an answer")
-            self._heard = True
+        return self._head
+
+    def _hear(self, endpoint: Endpoint) -> Any:
+        """Steps: take what the upstream says, be it while it is still sent to; whether that was its last word."""
+        data = yield from read_some(endpoint, HEAD_READ, self._policy.read_timeout)
+        if not data:
+            return True
+        self._heard = True
+        while data:
             head = self._reader.feed(data)
-        return head
+            if head is None:
+                return False
+            if (yield from self._is_final(head)):
+                self._head = head
+                return True
+            data = self._reader.rest
+        return False
+
+    def _is_final(self, head: ResponseHead) -> Any:
+        """Steps: interim heads go on to who can have them; 100 is an answer to us alone (RFC 9110 15.2)."""
+        if head.status == 101:
+            self._check_switch(head)
+        if head.status == 101 or head.status >= 200:
+            return True
+        self._interim += 1
+        if self._interim > MOST_INTERIM:
+            raise AnswerRefused(f"more than {MOST_INTERIM} interim answers")
+        if head.status != 100:
+            yield from self._pass_interim_on(head)
+        return False
 
     def _pass_interim_on(self, head: ResponseHead) -> Steps:
         answer_framing(self._exchange.request.method, head)

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import IO, Any
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.poller import READ, WRITE
 from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready
-from pyramid_threaded_proxy.transfer import Moved, send_file
+from pyramid_threaded_proxy.transfer import Hear, Moved, send_file
 
 _READ_SIZE = 64 * 1024
 
 
-def send_body(endpoint: Endpoint, head: bytes, body: Body | None, timeout: float, moved: Moved) -> Any:
+def send_body(endpoint: Endpoint, head: bytes, body: Body | None, timeout: float, moved: Moved, hear: Hear) -> Any:
     """Steps: send head and body; returns whether all of it was taken.
 
     An upstream may answer before it has the whole request, and then close: that answer counts (RFC 9112 9.5).
     """
     try:
         if body is None:
-            return (yield from _send(endpoint, head, timeout))
+            return (yield from _send(endpoint, head, timeout, hear))
         if body.data is not None:
-            return (yield from _send_data(endpoint, head, body.data, timeout, moved))
+            return (yield from _send_data(endpoint, head, body.data, timeout, moved, hear))
         if body.file is not None:
-            return (yield from _send_from_file(endpoint, head, body, timeout, moved))
-        return (yield from _send_chunks(endpoint, head, body.chunks, timeout, moved))
+            return (yield from _send_from_file(endpoint, head, body, timeout, moved, hear))
+        return (yield from _send_chunks(endpoint, head, body.chunks, timeout, moved, hear))
     except UpstreamGone:
         # It may have answered before it closed; if it has not, reading its head says so.
         return False
 
 
-def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Any:
+def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float, hear: Hear) -> Any:
     """Steps: send everything, unless the upstream answers first: then False."""
     while data:
         try:
@@ -42,23 +43,23 @@ def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Any:
             data = memoryview(data)[sent:]
         except BlockingIOError:
             _, events = yield Ready(endpoint, READ | WRITE, timeout, SendTimedOut)
-            if events & READ:
+            if events & READ and (yield from hear()):
                 return False
         except OSError as error:
             raise UpstreamGone(f"the connection broke: {error.strerror}") from None
     return True
 
 
-def _send_data(endpoint: Endpoint, head: bytes, data: bytes, timeout: float, moved: Moved) -> Any:
-    if not (yield from _send(endpoint, head + data if len(data) <= _READ_SIZE else head, timeout)):
+def _send_data(endpoint: Endpoint, head: bytes, data: bytes, timeout: float, moved: Moved, hear: Hear) -> Any:
+    if not (yield from _send(endpoint, head + data if len(data) <= _READ_SIZE else head, timeout, hear)):
         return False
-    if len(data) > _READ_SIZE and not (yield from _send(endpoint, data, timeout)):
+    if len(data) > _READ_SIZE and not (yield from _send(endpoint, data, timeout, hear)):
         return False
     moved(len(data))
     return True
 
 
-def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float, moved: Moved) -> Any:
+def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float, moved: Moved, hear: Hear) -> Any:
     file, length = body.file, body.length
     assert file is not None
     assert length is not None
@@ -66,31 +67,31 @@ def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float,
         file.seek(body.start)
     if length <= _READ_SIZE:
         data = _read(file, length)
-        return (yield from _send_data(endpoint, head, data, timeout, moved))
-    if not (yield from _send(endpoint, head, timeout)):
+        return (yield from _send_data(endpoint, head, data, timeout, moved, hear))
+    if not (yield from _send(endpoint, head, timeout, hear)):
         return False
     if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file):
-        return (yield from _send_in_mover(endpoint, file, body.start, length, timeout, moved))
-    return (yield from _send_blocks(endpoint, file, length, timeout, moved))
+        return (yield from _send_in_mover(endpoint, file, body.start, length, timeout, moved, hear))
+    return (yield from _send_blocks(endpoint, file, length, timeout, moved, hear))
 
 
 def _send_in_mover(
-    endpoint: Endpoint, file: IO[bytes], start: int, length: int, timeout: float, moved: Moved
+    endpoint: Endpoint, file: IO[bytes], start: int, length: int, timeout: float, moved: Moved, hear: Hear
 ) -> Any:
     yield Hop(False, endpoint)
     try:
-        whole = yield from send_file(file, start, length, endpoint, timeout, moved)
+        whole = yield from send_file(file, start, length, endpoint, timeout, moved, hear)
     except UpstreamGone:
         whole = False
     yield Hop(True, endpoint)
     return whole
 
 
-def _send_blocks(endpoint: Endpoint, file: IO[bytes], length: int, timeout: float, moved: Moved) -> Any:
+def _send_blocks(endpoint: Endpoint, file: IO[bytes], length: int, timeout: float, moved: Moved, hear: Hear) -> Any:
     left = length
     while left:
         data = _read(file, min(left, _READ_SIZE))
-        if not (yield from _send(endpoint, data, timeout)):
+        if not (yield from _send(endpoint, data, timeout, hear)):
             return False
         left -= len(data)
         moved(len(data))
@@ -115,15 +116,27 @@ def _is_real_file(file: IO[bytes]) -> bool:
         return False
 
 
-def _send_chunks(endpoint: Endpoint, head: bytes, chunks: Any, timeout: float, moved: Moved) -> Any:
+def _send_chunks(endpoint: Endpoint, head: bytes, chunks: Any, timeout: float, moved: Moved, hear: Hear) -> Any:
     """Steps: an iterable of the application's, chunked; it runs in a pool thread."""
-    if not (yield from _send(endpoint, head, timeout)):
+    if not (yield from _send(endpoint, head, timeout, hear)):
         return False
     while (chunk := (yield Call(_next, chunks))) is not None:
-        if chunk and not (yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout)):
+        if _speaks(endpoint) and (yield from hear()):
+            return False  # seen here as well: an upstream that reads on may have refused a body without an end
+        if chunk and not (yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout, hear)):
             return False
         moved(len(chunk))
-    return (yield from _send(endpoint, b"0\r\n\r\n", timeout))
+    return (yield from _send(endpoint, b"0\r\n\r\n", timeout, hear))
+
+
+def _speaks(endpoint: Endpoint) -> bool:
+    try:
+        endpoint.sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _next(chunks: Any) -> bytes | None:

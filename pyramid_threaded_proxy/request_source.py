@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from pyramid_threaded_proxy import detach
@@ -105,7 +105,36 @@ def given_body(value: Any) -> Body | None:
         raise TypeError(f"a body is bytes, a file, an iterable of bytes or the request, not {type(value).__name__}")
     if hasattr(value, "read"):
         return _file_body(value)
-    return Body(chunks=iter(value))
+    if not isinstance(value, Iterable):
+        raise TypeError(f"a body is bytes, a file, an iterable of bytes or the request, not {type(value).__name__}")
+    return Body(chunks=_Chunks(value))
+
+
+class _Chunks:
+    """An iterable of the application's, as an iterator. Closed once, at the latest when nobody refers to it."""
+
+    def __init__(self, value: Iterable[bytes]) -> None:
+        self._open: list[Any] = [value]
+        self._chunks = iter(value)
+        if self._chunks is not value:
+            self._open.insert(0, self._chunks)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        while self._open:
+            close = getattr(self._open.pop(0), "close", None)
+            try:
+                if close is not None:
+                    close()
+            except Exception:  # whatever is given back behind it must be given back all the same
+                log.exception("closing the body that a view gave raised")
+
+    __del__ = close
 
 
 def _file_body(file: Any) -> Body:

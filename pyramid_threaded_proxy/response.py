@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -15,10 +16,13 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.events import ExchangeStarted
-from pyramid_threaded_proxy.exceptions import ProxyResponseError, TooManyExchanges
+from pyramid_threaded_proxy.exceptions import ProxyResponseError, TooManyExchanges, ValueRefused
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.head import check_field
 from pyramid_threaded_proxy.route import Fetch
+
+log = logging.getLogger(__name__)
 
 #: Where the environ refers to the place that its request was given.
 PLACE = "pyramid_threaded_proxy.place"
@@ -53,7 +57,7 @@ class ProxyResponse(Response):
 
     body = text = json = json_body = ubody = unicode_body = body_file = property(_no_body, _no_body, _no_body)
     app_iter = property(_no_body, _no_body, _no_body)
-    copy = encode_content = decode_content = md5_etag = _no_body
+    copy = write = encode_content = decode_content = md5_etag = _no_body
     status = property(lambda self: self._status, _fixed_status)
     status_code = status_int = property(lambda self: 200, _fixed_status)
 
@@ -89,6 +93,9 @@ class ProxyResponse(Response):
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         fetch = self._pending()
+        fields = [field for field in self.headerlist if field[0].lower() not in _SERVERS_OWN]
+        for name, value in fields:
+            check_field(name, value)
         if fetch.place is None:
             try:
                 self.admit(environ)
@@ -96,7 +103,6 @@ class ProxyResponse(Response):
                 return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
         self._fetch = None
         environ.pop(PLACE, None)  # it is this exchange's: middleware may call the application again
-        fields = [field for field in self.headerlist if field[0].lower() not in _SERVERS_OWN]
         channel = detach.channel_of(environ)
         if channel is None:
             fetch.application_fields = fields
@@ -108,6 +114,16 @@ class ProxyResponse(Response):
 
 
 _SERVERS_OWN = HOP_BY_HOP | FRAMING
+
+
+def _can_be_sent(field: tuple[str, str]) -> bool:
+    """Whether a field that middleware added can be written; it is too late to raise anything."""
+    try:
+        check_field(*field)
+    except ValueRefused as error:
+        log.error("a field on the answer is left out: %s", error)
+        return False
+    return True
 
 
 def unavailable(error: TooManyExchanges) -> HTTPServiceUnavailable:
@@ -126,7 +142,7 @@ class _Handover:
         self.status = detach.DetachStatus("200 OK")
 
     def take(self, channel: detach.DetachedConnection, fields: Fields) -> None:
-        self._fetch.application_fields = fields
+        self._fetch.application_fields = [field for field in fields if _can_be_sent(field)]
         self._engine.relay(self._fetch, channel)
 
     def abandon(self) -> None:

@@ -235,6 +235,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self._pid = 0
         self._loops: list[Loop] = []
+        self._parents: list[Loop] = []
         self._turn = itertools.count()
         self.pool = Pool(threads, "pproxy-pool")
 
@@ -262,6 +263,8 @@ class Scheduler:
     def _start_threads(self) -> None:
         with self._lock:
             if self._pid != os.getpid():
+                # Kept: the parent's exchanges, collected here, would let go of sockets that are not the child's.
+                self._parents = self._loops
                 self.pool = Pool(self._pool_size, "pproxy-pool")
                 self._loops = [self._new_loop(number) for number in range(1 + MOVERS)]
                 self._pid = os.getpid()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyramid_threaded_proxy.client import Output, StreamClient
-from pyramid_threaded_proxy.exceptions import ExchangeFailed, PermissionWithdrawn, RelayFailed
+from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, PermissionWithdrawn, RelayFailed
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.recheck import Check, allows
 from pyramid_threaded_proxy.tasks import Ready, Steps, Wait
@@ -31,11 +31,13 @@ class StreamedAnswer:
         self._recheck = recheck
         self._asked = time.monotonic()
         self._interruption: ExchangeFailed | None = None  # set by any thread
-        self._next: bytes | None = None
+        self._told = False  # the exchange was told to end: what it still says is not to be cut
+        self._first: bytes | None = None
+        self._ended = False
 
     def start(self, start_response: Callable[[str, Fields], Any]) -> StreamedAnswer:
         """Run until the head is known, and tell the server."""
-        self._next = self._advance()
+        self._first = self._advance()
         if self._client.head is None:
             raise self._exchange.error or RelayFailed("the exchange ended without an answer")
         status, fields = self._client.head
@@ -46,22 +48,23 @@ class StreamedAnswer:
         return self
 
     def __next__(self) -> bytes:
-        if self._next is None:
+        data, self._first = self._first, None
+        if data is None and not self._ended:
+            data = self._advance(self._interrupted())
+        if data is None:
             if self._client.broken:
                 raise self._exchange.error or RelayFailed("the answer broke off")
             raise StopIteration
-        data, self._next = self._next, None
-        self._next = self._advance()
         return data
 
-    def _advance(self) -> bytes | None:
-        """Run the exchange until it has bytes for the server; None at its end."""
+    def _advance(self, error: BaseException | None = None) -> bytes | None:
+        """Run the exchange until it has bytes for the server; None at its end. `error` is raised in it first."""
         value: Any = None
-        error: BaseException | None = None
         while True:
             try:
                 wait = self._steps.send(value) if error is None else self._steps.throw(error)
             except StopIteration:
+                self._ended = True
                 return None
             value = error = None
             if isinstance(wait, Output):
@@ -77,7 +80,9 @@ class StreamedAnswer:
             return wait.block()
         deadline = time.monotonic() + wait.timeout
         while True:
-            self._raise_interruption()
+            interruption = self._interrupted()
+            if interruption is not None:
+                raise interruption
             left = deadline - time.monotonic()
             found = wait.block_for(min(SLICE, max(0.0, left)))
             if found is not None:
@@ -85,18 +90,22 @@ class StreamedAnswer:
             if left <= SLICE:
                 raise wait.timed_out()
 
-    def _raise_interruption(self) -> None:
+    def _interrupted(self) -> ExchangeFailed | None:
+        """Why the exchange is to end now, if it is. Says so once."""
+        if self._told:
+            return None
         if self._recheck is not None and time.monotonic() - self._asked >= self._recheck[0]:
             self._asked = time.monotonic()
             if not allows(self._recheck[1], self._exchange):
-                raise PermissionWithdrawn("the permission was asked for again, and the answer was no")
-        if self._interruption is not None:
-            raise self._interruption
+                self.cancel(PermissionWithdrawn("the permission was asked for again, and the answer was no"))
+        self._told = self._interruption is not None
+        return self._interruption
 
     def cancel(self, error: ExchangeFailed) -> None:
         """End the exchange with `error`, within a second. Any thread."""
         self._interruption = error
 
     def close(self) -> None:
-        """The server wants no more (PEP 3333)."""
-        self._steps.close()
+        """The server wants no more (PEP 3333): its client is gone, unless the answer has ended."""
+        while not self._ended:
+            self._advance(ClientGone("the server wanted no more of the answer"))

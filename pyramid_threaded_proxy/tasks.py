@@ -214,6 +214,7 @@ class Task:
     """One exchange under way. Touched by the thread of its `loop` alone; any thread may call `cancel`."""
 
     __slots__ = (
+        "cancelled",
         "client",
         "deadline",
         "done",
@@ -245,6 +246,7 @@ class Task:
         self.next_look = FOREVER
         self.interruption: ExchangeFailed | None = None
         self.lasting = False
+        self.cancelled = False
         self.done = False
 
     def start(self) -> None:
@@ -343,13 +345,14 @@ class Task:
         self.loop.post(function, *arguments)
 
     def cancel(self, error: ExchangeFailed) -> None:
-        """End the task with `error`, soon. Any thread."""
+        """End the task with `error`, soon. Any thread. A second time is no news: what it still says is not cut."""
         self.post(self._cancel_here, error)
 
     def _cancel_here(self, error: ExchangeFailed) -> None:
         if self.loop.thread is not threading.current_thread():
             self.cancel(error)  # it hopped meanwhile: after it
-        else:
+        elif not self.cancelled:
+            self.cancelled = True
             self.interrupt(error)
 
     def interrupt(self, error: ExchangeFailed) -> None:

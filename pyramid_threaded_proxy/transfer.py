@@ -37,6 +37,8 @@ PATIENCE = 0.1
 SMALL_READ = 16 * 1024
 
 Moved = Callable[[int], None]
+#: Steps: take what the upstream says while it is sent to; whether that was its last word, which 1xx are not.
+Hear = Callable[[], Any]
 
 
 class Pipe:
@@ -68,10 +70,14 @@ class Pipes:
     """Pipes for reuse. Any thread; a pipe is never reused after an error, when it may hold another's bytes."""
 
     def __init__(self) -> None:
-        self._kept: deque[Pipe] = deque(maxlen=None)
+        self._kept: deque[Pipe] = deque()
+        self._pid = os.getpid()
 
     def take(self) -> Pipe | None:
         """An empty pipe; None where pipes or splice can't be had."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.close()  # a fork shares them: parent and child would mix their bytes
         try:
             return self._kept.pop()
         except IndexError:
@@ -195,7 +201,9 @@ def _set_low_water(endpoint: Endpoint, count: int) -> int:
     return count
 
 
-def send_file(source: IO[bytes], start: int, length: int, target: Endpoint, timeout: float, moved: Moved) -> Any:
+def send_file(
+    source: IO[bytes], start: int, length: int, target: Endpoint, timeout: float, moved: Moved, hear: Hear
+) -> Any:
     """Steps: send `length` bytes of a real file to the upstream; returns False when that answers before the end."""
     offset, end = start, start + length
     descriptor = source.fileno()
@@ -204,7 +212,7 @@ def send_file(source: IO[bytes], start: int, length: int, target: Endpoint, time
             sent = os.sendfile(target.fd, descriptor, offset, min(end - offset, PIPE_SIZE))
         except BlockingIOError:
             _, events = yield Ready(target, READ | WRITE, timeout, SendTimedOut)
-            if events & READ:
+            if events & READ and (yield from hear()):
                 return False
         except OSError as error:
             raise upstream_gone(error) from None

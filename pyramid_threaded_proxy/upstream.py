@@ -6,6 +6,7 @@ exceptions that tell them apart. What goes over the connection afterwards is our
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import deque
@@ -145,11 +146,20 @@ class OriginPool(Owner):
                 self._idle.remove(connection)
                 connection.close()
                 return
+        # Taken already, by an exchange that waits for something else first.
+        endpoint.wanted = 0
+        if endpoint.loop is not None:
+            endpoint.loop.disarm(endpoint, events)
 
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
+
+    def leave(self) -> None:
+        """Let go of a parent process's idle connections: without a word to its poller, which a fork shares."""
+        while self._idle:
+            self._idle.pop().sock.close()
 
 
 def _reason(error: Exception) -> str:
@@ -168,15 +178,27 @@ class Upstreams:
     def __init__(self, home: Callable[[], Loop]) -> None:
         self._home = home
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._pools: dict[tuple[Origin, bool], OriginPool] = {}
 
     def pool(self, origin: Origin, watched: bool) -> OriginPool:
         """The pool for `origin`; `watched` for exchanges that run in a loop."""
+        if self._pid != os.getpid():
+            self._leave_parents()
         pool = self._pools.get((origin, watched))
         if pool is None:
             with self._lock:
                 pool = self._pools.setdefault((origin, watched), OriginPool(origin, self._home if watched else None))
         return pool
+
+    def _leave_parents(self) -> None:
+        """A forked child never uses its parent's connections: each would get what the other asked for."""
+        with self._lock:
+            if self._pid != os.getpid():
+                pools, self._pools = self._pools, {}
+                self._pid = os.getpid()
+                for pool in pools.values():
+                    pool.leave()
 
     def pools(self) -> Iterable[OriginPool]:
         """All pools that there are."""

@@ -30,7 +30,7 @@ class Root:
 
 
 class Reports:
-    """A route's own context: bob may view; below a traversal child nobody else than carol."""
+    """A route's own context: bob may view."""
 
     __acl__ = ((Allow, "bob", "view"),)
 
@@ -39,7 +39,7 @@ class Reports:
 
 
 class Documents:
-    """A tree of documents for a route with ``traverse``-like lookup in its factory."""
+    """The documents of whoever the URL names."""
 
     def __init__(self, request: Any) -> None:
         self.__acl__ = [(Allow, request.matchdict["owner"], "view")]
@@ -155,11 +155,15 @@ def test_authorization_goes_before_the_method(site: MakeSite) -> None:
 # CSRF
 
 
-def with_csrf(config: Configurator) -> None:
+def with_tokens(config: Configurator) -> None:
     config.set_session_factory(SignedCookieSessionFactory("secret"))
-    config.set_default_csrf_options(require_csrf=True, header="X-My-Token")
     config.add_route("token", "/token")
     config.add_view(lambda request: Response(request.session.get_csrf_token()), route_name="token")
+
+
+def with_csrf(config: Configurator) -> None:
+    with_tokens(config)
+    config.set_default_csrf_options(require_csrf=True, header="X-My-Token")
 
 
 def with_token(site: Site) -> dict[str, str]:
@@ -189,12 +193,7 @@ def test_csrf_is_not_checked_where_a_route_says_so(origin: MakeOrigin, site: Mak
 def test_csrf_is_checked_where_a_route_says_so(origin: MakeOrigin, site: MakeSite) -> None:
     """`require_csrf` true asks for the token in an application that has no default, in Pyramid's own field."""
 
-    def configure(config: Configurator) -> None:
-        with_csrf(config)
-        config.commit()
-        config.set_default_csrf_options(require_csrf=False)
-
-    made = site(route("r", origin(echo).url, require_csrf="true"), configure=configure)
+    made = site(route("r", origin(echo).url, require_csrf="true"), configure=with_tokens)
     assert made.get("/r/x", method="POST", body=b"a").status == 400
     fields = with_token(made)
     request = received(made.get("/r/x", {"Cookie": fields["Cookie"], "X-CSRF-Token": fields["X-My-Token"]}, "POST"))
@@ -313,9 +312,10 @@ def test_finished_callbacks_run_before_the_upstream_is_asked(origin: MakeOrigin,
     def new_request(event: Any) -> None:
         event.request.add_finished_callback(lambda request: asked.append(upstream.accepted))
 
-    made = site(
-        route("r", upstream.url), configure=lambda config: config.add_subscriber(new_request, "pyramid.events.NewRequest")
-    )
+    def configure(config: Configurator) -> None:
+        config.add_subscriber(new_request, "pyramid.events.NewRequest")
+
+    made = site(route("r", upstream.url), configure=configure)
     assert made.get("/r/x").status == 200
     assert asked == [0]
 

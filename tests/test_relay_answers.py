@@ -137,7 +137,8 @@ def test_a_spliced_body_is_not_held_back_either(origin: MakeOrigin, site: MakeSi
 
 def test_an_upstream_may_write_byte_by_byte(origin: MakeOrigin, site: MakeSite) -> None:
     """However the upstream's bytes are cut, head, chunk lines and trailers are read the same."""
-    answer = b"HTTP/1.1 200 OK\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(content(300), 20)[:-2] + b"T: 1\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = head + chunks(content(300), 20)[:-2] + b"T: 1\r\n\r\n"
 
     def script(wire: OriginWire) -> None:
         wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -69,7 +69,7 @@ FAULTS = {
     "length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "bytes behind its length": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy",
-    "bytes behind its last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    "bytes behind its last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200",
     "chunk size that is none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
     "head too long": b"HTTP/1.1 200 OK\r\nA: " + b"x" * 70_000,
 }
@@ -252,7 +252,7 @@ def test_a_body_that_stops_is_broken_off(
     assert access_lines(caplog)[0].endswith(" read-timeout")
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: %d\r\n\r\n", "Connection: close\r\n\r\n"], ids=["spliced", "copied"])
+@pytest.mark.parametrize("framing", ["Content-Length: %d\r\n\r\n", "X: y\r\n\r\n"], ids=["spliced", "copied"])
 def test_a_client_that_does_not_read_is_reset(
     origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture, framing: str
 ) -> None:

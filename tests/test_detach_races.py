@@ -1,0 +1,411 @@
+"""Races around detach and give back, each one forced: clients that leave, locks, waitress's tables, its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryFile
+from typing import Any
+
+import pytest
+from detaching import (
+    Gate,
+    MakeOrigin,
+    MakeSite,
+    Silent,
+    big_view,
+    body,
+    connections,
+    get,
+    own_view,
+    post,
+    servers,
+    slow_client,
+)
+from pyramid.config import Configurator
+from support import PATIENCE, OriginWire, Site, Wire, echo, route, wait_until
+from waitress import wasyncore
+
+from pyramid_threaded_proxy import detach, poller, tasks
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def access_log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The last word of each line of the access log."""
+    name = "pyramid_threaded_proxy.access"
+    caplog.set_level(logging.INFO, name)
+    return lambda: [record.getMessage().split()[-1] for record in caplog.records if record.name == name]
+
+
+@contextmanager
+def strangers() -> Iterator[list[int]]:
+    """Files that take the descriptor numbers which are free; in the end nobody may have written to them."""
+    with ExitStack() as stack:
+        numbers = [stack.enter_context(TemporaryFile()).fileno() for _ in range(50)]
+        yield numbers
+        assert all(os.fstat(number).st_size == 0 for number in numbers)
+
+
+# Clients that go away
+
+
+@pytest.mark.parametrize("way", ["close", "half_close", "reset"])
+@pytest.mark.parametrize("lookahead", [0, 1, 5])
+def test_a_client_leaves_while_its_upstream_is_silent(
+    origin: MakeOrigin,
+    site: MakeSite,
+    sockets: int,
+    lookahead: int,
+    way: str,
+    access_log: Callable[[], list[str]],
+) -> None:
+    """Within a second the upstream is let go, the place free, the channel closed, and the log says so."""
+    silent = Silent()
+    app = site(route("r", origin(silent).url), sockets=sockets, channel_request_lookahead=lookahead)
+    client = app.client()
+    client.send(get("/r/x"))
+    assert silent.asked.acquire(timeout=PATIENCE)
+    getattr(client, way)()
+    assert silent.let_go.acquire(timeout=1)
+    wait_until(lambda: not app.engine.admission.in_flight and not connections(app), "the end", timeout=1)
+    wait_until(access_log, "the log line")
+    assert access_log() == ["client-gone"]
+    client.close()
+
+
+@pytest.mark.parametrize("lookahead", [1, 5])
+def test_a_client_leaves_with_requests_waiting(
+    origin: MakeOrigin, site: MakeSite, sockets: int, lookahead: int
+) -> None:
+    """Requests that were parsed ahead of the client's end are dropped with it, and never go upstream."""
+    silent = Silent()
+    upstream = origin(silent)
+    app = site(route("r", upstream.url), sockets=sockets, channel_request_lookahead=lookahead)
+    client = app.client()
+    client.send(get("/r/1") + get("/r/2") + get("/r/3"))
+    assert silent.asked.acquire(timeout=PATIENCE)
+    client.close()
+    assert silent.let_go.acquire(timeout=1)
+    wait_until(lambda: not app.engine.admission.in_flight and not connections(app), "the end", timeout=1)
+    assert upstream.accepted == 1
+
+
+def test_a_client_leaves_before_the_detach(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """When waitress has closed the connection by the time of the detach, nothing is sent and all is given back."""
+    upstream = origin(echo)
+    running, channels = threading.Event(), []
+
+    def waiting_tween(handler: Any, registry: Any) -> Any:
+        def tween(request: Any) -> Any:
+            response = handler(request)
+            channels.append(request.environ["waitress.client_disconnected"].__self__)
+            running.set()
+            wait_until(request.environ["waitress.client_disconnected"], "the client's end")
+            return response
+
+        return tween
+
+    app = site(
+        route("r", upstream.url), configure=adds_tween(waiting_tween), sockets=sockets, channel_request_lookahead=1
+    )
+    client = app.client()
+    client.send(post("/r/x", b"body"))
+    assert running.wait(PATIENCE)
+    stream = channels[0].requests[0].get_body_stream()
+    client.close()
+    wait_until(lambda: stream.closed, "the end of the request")
+    assert app.engine.admission.in_flight == 0
+    assert channels[0].requests == []
+    assert upstream.accepted == 0
+
+
+def adds_tween(factory: Callable[[Any, Any], Any]) -> Callable[[Configurator], None]:
+    """Configures a tween that is a function of the test's own."""
+
+    def configure(config: Configurator) -> None:
+        config.registry["tween"] = factory
+        config.add_tween("test_detach_races.registered_tween")
+
+    return configure
+
+
+def registered_tween(handler: Any, registry: Any) -> Any:
+    """Makes the tween that `adds_tween` was given."""
+    return registry["tween"](handler, registry)
+
+
+def test_a_client_resets_while_earlier_output_waits(
+    origin: MakeOrigin, site: MakeSite, sockets: int, access_log: Callable[[], list[str]]
+) -> None:
+    """A connection that breaks before its predecessor's answer was written ends at once, and asks nothing upstream."""
+    upstream = origin(echo)
+    app = site(route("r", upstream.url), configure=big_view, sockets=sockets)
+    client = slow_client(app)
+    client.send(get("/big") + get("/r/1"))
+    wait_until(lambda: app.engine.admission.in_flight == 1, "the detach")
+    wait_until(lambda: app.parked(poller.WRITE) == 1, "waiting for the client")
+    client.reset()
+    wait_until(lambda: not app.engine.admission.in_flight and not connections(app), "the end", timeout=1)
+    wait_until(access_log, "the log line")
+    assert access_log() == ["client-gone"]
+    assert upstream.accepted == 0
+
+
+# Waitress closes while a worker detaches
+
+
+@pytest.mark.parametrize("method", ["handle_close", "close"])
+def test_waitress_closes_while_a_worker_detaches(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close that waits for the lock while the channel is detached closes nothing: the relay has the socket now.
+
+    The worker holds the lock, the main thread enters its close and waits, the worker detaches, and lets go.
+    """
+    app = site(route("r", origin(gate).url), sockets=sockets)
+    entered, closed, channels = threading.Event(), threading.Event(), []
+    original, detaching = getattr(detach.DetachableChannel, method), detach.DetachableChannel._detach
+
+    def closing(self: Any) -> None:
+        entered.set()
+        original(self)
+
+    def close_on_main_thread() -> None:
+        getattr(channels[0], method)()
+        closed.set()
+
+    def detaching_late(self: Any, *arguments: Any) -> None:
+        channels.append(self)
+        with self.outbuf_lock:
+            self.server.trigger.pull_trigger(close_on_main_thread)
+            assert entered.wait(PATIENCE)
+            detaching(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detach.DetachableChannel, method, closing)
+        patch.setattr(detach.DetachableChannel, "_detach", detaching_late)
+        client = app.client()
+        client.send(get("/r/x"))
+        gate.wait_asked()
+        assert closed.wait(PATIENCE)
+    (channel,) = channels
+    assert channel.connected
+    assert channel.socket.fileno() == channel._fileno
+    gate.opened.set()
+    assert body(client) == b"/x"
+    assert client.rest() == b""
+    wait_until(lambda: not connections(app), "the end of the connection")
+    client.close()
+
+
+def test_a_descriptor_is_not_reused_under_the_relay(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
+) -> None:
+    """What waitress would close during an exchange stays open until its end, so that its number is nobody else's."""
+    app = site(route("r", origin(gate).url), sockets=sockets)
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    (channel,) = connections(app)
+    fd = channel.socket.fileno()
+    app.on_main_thread(channel.handle_close)
+    app.on_main_thread(channel.handle_error)
+    with strangers() as numbers:
+        assert fd not in numbers
+        gate.opened.set()
+        assert body(client) == b"/x"
+        assert client.rest() == b""
+    client.close()
+
+
+def test_events_of_the_same_turn_are_left_alone(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
+) -> None:
+    """What waitress's loop had seen ready in the turn of the detach is neither read nor written by it."""
+    app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets, channel_request_lookahead=1)
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    (channel,) = connections(app)
+    client.send(get("/own"))
+    app.on_main_thread(channel.handle_read_event)
+    app.on_main_thread(channel.handle_write_event)
+    assert len(channel.requests) == 1
+    gate.opened.set()
+    assert body(client) == b"/x"
+    assert body(client) == b"own"
+    client.close()
+
+
+# Locks and tables
+
+
+def test_a_thunk_may_lock_what_another_thread_is_leaving(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that hands a thunk over holds no lock that a running thunk may want: neither waits for the other."""
+    monkeypatch.setattr(tasks, "LASTING", 0.3)
+    pulled, running, locked = threading.Event(), threading.Event(), []
+    pull = detach.DetachedConnection._on_main_thread
+
+    def pulling(self: Any, thunk: Any) -> None:
+        pulled.set()
+        pull(self, thunk)  # waits for the thunk that runs, which holds the trigger's lock
+
+    def thunk() -> None:
+        running.set()
+        assert pulled.wait(PATIENCE)
+        locked.append(channel.outbuf_lock.acquire(timeout=PATIENCE))
+        channel.outbuf_lock.release()
+
+    monkeypatch.setattr(detach.DetachedConnection, "_on_main_thread", pulling)
+    app = site(route("r", origin(gate).url), sockets=sockets)
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    (channel,) = connections(app)
+    channel.server.trigger.pull_trigger(thunk)
+    assert running.wait(PATIENCE)
+    wait_until(lambda: locked, "the lock")
+    assert locked == [True]
+    gate.opened.set()
+    assert body(client) == b"/x"
+    client.close()
+
+
+class PausedTable(dict[int, Any]):
+    """A table whose walk stops at the first entry until it may go on."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.walking, self.go_on = threading.Event(), threading.Event()
+
+    def values(self) -> Iterator[Any]:  # type: ignore[override]
+        for value in super().values():
+            self.walking.set()
+            assert self.go_on.wait(PATIENCE)
+            yield value
+
+
+def test_maintenance_while_channels_come_and_go(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
+) -> None:
+    """Channels that are given back while waitress walks its table wait with coming back until the walk is over."""
+    app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets)
+    idle = app.client()
+    idle.send(get("/own"))
+    assert body(idle) == b"own"
+    clients = [app.client() for _ in range(6)]
+    for client in clients:
+        client.send(get("/r/x"))
+    gate.wait_asked(6)
+    wait_until(lambda: len(app.channels) == 1, "leaving the tables", timeout=2)
+    (server,) = [server for server in servers(app) if server.active_channels]
+    server.active_channels = table = PausedTable(server.active_channels)
+    server.next_channel_cleanup = 0
+    server.pull_trigger()
+    assert table.walking.wait(PATIENCE)
+    gate.opened.set()
+    for client in clients:
+        assert body(client) == b"/x"
+    assert len(app.channels) == 1
+    table.go_on.set()
+    wait_until(lambda: len(app.channels) == 7, "coming back")
+    for client in [idle, *clients]:
+        client.send(get("/own"))
+        assert body(client) == b"own"
+        client.close()
+
+
+# Waitress ends
+
+
+class Interrupt:
+    """What Ctrl-C is to waitress's loop. Stands in its map."""
+
+    def readable(self) -> bool:
+        raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """It is closed with all others."""
+
+
+class InterruptedSite(Site):
+    """A site whose waitress can be stopped as Ctrl-C stops it."""
+
+    def interrupt(self) -> None:
+        self.on_main_thread(lambda: self.map.__setitem__(-1, Interrupt()))
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            return super().close()
+        wait_until(lambda: self.engine.admission.in_flight == 0, "the end of all exchanges")
+        self.engine.close()
+        wasyncore.close_all(self.map, ignore_all=True)
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["in-the-tables", "out-of-the-tables"])
+@pytest.mark.parametrize("whole", [False, True], ids=["broken", "whole"])
+def test_waitress_ends_under_a_relay(
+    origin: MakeOrigin, stack: ExitStack, lasting: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C with two sockets, the exchange in flight ends as its upstream says, and its connection is closed.
+
+    Whatever opens the descriptor numbers that waitress has let go of is not written to.
+    """
+    if not lasting:
+        monkeypatch.setattr(tasks, "LASTING", 60)
+    gate = Gate()
+
+    def script(wire: OriginWire) -> None:
+        assert wire.request() is not None
+        gate.asked.release()
+        assert gate.opened.wait(PATIENCE)
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + (b"whole" if whole else b"br"))
+
+    app = stack.enter_context(InterruptedSite(route("r", origin(script).url), own_view, sockets=2))
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    if lasting:
+        wait_until(lambda: not app.channels, "leaving the tables", timeout=2)
+    app.interrupt()
+    assert app.map == {}
+    with strangers():
+        gate.opened.set()
+        check_end(client, whole)
+        app.close()
+    client.close()
+
+
+def check_end(client: Wire, whole: bool) -> None:
+    """The answer came whole, or its connection was reset; it is closed in either case."""
+    try:
+        received = client.rest()
+    except ConnectionResetError:
+        assert not whole
+    else:
+        assert whole
+        assert received.endswith(b"whole")
+
+
+def test_one_socket_ends_under_a_relay(origin: MakeOrigin, stack: ExitStack, gate: Gate) -> None:
+    """After Ctrl-C with one socket, the exchange in flight ends whole."""
+    app = stack.enter_context(InterruptedSite(route("r", origin(gate).url)))
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    app.interrupt()
+    gate.opened.set()
+    assert body(client) == b"/x"
+    client.close()

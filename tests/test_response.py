@@ -1,0 +1,175 @@
+"""`ProxyResponse`: what to fetch, not the fetched thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+from support import Origin, Script, Site, answering, echo
+
+from pyramid_threaded_proxy import ProxyResponse, ProxyResponseError
+
+MakeOrigin = Callable[[Script], Origin]
+MakeSite = Callable[..., Site]
+NOWHERE = "http://127.0.0.1:9"
+
+
+def with_view(view: Callable[[Request], Any]) -> Callable[[Configurator], None]:
+    def configure(config: Configurator) -> None:
+        config.add_route("own", "/own")
+        config.add_view(view, route_name="own")
+
+    return configure
+
+
+@pytest.fixture
+def fetched(site: MakeSite) -> ProxyResponse:
+    """What `request.proxy_fetch` returned; nothing is sent by that."""
+    found: list[ProxyResponse] = []
+
+    def view(request: Request) -> Response:
+        found.append(request.proxy_fetch(NOWHERE + "/x"))
+        return Response("kept")
+
+    assert site(configure=with_view(view)).get("/own").body == b"kept"
+    return found[0]
+
+
+def test_it_is_an_empty_200(fetched: ProxyResponse) -> None:
+    """It is a Pyramid response without fields that reads as 200, and tells in a log line what it will fetch."""
+    assert isinstance(fetched, Response)
+    assert fetched.headerlist == []
+    assert (fetched.status, fetched.status_int, fetched.status_code) == ("200 OK", 200, 200)
+    assert repr(fetched) == f"<ProxyResponse <Exchange proxy_fetch GET {NOWHERE} status=None>>"
+
+
+BODY = ["body", "text", "json", "json_body", "ubody", "unicode_body", "body_file", "app_iter"]
+
+
+@pytest.mark.parametrize("name", BODY)
+def test_it_has_no_body(name: str, fetched: ProxyResponse) -> None:
+    """Reading, setting or deleting its body, in whatever form, raises an error that says what to do instead."""
+    for access in (
+        lambda: getattr(fetched, name),
+        lambda: setattr(fetched, name, b"x"),
+        lambda: delattr(fetched, name),
+    ):
+        with pytest.raises(ProxyResponseError, match=r"has no body yet.*`response` or `headers` hook"):
+            access()
+
+
+@pytest.mark.parametrize("name", ["copy", "encode_content", "decode_content", "md5_etag"])
+def test_nothing_can_be_made_of_its_body(name: str, fetched: ProxyResponse) -> None:
+    """What WebOb makes of a body raises the same error."""
+    with pytest.raises(ProxyResponseError, match="has no body yet"):
+        getattr(fetched, name)()
+
+
+def test_nothing_can_be_written_to_it(fetched: ProxyResponse) -> None:
+    """`write` is setting the body."""
+    with pytest.raises(ProxyResponseError, match="has no body yet"):
+        fetched.write(b"x")
+
+
+@pytest.mark.parametrize(("name", "value"), [("status", "404 Not Found"), ("status_int", 404), ("status_code", 404)])
+def test_its_status_is_not_known(name: str, value: Any, fetched: ProxyResponse) -> None:
+    """Setting its status raises an error that says what to do instead."""
+    with pytest.raises(ProxyResponseError, match=r"has no status yet.*`headers` hook"):
+        setattr(fetched, name, value)
+    assert fetched.status_int == 200
+
+
+def test_a_view_that_reads_it(origin: MakeOrigin, site: MakeSite) -> None:
+    """A view that reads the body fails with that error, which its exception view can show; nothing is sent."""
+    upstream = origin(echo)
+
+    def configure(config: Configurator) -> None:
+        with_view(lambda request: Response(request.proxy_fetch(upstream.url).body))(config)
+        config.add_exception_view(lambda error, request: Response(str(error)), context=ProxyResponseError)
+
+    assert site(configure=configure).get("/own").body.startswith(b"a ProxyResponse has no body yet")
+    assert upstream.accepted == 0
+
+
+def test_what_is_set_on_it(origin: MakeOrigin, site: MakeSite) -> None:
+    """Fields and cookies set on it are on the client's answer; framing and hop-by-hop fields are ignored."""
+    upstream = origin(answering(b"HTTP/1.1 201 Made\r\nContent-Type: a/b\r\nETag: x\r\nContent-Length: 2\r\n\r\nhi"))
+
+    def view(request: Request) -> Response:
+        response = request.proxy_fetch(upstream.url)
+        response.set_cookie("mine", "1")
+        response.content_type = "text/csv"
+        response.content_length = 99
+        response.headers.update({"Transfer-Encoding": "chunked", "Connection": "X-A", "X-A": "1", "Upgrade": "h2c"})
+        response.cache_expires(10)
+        return response  # type: ignore[no-any-return]
+
+    answer = site(configure=with_view(view)).get("/own")
+    assert (answer.status, answer.reason, answer.body) == (201, "Made", b"hi")
+    assert answer.all("Content-Length") == ["2"]
+    assert (answer.one("Content-Type") or "").startswith("text/csv")
+    assert (answer.one("X-A"), answer.one("ETag"), answer.one("Upgrade")) == ("1", "x", None)
+    assert answer.one("Transfer-Encoding") is None
+    assert answer.one("Set-Cookie") == "mine=1; Path=/"
+    assert answer.one("Cache-Control") == "max-age=10"
+
+
+@pytest.mark.parametrize("value", ["a\rb", "a\nb", "a\0b"])
+def test_a_control_character_set_on_it(value: str, origin: MakeOrigin, site: MakeSite) -> None:
+    """A field with CR, LF or NUL never reaches the client: the answer is an error."""
+
+    def view(request: Request) -> Response:
+        response = request.proxy_fetch(origin(echo).url)
+        response.headerlist.append(("X-Bad", value))
+        return response  # type: ignore[no-any-return]
+
+    answer = site(configure=with_view(view)).get("/own")
+    assert answer.status == 500
+    assert answer.one("X-Bad") is None
+
+
+def test_a_control_character_of_middleware(
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A field with NUL that middleware added, which waitress lets through, is left out, and the log names it."""
+    upstream = origin(echo)
+
+    def adding(application: Any) -> Any:
+        def add(environ: dict[str, Any], start_response: Any) -> Any:
+            def start(status: str, fields: list[tuple[str, str]], *rest: Any) -> Any:
+                return start_response(status, [*fields, ("X-Bad", "a\0b"), ("X-Good", "c")], *rest)
+
+            return application(environ, start)
+
+        return add
+
+    made = site(configure=with_view(lambda request: request.proxy_fetch(upstream.url)), wrap=adding)
+    answer = made.get("/own")
+    assert (answer.status, answer.one("X-Bad"), answer.one("X-Good")) == (200, None, "c")
+    assert any("X-Bad" in record.getMessage() for record in caplog.records)
+
+
+def test_it_can_be_called_once(fetched: ProxyResponse) -> None:
+    """Calling it starts the exchange; a second call raises, and starts none."""
+    statuses: list[str] = []
+    iterable = fetched({"REQUEST_METHOD": "GET"}, lambda status, fields: statuses.append(status))
+    assert b"".join(iterable)
+    assert statuses == ["502 Bad Gateway"]
+    with pytest.raises(ProxyResponseError, match="can be called once"):
+        fetched({"REQUEST_METHOD": "GET"}, lambda status, fields: None)
+
+
+def test_a_head_request(origin: MakeOrigin, site: MakeSite) -> None:
+    """A HEAD request to a view that fetches with GET gets the head alone, and the connection goes on."""
+    upstream = origin(echo)
+    made = site(configure=with_view(lambda request: request.proxy_fetch(upstream.url)))
+    client = made.client()
+    client.send(b"HEAD /own HTTP/1.1\r\nHost: a\r\n\r\nGET /own HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    head, rest = client.until(b"\r\n\r\n"), client.rest()
+    client.close()
+    assert b"Content-Length: " in head
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")

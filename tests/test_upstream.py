@@ -1,0 +1,355 @@
+"""Connections to upstreams: made, kept, taken again, and dropped as soon as they are in doubt."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
+
+from pyramid_threaded_proxy import upstream as upstream_module
+from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
+from pyramid_threaded_proxy.origin import Origin as Address
+from pyramid_threaded_proxy.upstream import KEEPALIVE, Connection, OriginPool, Upstreams, split_url
+
+MakeOrigin = Callable[[Script], Origin]
+MakeSite = Callable[..., Site]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "target"),
+    [
+        ("http://a", "http://a:80", ""),
+        ("HTTP://a:81/b?c#d", "http://a:81", "/b?c#d"),
+        ("http://a?b", "http://a:80", "?b"),
+        ("http://[::1]:8/%zz", "http://[::1]:8", "/%zz"),
+    ],
+)
+def test_a_url_is_split_byte_for_byte(url: str, origin: str, target: str) -> None:
+    """The origin is normalised, the rest is left as it stands."""
+    split, rest = split_url(url)
+    assert (str(split), rest) == (origin, target)
+
+
+@pytest.mark.parametrize("url", ["a", "ftp://a", "http://", "http://u@a", "http://u:p@a/", "http://a:0", "http://a:x"])
+def test_a_url_that_can_not_be_an_upstream_is_refused(url: str) -> None:
+    """Other schemes, users and impossible ports are refused, and the message holds the URL."""
+    with pytest.raises(ValueRefused, match=r"'.*'"):
+        split_url(url)
+
+
+# Keeping
+
+
+def kept(site: Site) -> int:
+    """How many idle connections there are."""
+    return sum(len(pool._idle) for pool in site.engine.upstreams.pools())
+
+
+def twice(site: Site, method: str = "GET") -> list[int]:
+    """The statuses of two requests, one after the other was all over."""
+    return [site.get("/r/", method=method).status for _ in range(2)]
+
+
+WHOLE = {
+    "length": OK,
+    "no bytes": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    "trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n\r\n",
+    "big": b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + bytes(300_000),
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "304": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+    "interim": b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK,
+    "1.0 keep-alive": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+    "404": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", list(WHOLE))
+def test_a_connection_whose_message_ended_is_used_again(origin: MakeOrigin, site: MakeSite, answer: str) -> None:
+    """Where the framing says that the message is over, the next request goes over the same connection."""
+    upstream = origin(answering(WHOLE[answer], WHOLE[answer]))
+    twice(site(route("r", upstream.url)))
+    assert upstream.accepted == 1
+
+
+ENDING = {
+    "close": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    "close among others": b"HTTP/1.1 200 OK\r\nConnection: x, CLOSE\r\nContent-Length: 0\r\n\r\n",
+    "1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "rest behind it": OK + b"HTTP/1.1 200 OK\r\n",
+    "not ours": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", list(ENDING))
+def test_a_connection_in_doubt_is_not_used_again(origin: MakeOrigin, site: MakeSite, answer: str) -> None:
+    """Where the upstream means to close, or said more than it should, the next request gets a new connection."""
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(ENDING[answer])
+        wire.wait_closed()
+
+    upstream = origin(script)
+    twice(site(route("r", upstream.url)))
+    assert upstream.accepted == 2
+
+
+def test_a_body_that_ends_with_the_connection_ends_it(origin: MakeOrigin, site: MakeSite) -> None:
+    """Close-delimited answers leave nothing to be kept."""
+    upstream = origin(answering(b"HTTP/1.1 200 OK\r\n\r\nx"))
+    where = site(route("r", upstream.url))
+    assert twice(where) == [200, 200]
+    assert (upstream.accepted, kept(where)) == (2, 0)
+
+
+def test_no_more_than_so_many_are_kept(origin: MakeOrigin, site: MakeSite) -> None:
+    """After a crowd only `KEEPALIVE` connections stay open."""
+    gate = threading.Barrier(KEEPALIVE + 9)
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        gate.wait(10)
+        wire.send(OK)
+        wire.wait_closed()
+
+    upstream = origin(script)
+    where = site(route("r", upstream.url))
+    clients = [where.client() for _ in range(KEEPALIVE + 8)]
+    for client in clients:
+        client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    gate.wait(10)
+    for client in clients:
+        client.head()
+        client.close()
+    wait_until(lambda: sum(wire.sock.fileno() < 0 for wire in upstream.wires) == 8, "the rest to be closed")
+    assert kept(where) == KEEPALIVE
+
+
+def test_a_kept_connection_that_the_upstream_closes_is_dropped_at_once(origin: MakeOrigin, site: MakeSite) -> None:
+    """The loop hears of the end of an idle connection; no request has to find out."""
+    may_close = threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(OK)
+        may_close.wait(10)
+
+    where = site(route("r", origin(in_turn(script, echo)).url))
+    where.get("/r/")
+    wait_until(lambda: kept(where) == 1)
+    may_close.set()
+    wait_until(lambda: kept(where) == 0, "the connection to be dropped")
+    assert where.get("/r/", method="POST", body=b"x").status == 200
+
+
+def test_bytes_that_nobody_asked_for_drop_an_idle_connection(origin: MakeOrigin, site: MakeSite) -> None:
+    """What comes on an idle connection is never taken for the next answer."""
+    may_send = threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(OK)
+        may_send.wait(10)
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+        wire.wait_closed()
+
+    upstream = origin(in_turn(script, echo))
+    where = site(route("r", upstream.url))
+    where.get("/r/")
+    wait_until(lambda: kept(where) == 1)
+    may_send.set()
+    wait_until(lambda: kept(where) == 0, "the connection to be dropped")
+    assert where.get("/r/").body.startswith(b"GET /")
+
+
+# Stale connections
+
+
+def stale(wire: OriginWire) -> None:
+    """Answers once, and closes when the second request has come."""
+    wire.request()
+    wire.send(OK)
+    wire.until(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "accepted"), [("GET", 200, 2), ("PUT", 200, 2), ("POST", 502, 1), ("PATCH", 502, 1)]
+)
+def test_what_a_stale_connection_swallowed(
+    origin: MakeOrigin, site: MakeSite, method: str, status: int, accepted: int
+) -> None:
+    """An idempotent request goes out once more on a fresh connection; any other may have been done: 502."""
+    upstream = origin(in_turn(stale, echo))
+    where = site(route("r", upstream.url))
+    where.get("/r/")
+    assert where.get("/r/", method=method, body=b"body" if method != "GET" else None).status == status
+    assert upstream.accepted == accepted
+
+
+def test_a_body_from_a_file_is_sent_again_from_its_start(origin: MakeOrigin, site: MakeSite) -> None:
+    """The second try of a PUT sends the whole body."""
+    body, bodies = os.urandom(2 << 20), []
+
+    def first(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(OK)
+        wire.request()  # taken whole, and not answered
+
+    def second(wire: OriginWire) -> None:
+        request = wire.request()
+        assert request is not None
+        bodies.append(request.body)
+        wire.send(OK)
+
+    where = site(route("r", origin(in_turn(first, second)).url))
+    where.get("/r/")
+    assert where.get("/r/", method="PUT", body=body).body == b"ok"
+    assert bodies == [body]
+
+
+def test_nothing_is_repeated_once_a_byte_of_the_answer_came(origin: MakeOrigin, site: MakeSite) -> None:
+    """A kept connection that breaks in its head is 502 for every method: the request was read."""
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(OK)
+        wire.request()
+        wire.send(b"HTTP/1.1 200")
+
+    upstream = origin(in_turn(script, echo))
+    assert twice(site(route("r", upstream.url))) == [200, 502]
+    assert upstream.accepted == 1
+
+
+def test_a_fresh_connection_that_closes_is_not_tried_again(origin: MakeOrigin, site: MakeSite) -> None:
+    """Only a connection that was kept may have been stale."""
+    upstream = origin(answering(b""))
+    assert site(route("r", upstream.url)).get("/r/").status == 502
+    assert upstream.accepted == 1
+
+
+def test_an_early_answer_does_not_keep_the_loop_busy(
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that come on a kept connection while a slow body is read from the application are reported once."""
+    told, slow, seen = [], threading.Event(), threading.Event()
+    real = OriginPool.on_event
+
+    def on_event(self: OriginPool, endpoint: Any, events: int) -> None:
+        told.append(events)
+        real(self, endpoint, events)
+        seen.set()
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(OK)
+        wire.until(b"\r\n\r\n")
+        wire.send(OK)
+        wire.wait_closed()
+
+    def body() -> Iterator[bytes]:
+        assert slow.wait(10)
+        yield b"x"
+
+    upstream, other = origin(script), origin(echo)
+
+    def configure(config: Configurator) -> None:
+        config.add_route("f", "/f")
+        config.add_view(
+            lambda request: request.proxy_fetch(
+                upstream.url, method=request.method, body=body() if request.method == "POST" else None
+            ),
+            route_name="f",
+        )
+
+    monkeypatch.setattr(OriginPool, "on_event", on_event)
+    where = site(route("r", other.url), configure=configure)
+    where.get("/f")
+    client = where.client()
+    client.send(b"POST /f HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    assert seen.wait(10)
+    for _ in range(5):
+        where.get("/r/")
+    assert len(told) == 1
+    slow.set()
+    assert client.rest().endswith(b"ok")
+    client.close()
+
+
+# The pool by itself
+
+
+def test_connect_names_the_origin_and_the_reason() -> None:
+    """A refused connection's message holds what an operator needs, without urllib3's wrapping."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectFailed, match=rf"^http://127\.0\.0\.1:{port}: Connection refused$") as raised:
+        OriginPool(Address("http", "127.0.0.1", port), None).connect(1.0)
+    assert type(raised.value) is ConnectFailed
+
+
+def test_a_connect_time_out_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time-out is told from a refusal."""
+
+    def connect(self: Any) -> None:
+        raise upstream_module.ConnectTimeoutError(self, "timed out")
+
+    monkeypatch.setattr(upstream_module.HTTPConnection, "connect", connect)
+    with pytest.raises(ConnectTimedOut, match=r"not connected after 0\.2 s"):
+        OriginPool(Address("http", "a", 1), None).connect(0.2)
+
+
+def test_the_pool_hands_out_what_was_used_last(stack: ExitStack) -> None:
+    """The connection used last is the least likely to be stale; one that has bytes or is closed is never handed out."""
+    pool = OriginPool(Address("http", "a", 1), None)
+    pairs = [socket.socketpair() for _ in range(4)]
+    connections = [Connection(stack.enter_context(near), pool) for near, _ in pairs]
+    for connection in connections:
+        pool.give_back(connection)
+    for _, far in pairs:
+        stack.enter_context(far)
+    pairs[3][1].close()
+    pairs[2][1].send(b"x")
+    taken = [pool.take(), pool.take(), pool.take()]
+    assert taken == [connections[1], connections[0], None]
+    assert [near.fileno() < 0 for near, _ in pairs] == [False, False, True, True]
+
+
+def test_the_pools_of_loops_and_of_streams_are_apart() -> None:
+    """A connection that a loop watches is never used by an exchange that has no loop."""
+    upstreams = Upstreams(lambda: pytest.fail("nobody asked for a loop"))
+    address = Address("http", "a", 1)
+    assert upstreams.pool(address, True) is upstreams.pool(address, True)
+    assert upstreams.pool(address, True) is not upstreams.pool(address, False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_forked_child_leaves_its_parents_connections_alone(stack: ExitStack) -> None:
+    """After a fork both processes have the descriptors; only the parent goes on using the connection."""
+    upstreams, address = Upstreams(lambda: pytest.fail("nobody asked for a loop")), Address("http", "a", 1)
+    near, far = socket.socketpair()
+    stack.enter_context(far)
+    upstreams.pool(address, False).give_back(Connection(stack.enter_context(near), upstreams.pool(address, False)))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if upstreams.pool(address, False).take() is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    connection = upstreams.pool(address, False).take()
+    assert connection is not None
+    connection.sock.send(b"x")
+    assert far.recv(1) == b"x"
+    connection.close()
