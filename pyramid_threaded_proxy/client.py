@@ -13,12 +13,16 @@ from typing import Any, Protocol
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.framing import Framing
-from pyramid_threaded_proxy.head import check_field, render_head
+from pyramid_threaded_proxy.head import NameTable, check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Wait
 from pyramid_threaded_proxy.transfer import client_gone, send_to_client
 
 _REASONS = {int(status): status.phrase for status in HTTPStatus}
+
+
+#: Fields that a server sends of itself, where the upstream has not (RFC 9110 6.6.1, 10.2.4).
+_ABOUT_US: NameTable[str] = NameTable(lambda name: name.lower() if name.lower() in ("date", "server") else "")
 
 
 class Channel(Protocol):
@@ -55,6 +59,9 @@ class Client(Protocol):
     @property
     def endpoint(self) -> Endpoint | None:
         """The client's socket, where we have it."""
+
+    def is_ready(self) -> bool:
+        """Whether the answer may be written at once."""
 
     def ready(self) -> Steps:
         """Steps: until the answer may be written."""
@@ -120,6 +127,9 @@ class SocketClient:
         self.minor = channel.minor
         self.opened = False
 
+    def is_ready(self) -> bool:
+        return not self._channel.pending_output()
+
     def ready(self) -> Steps:
         """Earlier output, an answer before ours on the same connection, goes first."""
         while self._channel.pending_output():
@@ -143,10 +153,10 @@ class SocketClient:
             fields.append(("Connection", "close"))
         elif not self.minor:
             fields.append(("Connection", "keep-alive"))
-        names = {name.lower() for name, _ in fields}
-        if "date" not in names:
+        said = {_ABOUT_US[name] for name, _ in fields}
+        if "date" not in said:
             fields.append(("Date", _clock.date()))
-        if "server" not in names and self._channel.server_name:
+        if "server" not in said and self._channel.server_name:
             fields.append(("Server", self._channel.server_name))
         opening = render_head(f"HTTP/1.1 {status} {reason_phrase(status, reason)}", fields)
         self.opened = True  # not before: what can't be written leaves room for an error of ours
@@ -209,6 +219,9 @@ class StreamClient:
         self.opened = False
         self.broken = False
         self.head: tuple[str, Fields] | None = None
+
+    def is_ready(self) -> bool:
+        return True
 
     def ready(self) -> Steps:
         return

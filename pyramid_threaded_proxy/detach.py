@@ -8,9 +8,9 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
   ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``_flush_some`` (sends with ``send``), ``connected``, ``socket``,
   ``_fileno`` (None once closed), ``_map``, ``server``, ``adj``, ``addr``, ``will_close``, ``handle_close``, ``close``;
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``;
-* ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread; its
-  ``_physical_pull``, ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``, ``adj.trusted_proxy_headers``,
-  ``adj.asyncore_use_poll``;
+* ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
+  its ``_physical_pull``, ``handle_read``, ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
+  ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;
 * ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``completed``, ``version``, ``connection_close``,
   ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request, and stops where it is
   told that all bytes were taken.
@@ -52,19 +52,19 @@ MOST_EARLY = 256 * 1024
 _RESET = struct.pack("ii", 1, 0)
 
 
-class DetachStatus(str):
+def new_status() -> str:
     """The status that waitress is told for a response that stands for a detach.
 
-    It is recognised by its identity: middleware that answers anew gives another one.
+    It is recognised by its identity: middleware that answers anew gives another one. A string made at run time is an
+    object of its own; a subclass of str would be refused by waitress before 3.0.2.
     """
-
-    __slots__ = ()
+    return " ".join(("200", "OK"))
 
 
 class Handover(Protocol):
     """What a response leaves on the channel that it was called for."""
 
-    status: DetachStatus
+    status: str  # from `new_status`
 
     def take(self, channel: DetachedConnection, fields: Fields) -> None:
         """The channel is detached: relay. `fields` are those that waitress was given for the answer."""
@@ -223,13 +223,22 @@ class _Trigger(Trigger):
     Stock waitress writes to the number of its pipe even after that was closed, when it may be another's.
     """
 
+    pulled = False
     guard: threading.Lock  # so that the pipe is not closed while it is written to
     away: set[DetachableChannel]  # main thread: those out of waitress's tables
 
     def _physical_pull(self) -> None:
+        if self.pulled:
+            return  # the main thread has not looked yet, and will see this one's reason too
         with self.guard:
             if not self._closed:
+                self.pulled = True
                 Trigger._physical_pull(self)
+
+    def handle_read(self) -> None:
+        """Main thread. Cleared before anything is looked at: who pulls from now on must wake it again."""
+        self.pulled = False
+        Trigger.handle_read(self)
 
     def close(self) -> None:
         """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""

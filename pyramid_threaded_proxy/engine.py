@@ -15,7 +15,8 @@ from pyramid_threaded_proxy.allow import AllowList
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.events import ExchangeFinished
 from pyramid_threaded_proxy.exceptions import HookFailed
-from pyramid_threaded_proxy.hooks import run_hook
+from pyramid_threaded_proxy.exchange import Exchange
+from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
@@ -77,20 +78,23 @@ class Engine:
         if fetch.place is not None:
             fetch.place.release()
 
-    def report(self, fetch: Fetch) -> Steps:
-        """Steps: the access log, the `complete` hook, the subscribers (`relay.Host`)."""
-        exchange = fetch.exchange
-        accesslog.write(exchange)
-        hook = fetch.policy.hooks.complete
-        if hook is not None and exchange.error is None:
+    def report(self, fetch: Fetch) -> Steps | None:
+        """The access log; then steps that tell the `complete` hook and the subscribers (`relay.Host`)."""
+        accesslog.write(fetch.exchange)
+        hook = fetch.policy.hooks.complete if fetch.exchange.error is None else None
+        event = ExchangeFinished(fetch.exchange) if self.registry.has_listeners else None
+        if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):
+            event = None
+        return None if hook is None and event is None else self._tell(fetch.exchange, hook, event)
+
+    def _tell(self, exchange: Exchange, hook: ExchangeHook | None, event: ExchangeFinished | None) -> Steps:
+        if hook is not None:
             try:
                 yield Call(run_hook, "complete", hook, exchange)
             except HookFailed:
                 pass  # its traceback is in the log, and the client has its answer
-        if self.registry.has_listeners:
-            event = ExchangeFinished(exchange)
-            if self.registry.adapters.subscriptions([providedBy(event)], None):
-                yield Call(self._notify, event)
+        if event is not None:
+            yield Call(self._notify, event)
 
     def _notify(self, event: ExchangeFinished) -> None:
         try:

@@ -8,18 +8,18 @@ naming it there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
-from typing import Any, TypeVar
+from typing import Any
 
 from .cookies import CookieFilter, SetCookieFilter
 from .exceptions import FieldRefused
+from .head import NameTable
 from .target import LocationMap
 
 FieldList = list[tuple[str, str]]
-Decision = TypeVar("Decision")
 
 # RFC 9110 7.6.1, and those that speak to one neighbour only: RFC 9110 10.1.1, 11.7; RFC 7540 3.2.1.
 HOP_BY_HOP: frozenset[str] = frozenset({
@@ -36,7 +36,6 @@ _COMMANDS_TO_A_FRONT_SERVER = ("x-accel-", "x-sendfile", "x-lighttpd-send-")
 _SHARED_CACHE_FIELDS = ("cdn-cache-control", "surrogate-control")
 _ADDED_BY_THE_APPLICATION = frozenset({"set-cookie", "vary", "link"})
 _USUAL_OPTIONS = frozenset({"close", "keep-alive", "upgrade"})
-_CACHED_NAMES, _CACHED_NAME_LENGTH = 1024, 64
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 NOT_IN_A_VALUE = re.compile(r"[^\t -~\x80-\xff]")
@@ -52,20 +51,6 @@ def connection_options(values: Iterable[str]) -> frozenset[str]:
     return frozenset(text for value in values for option in value.split(",") if (text := option.strip(" \t").lower()))
 
 
-class _Names(dict[str, Decision]):
-    """What was decided for a name, decided once; bounded, because peers invent names."""
-
-    def __init__(self, decide: Callable[[str], Decision]) -> None:
-        super().__init__()
-        self._decide = decide
-
-    def __missing__(self, name: str) -> Decision:
-        decision = self._decide(name)
-        if len(self) < _CACHED_NAMES and len(name) <= _CACHED_NAME_LENGTH:
-            self[name] = decision
-        return decision
-
-
 class RequestFields:
     """The client's fields that go upstream; built once per route.
 
@@ -79,7 +64,7 @@ class RequestFields:
         self._dropped = _NEVER_UP | drop | (frozenset() if authorization else {"authorization"})
         self._cookies = None if "cookie" in drop else CookieFilter(own_cookies, cookies)
         self._content_type = "content-type" not in drop
-        self._names = _Names(self._name_of)
+        self._names = NameTable(self._name_of)
 
     def select(self, environ: Mapping[str, Any]) -> FieldList:
         """The fields to send, from a WSGI environ. Framing, Host, Via and the forwarded fields are the caller's.
@@ -180,7 +165,7 @@ class AnswerFields:
         self._cookies = SetCookieFilter(own_cookies, rewrite=rewrite_cookies, base_paths=self._locations.paths)
         self._rewrite_location = rewrite_location
         self._private = private
-        self._actions = _Names(self._action_for)
+        self._actions = NameTable(self._action_for)
 
     def select(self, fields: FieldList, public_url: str, mount: str | None) -> FieldList:
         """The fields to answer with. Framing is the caller's, and is made anew.

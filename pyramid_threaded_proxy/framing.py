@@ -42,13 +42,7 @@ def answer_framing(method: str, head: ResponseHead) -> tuple[Framing, int]:
     `method` is the request's. Framing fields that break a rule are refused even where no body follows.
     Raises AnswerRefused (RFC 9112 6.1 to 6.3, RFC 9110 8.6).
     """
-    lengths, codings = [], []
-    for name, value in head.fields:
-        lowered = name.lower()
-        if lowered == "content-length":
-            lengths.append(value)
-        elif lowered == "transfer-encoding":
-            codings.append(value)
+    lengths, codings = head.lengths, head.codings
     length = _content_length(lengths)
     if codings:
         _check_codings(codings, lengths, head)
@@ -92,12 +86,7 @@ def _field_refused(rule: str, value: str) -> AnswerRefused:
 
 def keeps_alive(head: ResponseHead) -> bool:
     """Tell whether the upstream keeps the connection after this answer, as far as its head says (RFC 9112 9.3)."""
-    options = {
-        option.strip(" \t").lower()
-        for name, value in head.fields
-        if name.lower() == "connection"
-        for option in value.split(",")
-    }
+    options = {option.strip(" \t").lower() for value in head.connection for option in value.split(",")}
     return "close" not in options and (head.minor > 0 or "keep-alive" in options)
 
 

@@ -9,9 +9,9 @@ Nothing here knows sockets, clocks or threads; a reader belongs to whoever calls
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeVar
 
 from .exceptions import AnswerRefused, ValueRefused
 
@@ -48,6 +48,30 @@ _SECTION_FAULTS = tuple(
 )
 
 
+Decision = TypeVar("Decision")
+
+_CACHED_NAMES, _CACHED_NAME_LENGTH = 1024, 64
+
+
+class NameTable(dict[str, Decision]):
+    """What was decided for a field's name, whatever its case, decided once; bounded, because peers invent names."""
+
+    def __init__(self, decide: Callable[[str], Decision]) -> None:
+        super().__init__()
+        self._decide = decide
+
+    def __missing__(self, name: str) -> Decision:
+        decision = self._decide(name)
+        if len(self) < _CACHED_NAMES and len(name) <= _CACHED_NAME_LENGTH:
+            self[name] = decision
+        return decision
+
+
+_FRAMING_NAMES: NameTable[int] = NameTable(
+    lambda name: {"content-length": 1, "transfer-encoding": 2, "connection": 3}.get(name.lower(), 0)
+)
+
+
 @dataclass(slots=True, repr=False)
 class ResponseHead:
     """The head of one answer, interim or final.
@@ -59,6 +83,16 @@ class ResponseHead:
     status: int
     reason: str
     fields: Fields
+    #: The values of all Content-Length, Transfer-Encoding and Connection fields.
+    lengths: list[str] = field(init=False, compare=False)
+    codings: list[str] = field(init=False, compare=False)
+    connection: list[str] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.lengths, self.codings, self.connection = [], [], []
+        for name, value in self.fields:
+            if kind := _FRAMING_NAMES[name]:
+                (self.lengths if kind == 1 else self.codings if kind == 2 else self.connection).append(value)
 
     def __repr__(self) -> str:
         # Values stay out: a log must not show cookies.

@@ -66,8 +66,8 @@ class Host(Protocol):
     def ended(self, fetch: Fetch) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
 
-    def report(self, fetch: Fetch) -> Steps:
-        """Steps: tell the log, the hooks and the subscribers."""
+    def report(self, fetch: Fetch) -> Steps | None:
+        """Tell the log; steps that tell hooks and subscribers, None where there are none."""
 
 
 class Relay:
@@ -92,7 +92,8 @@ class Relay:
         """Steps: the whole exchange. Whatever happens, the client, the connection and the place are given back."""
         try:
             try:
-                yield from self._client.ready()
+                if not self._client.is_ready():
+                    yield from self._client.ready()
                 yield from self._answer()
                 self._closed = True
                 self._client.close()
@@ -105,7 +106,8 @@ class Relay:
             self._exchange.error = self._exchange.error or error
         finally:
             self._release()
-        yield from self._host.report(self._fetch)
+        if (report := self._host.report(self._fetch)) is not None:
+            yield from report
 
     def _release(self) -> None:
         """Give back what is still held; after a whole answer that is the place alone."""
@@ -230,15 +232,19 @@ class Relay:
             if instead is not None:
                 return (yield from self._send_response(instead))
         answer.fields = merge_application_fields(answer.final_fields(), self._fetch.application_fields)
-        answer = yield from self._override(answer)
+        answer.fields = policy.rules.apply(answer.fields)
+        if policy.hooks.headers is not None:
+            answer = yield from self._ask_headers_hook(answer)
         shown, shown_length = self._towards_client(answer.status, head, framing, length)
         if shown is Framing.NONE and framing is not Framing.NONE:
             yield from self._write_answer(answer, shown, shown_length)
             return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
         pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
-        opening = self._open(answer, shown, shown_length)
-        yield from self._write_first(opening, pieces)
+        first = b"".join([self._open(answer, shown, shown_length), *pieces])
+        if unsent := self._client.send_now(first):
+            yield from self._client.send(unsent)
+        exchange.stats.bytes_down += sum(map(len, pieces))
         if framing is not Framing.NONE and not reader.done:
             yield from self._move_rest(reader)
         self._keep_connection(head, framing)
@@ -265,7 +271,9 @@ class Relay:
         hook = self._policy.hooks.response
         if hook is not None and (instead := (yield Call(run_answering_hook, "response", hook, self._exchange))):
             return (yield from self._send_response(instead))
-        answer = yield from self._override(answer)
+        answer.fields = self._policy.rules.apply(answer.fields)
+        if self._policy.hooks.headers is not None:
+            answer = yield from self._ask_headers_hook(answer)
         if answer.status != 101:
             raise HookFailed("the headers hook changed the status of a 101")
         early = yield Call(client.early_bytes)
@@ -295,31 +303,20 @@ class Relay:
             return Framing.LENGTH, 0  # the client waits for a body, and there is none
         return framing, length if framing is Framing.LENGTH else None
 
-    def _override(self, answer: UpstreamAnswer) -> Any:
-        """Steps: the declared overrides, then the `headers` hook; what both made is checked when it is written."""
-        hook = self._policy.hooks.headers
-        answer.fields = self._policy.rules.apply(answer.fields)
-        if hook is not None:
-            fresh = UpstreamAnswer(answer.status, answer.reason, answer.fields)
-            self._exchange.response = fresh
-            yield Call(run_hook, "headers", hook, self._exchange)
-            fresh.fields = merge_application_fields([], fresh.final_fields())
-            return fresh
-        return answer
+    def _ask_headers_hook(self, answer: UpstreamAnswer) -> Any:
+        """Steps: the answer as the hook leaves it; what it made is checked when it is written."""
+        assert self._policy.hooks.headers is not None
+        fresh = UpstreamAnswer(answer.status, answer.reason, answer.fields)
+        self._exchange.response = fresh
+        yield Call(run_hook, "headers", self._policy.hooks.headers, self._exchange)
+        fresh.fields = merge_application_fields([], fresh.final_fields())
+        return fresh
 
     def _open(self, answer: UpstreamAnswer, framing: Framing, length: int | None) -> bytes:
         try:
             return self._client.open(answer.status, answer.reason, list(answer.fields), framing, length)
         except ValueRefused as error:
             raise HookFailed(str(error)) from None
-
-    def _write_first(self, opening: bytes, pieces: list[bytes | memoryview]) -> Steps:
-        """The head and what came with it, in one go where the client takes it."""
-        body = sum(map(len, pieces))
-        rest = self._client.send_now(b"".join([opening, *pieces]))
-        if rest:
-            yield from self._client.send(rest)
-        self._exchange.stats.bytes_down += body
 
     def _move_rest(self, reader: Any) -> Steps:
         assert self._connection is not None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from .exceptions import ValueRefused
 from .fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
+from .head import NameTable
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -51,7 +52,8 @@ class RequestRules:
         self._adding = adding
         self.names = frozenset(template.name.lower() for template in setting + adding)
         self.placeholders = frozenset(name for template in setting + adding for name in template.placeholders)
-        self._gone = removed | {template.name.lower() for template in setting}
+        gone = removed | {template.name.lower() for template in setting}
+        self._gone = NameTable(lambda name: name.lower() in gone) if gone else None
 
     @classmethod
     def compile(cls, set: Pairs, add: Pairs, remove: Iterable[str]) -> RequestRules:
@@ -73,8 +75,9 @@ class RequestRules:
 
         Raises `ValueRefused` for a value with a control character, or with white space at an end.
         """
-        if self._gone:
-            fields = [field for field in fields if field[0].lower() not in self._gone]
+        if self._gone is not None:
+            gone = self._gone
+            fields = [field for field in fields if not gone[field[0]]]
         made = [(item.name, value) for item in self._setting if (value := item.value(values)) is not None]
         made += [(item.name, value) for item in self._adding if (value := item.value(values)) is not None]
         return fields + made
@@ -86,7 +89,7 @@ class ResponseRules:
     def __init__(self, made: FieldList, default: FieldList, gone: frozenset[str]) -> None:
         self._made = made
         self._default = [(name.lower(), (name, value)) for name, value in default]
-        self._gone = gone
+        self._gone = NameTable(lambda name: name.lower() in gone) if gone else None
 
     @classmethod
     def compile(cls, set: Pairs, add: Pairs, default: Pairs, remove: Iterable[str]) -> ResponseRules:
@@ -103,8 +106,9 @@ class ResponseRules:
 
     def apply(self, fields: FieldList) -> FieldList:
         """The fields after the overrides."""
-        if self._gone:
-            fields = [field for field in fields if field[0].lower() not in self._gone]
+        if self._gone is not None:
+            gone = self._gone
+            fields = [field for field in fields if not gone[field[0]]]
         if self._made:
             fields = fields + self._made
         if self._default:
