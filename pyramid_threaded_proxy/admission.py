@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pyramid_threaded_proxy.exceptions import TooManyExchanges
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a route allows besides the process's own limit; None stands for no limit."""
+
+    max_exchanges: int | None = None
+    max_exchanges_per_user: int | None = None
+
+
+NO_LIMITS = Limits()
+
+_Key = TypeVar("_Key")
+#: What a place counts for: the route and, where that has a limit for users, the user.
+_Ticket = tuple[str, str | None]
 
 
 class Place:
@@ -16,9 +33,9 @@ class Place:
 
     __slots__ = ("__weakref__", "_returned", "_ticket")
 
-    def __init__(self, returned: deque[None]) -> None:
+    def __init__(self, returned: deque[_Ticket], ticket: _Ticket) -> None:
         self._returned = returned
-        self._ticket = [None]
+        self._ticket = [ticket]
 
     @property
     def held(self) -> bool:
@@ -36,28 +53,64 @@ class Place:
 
 
 class Admission:
-    """Counts the exchanges of one application in this process. Any thread; the lock guards the count alone."""
+    """Counts the exchanges of one application in this process. Any thread; the lock guards the counts alone."""
 
     def __init__(self, max_exchanges: int) -> None:
         self.max_exchanges = max_exchanges
         self._lock = threading.Lock()
         self._taken = 0
-        self._returned: deque[None] = deque()
+        self._routes: dict[str, int] = {}
+        self._users: dict[_Ticket, int] = {}
+        self._returned: deque[_Ticket] = deque()
 
     @property
     def in_flight(self) -> int:
         """Places taken at this moment."""
         return self._taken - len(self._returned)
 
-    def admit(self) -> Place:
-        """Take a place; raises `TooManyExchanges` when there is none."""
-        place = Place(self._returned)
+    def admit(self, route: str = "", userid: str | None = None, limits: Limits = NO_LIMITS) -> Place:
+        """Take a place for an exchange of `route` for `userid`; raises `TooManyExchanges` when there is none."""
+        user = userid if limits.max_exchanges_per_user is not None else None
+        ticket = (route, user)
+        place = Place(self._returned, ticket)
         with self._lock:
-            while self._returned:
-                self._returned.pop()
-                self._taken -= 1
-            if self._taken < self.max_exchanges:
+            self._settle()
+            refusal = self._refusal(ticket, limits)
+            if refusal is None:
                 self._taken += 1
+                self._routes[route] = self._routes.get(route, 0) + 1
+                if user is not None:
+                    self._users[ticket] = self._users.get(ticket, 0) + 1
                 return place
         place._ticket.clear()
-        raise TooManyExchanges(f"{self.max_exchanges} exchanges are in flight (proxy.max_exchanges)")
+        raise refusal
+
+    def _refusal(self, ticket: _Ticket, limits: Limits) -> TooManyExchanges | None:
+        """The first limit that is reached: the user's own before those that others share."""
+        route, user = ticket
+        most, most_for_user = limits.max_exchanges, limits.max_exchanges_per_user
+        if user is not None and most_for_user is not None and self._users.get(ticket, 0) >= most_for_user:
+            return TooManyExchanges(f"proxy.routes.{route}.max_exchanges_per_user ({most_for_user})", status=429)
+        if most is not None and self._routes.get(route, 0) >= most:
+            return TooManyExchanges(f"proxy.routes.{route}.max_exchanges ({most})")
+        if self._taken >= self.max_exchanges:
+            return TooManyExchanges(f"proxy.max_exchanges ({self.max_exchanges})")
+        return None
+
+    def _settle(self) -> None:
+        """Count what came back since. Under the lock."""
+        while self._returned:
+            ticket = self._returned.pop()
+            self._taken -= 1
+            _count_down(self._routes, ticket[0])
+            if ticket[1] is not None:
+                _count_down(self._users, ticket)
+
+
+def _count_down(counts: dict[_Key, int], key: _Key) -> None:
+    """One less; who has none left is forgotten."""
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]

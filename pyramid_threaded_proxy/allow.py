@@ -65,7 +65,7 @@ class AllowList:
         host = host.lower().rstrip(".")
         if (scheme, host, port) in self._origins or host in self._hosts:
             return True
-        return address_of(host) is None and any(host.endswith(end) and host != end[1:] for end in self._below)
+        return address_of(host) is None and any(host.endswith(end) and host != end for end in self._below)
 
     def permits_address(self, text: str) -> bool:
         """Whether an address lies in one of the networks."""

@@ -155,12 +155,19 @@ def _imported(config: Configurator, settings: RouteSettings) -> tuple[Hooks, Any
 
 def _mount(route_prefix: str | None, settings: RouteSettings) -> str:
     """The public path of the route, escaped, without a slash at its end; a pattern's is what stands before its first
-    placeholder: cookies of its upstream are confined to that."""
-    own = settings.prefix
-    if own is None:
-        literal = re.split(r"[{*:]", "/" + (settings.pattern or "").lstrip("/"), maxsplit=1)[0]
-        own = escaped_path(literal.rpartition("/")[0].encode().decode("latin-1"))
-    return (("/" + route_prefix.strip("/") if route_prefix else "") + own).rstrip("/")
+    placeholder: cookies of its upstream are confined to that. Raises `SettingsError`."""
+    outer = "/" + route_prefix.strip("/") if route_prefix else ""
+    if settings.prefix is None:
+        pattern = outer + "/" + (settings.pattern or "").lstrip("/")
+        return _escaped(re.split(r"[{*:]", pattern, maxsplit=1)[0].rpartition("/")[0])
+    if "{" in outer:
+        key = f"proxy.routes.{settings.name}.prefix"
+        raise SettingsError([f"{key}: the route prefix {route_prefix!r} has placeholders: give `pattern` instead"])
+    return (_escaped(outer) + settings.prefix).rstrip("/")
+
+
+def _escaped(path: str) -> str:
+    return escaped_path(path.encode().decode("latin-1")).rstrip("/")
 
 
 def _pyramid_pattern(settings: RouteSettings) -> str:

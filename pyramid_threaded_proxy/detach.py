@@ -9,7 +9,7 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
   ``_fileno`` (None once closed), ``_map``, ``server``, ``adj``, ``addr``, ``will_close``, ``handle_close``, ``close``;
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``;
 * ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
-  its ``_physical_pull``, ``handle_read``, ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
+  its ``_physical_pull``, ``recv`` (before the thunks), ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
   ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;
 * ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``completed``, ``version``, ``connection_close``,
   ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request, and stops where it is
@@ -216,7 +216,6 @@ class DetachableChannel(HTTPChannel):
                 self.close()
 
 
-
 class _Trigger(Trigger):
     """Waitress's trigger, made safe for threads that outlive its loop.
 
@@ -231,14 +230,16 @@ class _Trigger(Trigger):
         if self.pulled:
             return  # the main thread has not looked yet, and will see this one's reason too
         with self.guard:
-            if not self._closed:
+            if not self.pulled and not self._closed:
                 self.pulled = True
                 Trigger._physical_pull(self)
 
-    def handle_read(self) -> None:
-        """Main thread. Cleared before anything is looked at: who pulls from now on must wake it again."""
-        self.pulled = False
-        Trigger.handle_read(self)
+    def recv(self, size: int) -> bytes:
+        """Main thread. Cleared behind the read, which may take a later pull's byte too, and before anything is done."""
+        try:
+            return bytes(Trigger.recv(self, size))
+        finally:
+            self.pulled = False
 
     def close(self) -> None:
         """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""

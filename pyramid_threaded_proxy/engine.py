@@ -18,6 +18,7 @@ from pyramid_threaded_proxy.exceptions import HookFailed
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.in_flight import InFlight
+from pyramid_threaded_proxy.operator_log import LimitLog, answer_refused
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
 from pyramid_threaded_proxy.route import Fetch, Route
@@ -42,6 +43,7 @@ class Engine:
         self.upstreams = Upstreams(lambda: self.scheduler.loop)
         self.admission = Admission(settings.max_exchanges)
         self.in_flight = InFlight()
+        self.limit_log = LimitLog()
         self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)
         #: Pyramid's router, once the application is created.
         self.router: Callable[..., Any] | None = None
@@ -55,6 +57,8 @@ class Engine:
         relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=True), self)
         task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
         self.in_flight.add(fetch.exchange, task.cancel)
+        if fetch.policy.total_timeout is not None:
+            task.limit = fetch.exchange.stats.started + fetch.policy.total_timeout
         task.post(task.start)
         if fetch.recheck is not None:
             Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
@@ -68,7 +72,9 @@ class Engine:
             )
         client = StreamClient()
         relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=False), self)
-        answer = StreamedAnswer(relay.run(), client, fetch.exchange, fetch.recheck)
+        answer = StreamedAnswer(
+            relay.run(), client, fetch.exchange, fetch.recheck, fetch.policy.total_timeout
+        )
         self.in_flight.add(fetch.exchange, answer.cancel)
         return answer
 
@@ -81,6 +87,7 @@ class Engine:
     def report(self, fetch: Fetch) -> Steps | None:
         """The access log; then steps that tell the `complete` hook and the subscribers (`relay.Host`)."""
         accesslog.write(fetch.exchange)
+        answer_refused(fetch.exchange)
         hook = fetch.policy.hooks.complete if fetch.exchange.error is None else None
         event = ExchangeFinished(fetch.exchange) if self.registry.has_listeners else None
         if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):

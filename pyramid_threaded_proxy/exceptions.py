@@ -9,7 +9,7 @@
     │   ├── FieldRefused        a request field can't be passed on                        400
     │   ├── ProtocolRefused     a request's framing or version is faulty                  400
     │   └── BodyTooLarge        its body is over `max_body`                               413
-    ├── TooManyExchanges        nobody's fault: the limits of this process are reached        503
+    ├── TooManyExchanges        nobody's fault: a limit is reached; one user's own is 429     503
     ├── ValueRefused            a value of ours or the application's can't go on the wire 500
     └── ExchangeFailed          an exchange ended early
         ├── ConnectFailed       refused, unresolved, unreachable, TLS failure             502
@@ -17,6 +17,7 @@
         ├── UpstreamGone        closed or reset before the end of its answer              502
         ├── AnswerRefused       its answer breaks a rule of RFC 9112                      502
         ├── SendTimedOut        it took no bytes for `send_timeout`                       504
+        ├── TotalTimedOut           the exchange took longer than `total_timeout`             504
         ├── ReadTimedOut        it sent no bytes for `read_timeout`                       504
         ├── TunnelIdle              nothing moved on a switched connection                504
         ├── HookFailed          a hook of the application raised                          500
@@ -65,10 +66,13 @@ class ProtocolRefused(RequestRefused):
 
 
 class TooManyExchanges(ProxyError):
-    """An exchange was not admitted. `retry_after` is in seconds."""
+    """An exchange was not admitted: `limit` is the setting that is reached. `retry_after` is in seconds."""
 
-    status = 503
-    retry_after = 1
+    def __init__(self, limit: str, status: int = 503, retry_after: int = 1) -> None:
+        super().__init__(f"the limit is reached: {limit}")
+        self.limit = limit
+        self.status = status
+        self.retry_after = retry_after
 
 
 class ValueRefused(ProxyError, ValueError):
@@ -130,6 +134,13 @@ class ReadTimedOut(ExchangeFailed):
 
     status = 504
     ended = "read-timeout"
+
+
+class TotalTimedOut(ExchangeFailed):
+    """The exchange took longer than ``total_timeout``."""
+
+    status = 504
+    ended = "total-timeout"
 
 
 class TunnelIdle(ExchangeFailed):

@@ -14,6 +14,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.accesslog import access_log
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
@@ -97,10 +98,10 @@ def forward(
     environ = request.environ
     check_message(environ)
     body = client_body(environ, sending.max_body)
-    sent = UpstreamRequest(request.method, str(origin), target, [], body)
-    exchange = new_exchange(request, engine, route, sent)
     fields = _own_fields(request, origin, sending, prefix)
-    exchange.request.fields = sending.rules.apply(fields, TemplateValues(request, exchange))
+    sent = UpstreamRequest(environ["REQUEST_METHOD"], str(origin), target, fields, body)
+    exchange = new_exchange(request, engine, route, sent)
+    sent.fields = sending.rules.apply(sent.fields, TemplateValues(request, exchange))
     upgrade = asked_protocols(request, sending, body)
     return finish(
         request,
@@ -183,7 +184,8 @@ def new_exchange(request: Request, engine: Engine, route: str, sent: UpstreamReq
     exchange = Exchange(
         route, sent, None if userid is None else str(userid), environ.get("REMOTE_ADDR"), engine.registry
     )
-    exchange.log_values = log_values(environ)
+    if access_log.isEnabledFor(logging.INFO):
+        exchange.log_values = log_values(environ)
     return exchange
 
 
@@ -221,7 +223,7 @@ def finish(
             exchange,
             origin,
             answering,
-            head_only=request.method == "HEAD",
+            head_only=request.environ["REQUEST_METHOD"] == "HEAD",
             accept=request.environ.get("HTTP_ACCEPT", ""),
             public_url=public_url(request),
             mount=mount,

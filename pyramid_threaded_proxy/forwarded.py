@@ -12,6 +12,7 @@ ForwardedMode = Literal["x-forwarded", "rfc7239", "both", "none"]
 
 _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _NOBODY: frozenset[str] = frozenset()
+_NOTHING: dict[str, str] = {}
 
 
 def forwarded_fields(
@@ -44,6 +45,8 @@ def forwarded_fields(
 
 
 def _came_from_peer(environ: Mapping[str, Any], trusted: frozenset[str]) -> dict[str, str]:
+    if not trusted:
+        return _NOTHING
     came = {name: environ.get("HTTP_" + name.upper().replace("-", "_")) for name in trusted}
     return {name: value for name, value in came.items() if value}
 

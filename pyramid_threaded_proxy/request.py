@@ -32,7 +32,7 @@ from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
 from pyramid_threaded_proxy.route import AnswerPolicy, RequestPolicy, Route, answer_policy, make_hooks, request_policy
-from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, fetch_settings
+from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, SettingsError, fetch_settings
 from pyramid_threaded_proxy.target import check_upstream_target, join
 from pyramid_threaded_proxy.upstream import addresses_of, split_url
 
@@ -234,12 +234,21 @@ def _policies(
     settings: RouteSettings, process: ProcessSettings, bases: tuple[str, ...]
 ) -> tuple[RequestPolicy, AnswerPolicy]:
     """Compiled once for each set of keys that views use."""
-    resolver = DottedNameResolver()
-    hooks = make_hooks(settings, lambda key, value: resolver.maybe_resolve(value))
+    hooks = make_hooks(settings, _imported)
     return (
         request_policy(settings, process, frozenset()),
         answer_policy(settings, process, hooks, bases, private=settings.cache == "private"),
     )
+
+
+def _imported(key: str, value: Any) -> Any:
+    try:
+        return DottedNameResolver().maybe_resolve(value)
+    except Exception as error:  # importing a module can raise anything
+        keyword = key.replace(".", "_")
+        raise SettingsError(
+            [f"{keyword} (proxy_fetch() or proxy_forward()): {value!r} can't be imported: {error}"]
+        ) from error
 
 
 def _either(first: Hooks, second: Hooks) -> Hooks:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from pyramid.httpexceptions import HTTPServiceUnavailable
+from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 from pyramid.response import Response
 
 from pyramid_threaded_proxy import detach
@@ -75,7 +75,12 @@ class ProxyResponse(Response):
         earlier = known() if known is not None else None
         place = fetch.place or earlier
         if place is None or not place.held:
-            place = self._engine.admission.admit()
+            exchange = fetch.exchange
+            try:
+                place = self._engine.admission.admit(exchange.route, exchange.userid, fetch.policy.limits)
+            except TooManyExchanges as error:
+                self._engine.limit_log.reached(error)
+                raise
         if place is not earlier:
             environ[PLACE] = weakref.ref(place)  # weak: an environ is often part of a cycle, and so dies late
             channel = detach.channel_of(environ)
@@ -126,9 +131,10 @@ def _can_be_sent(field: tuple[str, str]) -> bool:
     return True
 
 
-def unavailable(error: TooManyExchanges) -> HTTPServiceUnavailable:
+def unavailable(error: TooManyExchanges) -> HTTPException:
     """The HTTP exception for an exchange that was not admitted."""
-    return HTTPServiceUnavailable(
+    kind = HTTPTooManyRequests if error.status == 429 else HTTPServiceUnavailable
+    return kind(
         "Too many requests are in progress. Please try again later.", headers={"Retry-After": str(error.retry_after)}
     )
 
@@ -139,7 +145,7 @@ class _Handover:
     def __init__(self, engine: Engine, fetch: Fetch) -> None:
         self._engine = engine
         self._fetch = fetch
-        self.status = detach.DetachStatus("200 OK")
+        self.status = detach.new_status()
 
     def take(self, channel: detach.DetachedConnection, fields: Fields) -> None:
         self._fetch.application_fields = [field for field in fields if _can_be_sent(field)]

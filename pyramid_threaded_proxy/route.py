@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pyramid_threaded_proxy.admission import Place
+from pyramid_threaded_proxy.admission import Limits, Place
 from pyramid_threaded_proxy.exceptions import TargetRefused
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.fields import AnswerFields, RequestFields
@@ -42,6 +42,8 @@ class AnswerPolicy:
     idle_timeout: float
     max_head: int
     buffer: int
+    total_timeout: float | None
+    limits: Limits
     answer_fields: AnswerFields
     rules: ResponseRules
     hooks: Hooks
@@ -78,6 +80,8 @@ def answer_policy(
         idle_timeout=settings.idle_timeout,
         max_head=settings.max_head,
         buffer=settings.buffer,
+        total_timeout=settings.total_timeout,
+        limits=Limits(settings.max_exchanges, settings.max_exchanges_per_user),
         answer_fields=AnswerFields(
             own_cookies=process.own_cookies,
             rewrite_cookies=settings.rewrite_cookies,

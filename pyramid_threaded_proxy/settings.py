@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 _FETCH_KEYS = tuple(key for key in ROUTE_KEYS if key.fetch)
-_DEFAULTS = {key.attribute: key.unread() for key in (*PROCESS_KEYS, *ROUTE_KEYS)}
-_FETCH_DEFAULTS = {key.attribute: _DEFAULTS[key.attribute] for key in ROUTE_KEYS} | {"upstream": ""}
+_DEFAULTS = {key: key.unread() for key in (*PROCESS_KEYS, *ROUTE_KEYS)}
+_FETCH_DEFAULTS = {key.attribute: _DEFAULTS[key] for key in ROUTE_KEYS} | {"upstream": ""}
 
 _BY_ATTRIBUTE = {key.attribute: key for key in ROUTE_KEYS}
 _LOCAL = frozenset(key.path for key in ROUTE_KEYS if not key.fetch)
@@ -198,7 +198,7 @@ class _Section:
 
     def values(self) -> dict[str, Any]:
         """Every key's value under its attribute; what is faulty is reported and stands at its default."""
-        values = {key.attribute: _DEFAULTS[key.attribute] for key in self.keys.values()}
+        values = {key.attribute: _DEFAULTS[key] for key in self.keys.values()}
         for path, entry in self.entries.items():
             key = self._row(path)
             try:

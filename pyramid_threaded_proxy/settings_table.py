@@ -74,7 +74,12 @@ class RouteSettings:
     connect_timeout: float
     read_timeout: float
     send_timeout: float
+    #: None stands for no limit.
+    total_timeout: float | None
     idle_timeout: float
+    #: None stands for no limit; the process has its own.
+    max_exchanges: int | None
+    max_exchanges_per_user: int | None
     #: None stands for waitress's own limit.
     max_body: int | None
     max_head: int
@@ -287,9 +292,18 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "send_timeout", values.duration, "60s", _DURATION,
         "between two writes that the client or the upstream takes",
     ),
+    Key("total_timeout", values.duration, None, _DURATION, "for the whole exchange, from its admission", unset="none"),
     Key(
         "idle_timeout", values.duration, "1h", _DURATION,
         "a switched (upgraded) connection on which nothing moves",
+    ),
+    Key(
+        "max_exchanges", values.integer(1, 10**6), None, "1 to 1000000",
+        "exchanges in flight on this route; above it 503 with `Retry-After`", unset="none",
+    ),
+    Key(
+        "max_exchanges_per_user", values.integer(1, 10**6), None, "1 to 1000000",
+        "exchanges in flight on this route for one authenticated user; above it 429 with `Retry-After`", unset="none",
     ),
     Key("max_body", values.size(0), None, _SIZE, "largest request body; above it 413", unset="waitress's"),
     Key(

@@ -54,6 +54,8 @@ def prefix(value: object) -> str:
 
 def _normal_escape(match: re.Match[str]) -> str:
     byte = bytes.fromhex(match[1])
+    if byte in b"{}":
+        raise ValueFault(f"escapes {byte.decode()!r}, which Pyramid's patterns can't hold: use `pattern`")
     if byte[0] in _RESERVED:
         raise ValueFault(f"escapes the reserved character {byte.decode()!r}")
     return byte.decode() if _UNRESERVED.fullmatch(byte) else match[0].upper()

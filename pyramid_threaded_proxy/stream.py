@@ -7,10 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyramid_threaded_proxy.client import Output, StreamClient
-from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, PermissionWithdrawn, RelayFailed
+from pyramid_threaded_proxy.exceptions import (
+    ClientGone,
+    ExchangeFailed,
+    PermissionWithdrawn,
+    RelayFailed,
+    TotalTimedOut,
+)
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.recheck import Check, allows
-from pyramid_threaded_proxy.tasks import Ready, Steps, Wait
+from pyramid_threaded_proxy.tasks import FOREVER, Ready, Steps, Wait
 
 #: Seconds after which a waiting thread looks whether its exchange was told to end.
 SLICE = 0.5
@@ -23,16 +29,23 @@ class StreamedAnswer:
     """
 
     def __init__(
-        self, steps: Steps, client: StreamClient, exchange: Exchange, recheck: tuple[float, Check] | None
+        self,
+        steps: Steps,
+        client: StreamClient,
+        exchange: Exchange,
+        recheck: tuple[float, Check] | None,
+        total_timeout: float | None,
     ) -> None:
         self._steps = steps
         self._client = client
         self._exchange = exchange
         self._recheck = recheck
+        self._limit = FOREVER if total_timeout is None else exchange.stats.started + total_timeout
         self._asked = time.monotonic()
         self._interruption: ExchangeFailed | None = None  # set by any thread
         self._told = False  # the exchange was told to end: what it still says is not to be cut
         self._first: bytes | None = None
+        self._left: int | None = None  # bytes that the head has promised and the server has not had
         self._ended = False
 
     def start(self, start_response: Callable[[str, Fields], Any]) -> StreamedAnswer:
@@ -41,6 +54,7 @@ class StreamedAnswer:
         if self._client.head is None:
             raise self._exchange.error or RelayFailed("the exchange ended without an answer")
         status, fields = self._client.head
+        self._left = next((int(value) for name, value in fields if name.lower() == "content-length"), None)
         start_response(status, fields)
         return self
 
@@ -55,6 +69,8 @@ class StreamedAnswer:
             if self._client.broken:
                 raise self._exchange.error or RelayFailed("the answer broke off")
             raise StopIteration
+        if self._left is not None:
+            self._left -= len(data)
         return data
 
     def _advance(self, error: BaseException | None = None) -> bytes | None:
@@ -98,6 +114,8 @@ class StreamedAnswer:
             self._asked = time.monotonic()
             if not allows(self._recheck[1], self._exchange):
                 self.cancel(PermissionWithdrawn("the permission was asked for again, and the answer was no"))
+        if time.monotonic() >= self._limit:
+            self.cancel(TotalTimedOut("the exchange took longer than its total_timeout"))
         self._told = self._interruption is not None
         return self._interruption
 
@@ -106,6 +124,7 @@ class StreamedAnswer:
         self._interruption = error
 
     def close(self) -> None:
-        """The server wants no more (PEP 3333): its client is gone, unless the answer has ended."""
+        """The server wants no more (PEP 3333): its client is gone, unless it has had all there is."""
+        gone = None if self._left == 0 else ClientGone("the server wanted no more of the answer")
         while not self._ended:
-            self._advance(ClientGone("the server wanted no more of the answer"))
+            self._advance(gone)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed
+from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TotalTimedOut
 from pyramid_threaded_proxy.poller import BROKEN, HANGUP, READ, wait_for
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ class Task:
         "done",
         "interruption",
         "lasting",
+        "limit",
         "loop",
         "next_look",
         "on_lasting",
@@ -243,6 +244,7 @@ class Task:
         self.on_lasting = on_lasting
         self.wait: Wait | None = None
         self.deadline = FOREVER
+        self.limit = FOREVER  # by `time.monotonic()`: when the whole task takes too long
         self.next_look = FOREVER
         self.interruption: ExchangeFailed | None = None
         self.lasting = False
@@ -312,9 +314,12 @@ class Task:
             self._begin_to_last()
         wait = self.wait
         assert wait is not None
-        due = wait.due(self)
+        due = min(wait.due(self), self.limit)
         self.loop.look_at(self, min(due, now + LOOK_AHEAD) if due > now else now + LOOK_AHEAD)
-        if due <= now:
+        if self.limit <= now:
+            self.limit = FOREVER
+            self.interrupt(TotalTimedOut("the exchange took longer than its total_timeout"))
+        elif due <= now:
             self.interrupt(wait.timed_out())
 
     def _begin_to_last(self) -> None:

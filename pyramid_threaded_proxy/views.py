@@ -30,7 +30,7 @@ class ProxyView:
             probe.allowed = True
             return HTTPNoContent()
         route = self._engine.routes[self._name]
-        _check_method(route, request.method)
+        _check_method(route, request.environ["REQUEST_METHOD"])
         try:
             script_name = request.environ.get("SCRIPT_NAME", "")
             public = escaped_path(script_name) + route.mount if script_name else route.mount

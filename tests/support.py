@@ -238,7 +238,9 @@ class Origin:
     def __enter__(self) -> Origin:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
@@ -277,7 +279,8 @@ def in_turn(*scripts: Script) -> Script:
 class Site:
     """A Pyramid application with the add-on, under real waitress in a thread of this process.
 
-    `settings` are Pyramid's; `configure` is called with the Configurator after the include. Further options are waitress's.
+    `settings` are Pyramid's; `configure` is called with the Configurator after the include. Further options are
+    waitress's.
     """
 
     def __init__(
@@ -366,7 +369,9 @@ class Site:
     def __enter__(self) -> Site:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:

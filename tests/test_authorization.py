@@ -96,6 +96,30 @@ def test_a_factory_knows_what_matched(origin: MakeOrigin, site: MakeSite) -> Non
     assert status(made, "/docs/bob/x", "alice") == 403
 
 
+class Tree(dict[str, Any]):
+    """A folder that alice may view, with one that bob may view."""
+
+    def __init__(self, request: Any = None, viewer: str = "alice") -> None:
+        super().__init__({"bobs": Tree(viewer="bob")} if request is not None else {})
+        self.__acl__ = [(Allow, viewer, "view")]
+
+
+def test_traversal_finds_the_context(origin: MakeOrigin, site: MakeSite) -> None:
+    """Where the pattern has ``*traverse``, the ACL is that of the resource which the URL leads to."""
+    url = origin(echo).url
+
+    def configure(config: Configurator) -> None:
+        with_policy(config)
+        config.add_proxy_route(
+            "d", pattern="/docs/*traverse", upstream=url + "/{traverse}", permission="view", factory=Tree
+        )
+
+    made = site(configure=configure)
+    assert [status(made, "/docs/", user) for user in ("alice", "bob")] == [200, 403]
+    assert [status(made, "/docs/bobs", user) for user in ("alice", "bob")] == [403, 200]
+    assert status(made, "/docs/none", "alice") == 404
+
+
 def test_the_default_permission_is_asked(origin: MakeOrigin, site: MakeSite) -> None:
     """A route without a permission of its own has the application's default one; a public one has none."""
     url = origin(echo).url

@@ -124,6 +124,23 @@ def test_all_faults_come_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("prefix", ["/a%7Bb%7D", "/a%7db"])
+def test_a_prefix_that_pyramid_would_read_otherwise(prefix: str) -> None:
+    """An escaped brace, which Pyramid would read as a placeholder, is refused."""
+    with pytest.raises(SettingsError, match=r"proxy\.routes\.r\.prefix .*Pyramid's patterns can't hold"):
+        make(route("r", UPSTREAM, prefix=prefix))
+
+
+def test_a_prefix_below_placeholders() -> None:
+    """A prefix has a fixed place: below a route prefix with placeholders it is an error."""
+
+    def included(config: Configurator) -> None:
+        config.add_proxy_route("r", **KEYS)
+
+    with pytest.raises(SettingsError, match=r"'t/\{tenant\}' has placeholders"):
+        make(configure=lambda config: config.include(included, route_prefix="/t/{tenant}"))
+
+
 # Dotted names
 
 

@@ -177,7 +177,7 @@ def test_an_application_that_is_called_twice(origin: MakeOrigin, site: MakeSite,
     app = site({**route("r", upstream.url), "proxy.max_exchanges": "2"}, wrap=again, sockets=sockets)
     for _ in range(5):
         assert app.get("/r/x").status == 200
-    wait_until(lambda: app.engine.admission.in_flight == 0, "the places")
+        wait_until(lambda: app.engine.admission.in_flight == 0, "the places")
     assert upstream.accepted == 1
 
 

@@ -281,6 +281,27 @@ def test_a_thunk_may_lock_what_another_thread_is_leaving(
     client.close()
 
 
+def test_a_pull_while_the_trigger_is_read(
+    origin: MakeOrigin, site: MakeSite, sockets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pull whose byte is taken by the read that is under way does not keep later ones from waking waitress."""
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets)
+    assert app.get("/own").body == b"own"
+    pulled = []
+    for trigger in [server.trigger for server in servers(app)]:
+        read = trigger.socket.recv
+
+        def reading(size: int, trigger: Any = trigger, read: Any = read) -> Any:
+            pulled.append(trigger)
+            trigger.pull_trigger()
+            return read(size)
+
+        monkeypatch.setattr(trigger.socket, "recv", reading, raising=False)
+    for _ in range(3):
+        app.on_main_thread(lambda: None)
+    assert pulled
+
+
 class PausedTable(dict[int, Any]):
     """A table whose walk stops at the first entry until it may go on."""
 

@@ -12,7 +12,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, Script, Site, answering, echo, received, route, wait_until
+from support import Origin, OriginWire, Script, Site, answering, echo, received, wait_until
 
 from pyramid_threaded_proxy import Exchange, SettingsError, ValueRefused
 
@@ -99,9 +99,7 @@ def test_given_headers(headers: Any, origin: MakeOrigin, answer_of: Any) -> None
     request = received(
         answer_of(lambda request: request.proxy_fetch(upstream.url, headers=headers), headers={"Range": "bytes=0-1"})
     )
-    assert request.all("X-A") == [value for name, value in (*dict(headers).items(),) if name == "X-A"] or (
-        request.all("X-A") == ["1", "2"]
-    )
+    assert request.all("X-A") == (["1"] if isinstance(headers, dict) else ["1", "2"])
     assert request.all("Range") == ["mine"]
 
 
@@ -160,18 +158,14 @@ def test_bad_keys(keys: dict[str, Any], named: str, answer_of: Any) -> None:
 def test_keys_of_a_route(origin: MakeOrigin, answer_of: Any) -> None:
     """Keyword arguments are the keys of a route, with ``_`` for ``.``."""
     upstream = origin(echo)
-    answer = answer_of(
-        lambda request: request.proxy_fetch(
-            upstream.url, request_set={"X-Route": "{route} {host}"}, response_set={"X-Down": "1"},
-            response_remove=["Content-Type"],
-        )  # fmt: skip
-    )
-    assert received(answer).one("X-Route") == "proxy_fetch 127.0.0.1:" + str(answer_port(answer))
+    keys = {
+        "request_set": {"X-Route": "{route} {scheme}"},
+        "response_set": {"X-Down": "1"},
+        "response_remove": ["Content-Type"],
+    }
+    answer = answer_of(lambda request: request.proxy_fetch(upstream.url, **keys))
+    assert received(answer).one("X-Route") == "proxy_fetch http"
     assert (answer.one("X-Down"), answer.one("Content-Type")) == ("1", None)
-
-
-def answer_port(answer: Any) -> str:
-    return str((received(answer).one("X-Route") or "").rpartition(":")[2])
 
 
 # proxy_fetch: bodies
@@ -186,8 +180,8 @@ class Chunks:
         self.begun = 0
 
     def __iter__(self) -> Iterator[Any]:
-        self.begun += 1
-        for chunk in self.chunks:
+        for number, chunk in enumerate(self.chunks):
+            self.begun += number == 0
             if isinstance(chunk, Exception):
                 raise chunk
             yield chunk
@@ -208,7 +202,8 @@ def test_no_body(method: str, length: str | None, origin: MakeOrigin, answer_of:
     """Without a body a method that usually has one says so (RFC 9110 8.6)."""
     upstream = origin(echo)
     for body in (None, b""):
-        request = received(answer_of(lambda request, body=body: request.proxy_fetch(upstream.url, method=method, body=body)))
+        keys = {"method": method, "body": body}
+        request = received(answer_of(lambda request, keys=keys: request.proxy_fetch(upstream.url, **keys)))
         assert request.one("Content-Length") == length
 
 
@@ -240,7 +235,7 @@ def test_a_file_of_unknown_length(origin: MakeOrigin, answer_of: Any) -> None:
     upstream = origin(echo)
     request = received(answer_of(lambda request: request.proxy_fetch(upstream.url, method="PUT", body=Pipe())))
     assert (request.one("Transfer-Encoding"), request.one("Content-Length")) == ("chunked", None)
-    assert b"abcabc" in request.raw
+    assert request.body == b"abc" * 50_000
 
 
 def test_an_iterable(origin: MakeOrigin, answer_of: Any) -> None:
@@ -249,25 +244,30 @@ def test_an_iterable(origin: MakeOrigin, answer_of: Any) -> None:
     body = Chunks(b"abc", b"", bytearray(b"de"), memoryview(b"f"))
     answer = answer_of(lambda request: request.proxy_fetch(upstream.url, method="POST", body=body))
     assert received(answer).one("Transfer-Encoding") == "chunked"
-    assert answer.body.endswith(b"\r\n\r\n3\r\nabc\r\n2\r\nde\r\n1\r\nf\r\n0\r\n\r\n") or answer.body.endswith(b"abcdef")
-    assert (body.begun, body.closed) == (1, 1)
+    assert received(answer).body == b"abcdef"
+    wait_until(lambda: (body.begun, body.closed) == (1, 1))
 
 
 @pytest.mark.parametrize("chunk", [KeyError("broken"), "text", 1])
 def test_an_iterable_that_fails(chunk: Any, origin: MakeOrigin, answer_of: Any) -> None:
     """An iterable that raises, or gives what is not bytes, ends the exchange with 500, and is closed."""
     body = Chunks(b"abc", chunk)
-    upstream = origin(lambda wire: None if wire.request() is None else wire.answer())
+
+    def script(wire: OriginWire) -> None:
+        wire.until(b"\r\n\r\n3\r\nabc\r\n")
+        wire.wait_closed()
+
+    upstream = origin(script)
     answer = answer_of(lambda request: request.proxy_fetch(upstream.url, method="PUT", body=body))
     assert answer.status == 500
-    assert body.closed == 1
+    wait_until(lambda: body.closed == 1)
 
 
 def test_an_iterable_is_closed_without_an_upstream(answer_of: Any) -> None:
     """An iterable is closed where no connection could be made, and is not even begun."""
     body = Chunks(b"abc")
     assert answer_of(lambda request: request.proxy_fetch(NOWHERE, method="PUT", body=body)).status == 502
-    assert body.closed == 1
+    wait_until(lambda: (body.begun, body.closed) == (0, 1))
 
 
 def test_an_iterable_is_closed_where_nothing_is_fetched(origin: MakeOrigin, answer_of: Any) -> None:
@@ -311,7 +311,8 @@ def test_an_iterable_is_never_sent_again(origin: MakeOrigin, site: MakeSite) -> 
     made = site(configure=with_view(view))
     for _ in range(5):
         made.get("/own")
-    assert all(body.begun <= 1 and body.closed == 1 for body in bodies)
+    wait_until(lambda: [body.closed for body in bodies] == [1] * 5)
+    assert [body.begun for body in bodies if body.begun > 1] == []
 
 
 @pytest.mark.parametrize("body", ["text", {"a": "b"}, 5])
@@ -327,7 +328,7 @@ def test_the_requests_own_body(size: int, origin: MakeOrigin, answer_of: Any) ->
     upstream = origin(echo)
 
     def view(request: Request) -> Any:
-        assert len(request.body) == size
+        assert len(request.body_file.read(size // 2)) == size // 2
         return request.proxy_fetch(upstream.url, method="POST", body=request)
 
     body = b"0123456789" * (size // 10)
@@ -340,20 +341,20 @@ def test_the_requests_own_body(size: int, origin: MakeOrigin, answer_of: Any) ->
 def test_the_requests_own_body_with_another_type(origin: MakeOrigin, answer_of: Any) -> None:
     """A given Content-Type goes before the request's."""
     upstream = origin(echo)
-    answer = answer_of(
-        lambda request: request.proxy_fetch(
-            upstream.url, method="POST", body=request, headers={"content-type": "c/d"}
-        ),
-        method="POST", body=b"x", headers={"Content-Type": "a/b"},
-    )  # fmt: skip
+
+    def view(request: Request) -> Any:
+        return request.proxy_fetch(upstream.url, method="POST", body=request, headers={"content-type": "c/d"})
+
+    answer = answer_of(view, method="POST", body=b"x", headers={"Content-Type": "a/b"})
     assert received(answer).all("Content-Type") == ["c/d"]
 
 
 def test_the_requests_own_body_over_the_limit(answer_of: Any) -> None:
     """`max_body` holds for the request's own body."""
-    answer = answer_of(
-        lambda request: request.proxy_fetch(NOWHERE, method="POST", body=request, max_body=2), method="POST", body=b"123"
-    )
+    def view(request: Request) -> Any:
+        return request.proxy_fetch(NOWHERE, method="POST", body=request, max_body=2)
+
+    answer = answer_of(view, method="POST", body=b"123")
     assert answer.status == 413
 
 
@@ -368,12 +369,13 @@ def test_hooks_by_argument_and_by_key(origin: MakeOrigin, answer_of: Any) -> Non
     def noting(word: str) -> Callable[[Exchange], None]:
         return lambda exchange: heard.append(word)
 
-    answer = answer_of(
-        lambda request: request.proxy_fetch(
-            upstream.url, on_headers=noting("argument"), hooks_headers=noting("key"), hooks_complete=noting("complete"),
-            hooks_response=f"{__name__}.hear_nothing",
-        )  # fmt: skip
-    )
+    keys = {
+        "on_headers": noting("argument"),
+        "hooks_headers": noting("key"),
+        "hooks_complete": noting("complete"),
+        "hooks_response": f"{__name__}.hear_nothing",
+    }
+    answer = answer_of(lambda request: request.proxy_fetch(upstream.url, **keys))
     assert answer.status == 200
     wait_until(lambda: heard == ["argument", "complete"])
 
@@ -385,7 +387,7 @@ def hear_nothing(exchange: Exchange) -> None:
 def test_a_dotted_name_that_leads_nowhere(answer_of: Any) -> None:
     """A hook that can't be imported is a `SettingsError` that names the key and the value."""
     text = raised_by(answer_of, lambda request: request.proxy_fetch(NOWHERE, hooks_error="nowhere.x"), SettingsError)
-    assert "hooks.error" in text
+    assert text.startswith("hooks_error (proxy_fetch() or proxy_forward()): ")
     assert "'nowhere.x'" in text
 
 

@@ -17,7 +17,7 @@ LAYERS = (
     # knows Pyramid
     ("config", "views", "request", "tween", "forward", "response", "engine"),
     # moves an exchange
-    ("request_source", "detach", "stream", "recheck", "accesslog"),
+    ("request_source", "detach", "stream", "recheck", "accesslog", "operator_log"),
     ("relay", "request_body", "tunnel", "body", "client", "transfer", "upstream"),
     # runs what is ready, parks what waits
     ("scheduler", "tasks", "poller", "timers"),

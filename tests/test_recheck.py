@@ -353,9 +353,13 @@ def test_how_often_and_whom_go_together(site: MakeSite, keys: dict[str, Any]) ->
     """One of the two without the other is an error of the view's that names both."""
     said: list[str] = []
 
+    def said_by(error: Exception, request: Request) -> Response:
+        said.append(str(error))
+        return Response(status=500)
+
     def configure(config: Configurator) -> None:
         fetching("http://127.0.0.1:9", **keys)(config)
-        config.add_exception_view(lambda error, request: said.append(str(error)) or Response("", 500), context=ValueError)
+        config.add_exception_view(said_by, context=ValueError)
 
     made = site({}, configure=configure)
     assert made.get("/proxy_fetch").status == 500

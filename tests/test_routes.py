@@ -218,6 +218,37 @@ def test_a_script_name_of_a_url_map(origin: MakeOrigin, site: MakeSite) -> None:
     assert request.one("X-Forwarded-Prefix") == "/%C3%A9t%C3%A9/reports"
 
 
+def test_a_route_prefix_outside_ascii(origin: MakeOrigin, site: MakeSite) -> None:
+    """A route prefix is written unescaped, as Pyramid wants it; the mount is escaped."""
+    url = origin(echo).url
+
+    def inner(config: Configurator) -> None:
+        config.add_proxy_route("r", prefix="/reports", upstream=url, public=True)
+
+    made = site(configure=lambda config: config.include(inner, route_prefix="/b\xfccher"))
+    request = received(made.get("/b%C3%BCcher/reports/x"))
+    assert request.target == "/x"
+    assert request.one("X-Forwarded-Prefix") == "/b%C3%BCcher/reports"
+
+
+def test_a_pattern_below_placeholders(origin: MakeOrigin, site: MakeSite) -> None:
+    """A pattern may stand below a route prefix with placeholders; cookies are confined to what comes before them."""
+
+    def script(wire: Any) -> None:
+        request = wire.request()
+        wire.answer(request.raw, "Set-Cookie: a=1; Path=/")
+
+    url = origin(script).url
+
+    def inner(config: Configurator) -> None:
+        config.add_proxy_route("r", pattern="/x/{id}", upstream=url + "/{id}", public=True)
+
+    made = site(configure=lambda config: config.include(inner, route_prefix="/t/{tenant}"))
+    answer = made.get("/t/one/x/two")
+    assert received(answer).target == "/two"
+    assert answer.one("Set-Cookie") == "a=1; Path=/t"
+
+
 @pytest.mark.parametrize("key", ["PATH_INFO", "SCRIPT_NAME", "QUERY_STRING"])
 def test_a_rewritten_target_is_refused(key: str, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     """Where middleware changed path or query, nobody knows which one was meant: 400, and a line in the log."""

@@ -94,7 +94,10 @@ def test_route_defaults() -> None:
         require_csrf=None, factory=None, methods=None, order=0, request_set=(), request_add=(), request_remove=(),
         request_cookies=None, request_authorization="drop", response_set=(), response_add=(), response_default=(),
         response_remove=(), preserve_host=False, forwarded="x-forwarded", rewrite_location=True, rewrite_cookies=True,
-        upgrade=(), origins=(), cache="private", recheck=None, idle_timeout=3600.0, hooks_request=None, hooks_response=None, hooks_headers=None, hooks_complete=None,
+        upgrade=(), origins=(), cache="private", recheck=None,
+        total_timeout=None,
+        idle_timeout=3600.0,
+        max_exchanges=None, max_exchanges_per_user=None, hooks_request=None, hooks_response=None, hooks_headers=None, hooks_complete=None,
         hooks_error=None, connect_timeout=5.0, read_timeout=60.0, send_timeout=60.0, max_body=None, max_head=65536,
         buffer=262144,
     )  # fmt: skip
@@ -238,7 +241,7 @@ def test_unknown_keys(key: str, hint: str) -> None:
     assert found.endswith(hint) or hint in found
 
 
-@pytest.mark.parametrize("key", ["retries", "total_timeout", "tls.verify", "max_exchanges"])
+@pytest.mark.parametrize("key", ["engine", "verify.prefix", "status.prefix"])
 def test_keys_of_later_features_are_unknown(key: str) -> None:
     """A key whose feature is not there is unknown, so nobody relies on it."""
     assert "is unknown" in fault(key, "1")

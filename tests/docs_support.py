@@ -1,0 +1,75 @@
+"""What the tests of the documentation share: the pages, and what is found on them."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]}
+#: Made from the settings table; `test_settings` holds it to that.
+GENERATED = "settings.md"
+BIN = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    """A fenced example."""
+
+    page: str
+    language: str
+    text: str
+
+
+def blocks(page: str, language: str = "") -> list[Block]:
+    """The examples of a page, or those in one language, from top to bottom."""
+    found = [Block(page, *match) for match in _FENCE.findall(PAGES[page])]
+    return [block for block in found if language in ("", block.language)]
+
+
+def every(language: str) -> list[Any]:
+    """The examples in one language on all pages, as parameters of a test."""
+    found = [block for page in PAGES for block in blocks(page, language)]
+    return [pytest.param(block, id=f"{block.page}-{index}") for index, block in enumerate(found)]
+
+
+def prose(page: str) -> str:
+    """A page without its examples."""
+    return _FENCE.sub("", PAGES[page])
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below one heading."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGES[page], re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables in a text, without their heads."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.removeprefix(" ").removesuffix(" ") for cell in line] for line in lines]
+    rules = [index for index, line in enumerate(cells) if set("".join(line)) <= set("- ")]
+    assert rules
+    return [line for index, line in enumerate(cells) if index not in rules and index + 1 not in rules]
+
+
+def quoted(cell: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]*)`", cell)
+
+
+def ini() -> configparser.RawConfigParser:
+    """A reader of ini files that leaves `%` and the case of keys alone."""
+    parser = configparser.RawConfigParser(delimiters=("=",))
+    parser.optionxform = str  # type: ignore[method-assign,assignment]
+    return parser

@@ -1,0 +1,299 @@
+"""The documentation's examples: settings load, commands exist, and the Python of each page runs as an application."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from docs_support import BIN, PAGES, ROOT, Block, blocks, every, ini, prose
+from pyramid.config import Configurator
+from pyramid.request import Request
+from support import Origin, OriginWire, Script, Site, wait_until
+from waitress.adjustments import Adjustments
+from webob import Response
+
+from pyramid_threaded_proxy.settings import load_settings
+
+# Settings
+
+
+@pytest.mark.parametrize("block", every("ini"))
+def test_ini_examples_load(block: Block) -> None:
+    """The settings of an ini example are known, and waitress takes its server's."""
+    parser = ini()
+    parser.read_string(block.text if block.text.lstrip().startswith("[") else "[app:main]\n" + block.text)
+    settings = dict(parser["app:main"]) if parser.has_section("app:main") else {}
+    for name in {key.split(".")[2] for key in settings if key.startswith("proxy.routes.")}:
+        # A page adds to a route step by step.
+        for key, value in {"prefix": "/x", "upstream": "http://x", "permission": "read"}.items():
+            settings.setdefault(f"proxy.routes.{name}.{key}", value)
+    load_settings(settings, str)
+    if parser.has_section("server:main"):
+        Adjustments(**{name: value for name, value in parser["server:main"].items() if name != "use"})
+
+
+@pytest.mark.parametrize("block", every("yaml"))
+def test_yaml_examples_load(block: Block, tmp_path: Path) -> None:
+    """A YAML example is a whole file of settings."""
+    path = tmp_path / "proxy.yaml"
+    path.write_text(block.text, encoding="utf-8")
+    assert load_settings({"proxy.file": str(path)}, str).routes
+
+
+# Commands
+
+
+@pytest.mark.parametrize("block", every("console"))
+def test_commands_exist(block: Block, need_program: Callable[[str], str]) -> None:
+    """A command is installed, and a target of make is in the Makefile."""
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for line in re.findall(r"^\$ (.*)$", block.text, re.MULTILINE):
+        program, *arguments = line.split()
+        if program == "make":
+            assert set(arguments) <= set(targets)
+        elif program == "curl":
+            need_program(program)
+        else:
+            assert shutil.which(program, path=BIN), line
+
+
+def test_the_demo_is_where_the_readme_says() -> None:
+    """The README names the demo's address and a user of it."""
+    address = re.search(r"^listen = (.*)$", (ROOT / "development.ini").read_text(encoding="utf-8"), re.MULTILINE)
+    assert address is not None
+    assert f"http://{address[1]} and log in as `alice` with the password `alice`" in prose("README.md")
+    from pyramid_threaded_proxy.demo import security, views
+
+    assert security.password_matches("alice", "alice")
+    assert f"opens {views.COUNT} slow requests" in prose("README.md")
+
+
+# Python: the examples of a page are the files of a small application
+
+
+class _NoteCalls(ast.NodeTransformer):
+    """Has each function begin by telling that it runs."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        self.names.add(node.name)
+        node.body.insert(0, ast.parse(f"__ran__({node.name!r})").body[0])
+        return node
+
+
+class Library:
+    """The application `library` as one page writes it. Its backends are all at `url`."""
+
+    def __init__(self, page: str, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.ran: set[str] = set()
+        self.defined: set[str] = set()
+        self.modules: list[ModuleType] = []
+        self.settings: dict[str, str] = {}
+        for block in blocks(page, "ini"):
+            parser = ini()
+            parser.read_string(self._at(url, block.text))
+            self.settings.update(parser["app:main"])
+        package = ModuleType("library")
+        monkeypatch.setitem(sys.modules, "library", package)
+        for name, source in example_files(page).items():
+            module = ModuleType(f"library.{Path(name).stem}")
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            setattr(package, Path(name).stem, module)
+            self._load(module, self._at(url, source))
+
+    @staticmethod
+    def _at(url: str, text: str) -> str:
+        return re.sub(r"http://\w+\.internal(:\d+)?", url, text)
+
+    def _load(self, module: ModuleType, source: str) -> None:
+        # A file, because `view_config` looks for the line that it stands on.
+        path = self.folder / f"{module.__name__}.py"
+        path.write_text(source, encoding="utf-8")
+        notes = _NoteCalls()
+        tree = ast.fix_missing_locations(notes.visit(ast.parse(source)))
+        module.__dict__["__ran__"] = self.ran.add
+        exec(compile(tree, path, "exec"), module.__dict__)
+        self.defined |= notes.names
+        self.modules.append(module)
+
+    def configure(self, config: Configurator) -> None:
+        config.set_security_policy(_Policy())
+        for module in self.modules:
+            if hasattr(module, "includeme"):
+                config.include(module.includeme)
+            config.scan(module)
+
+    def site(self, make: Callable[..., Site], **settings: str) -> Site:
+        return make(self.settings | settings, configure=self.configure)
+
+
+def example_files(page: str) -> dict[str, str]:
+    """The Python examples of a page by the files that their first lines name; hooks come before what imports them."""
+    files: dict[str, str] = {}
+    for block in blocks(page, "python"):
+        first, _, rest = block.text.partition("\n")
+        assert re.fullmatch(r"# library/\w+\.py", first), f"{page}: {first}"
+        name = first.removeprefix("# library/")
+        files[name] = files.get(name, "") + rest + "\n"
+    return dict(sorted(files.items(), key=lambda item: item[0] != "hooks.py"))
+
+
+class _Policy:
+    """Whoever gives a name in X-User may read."""
+
+    def identity(self, request: Request) -> str | None:
+        return request.headers.get("X-User")
+
+    authenticated_userid = identity
+
+    def permits(self, request: Request, context: object, permission: str) -> bool:
+        return permission == "read" and self.identity(request) is not None
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Library]]:
+    """Makes the application of a page; when the test ends each of its functions must have run."""
+    made: list[Library] = []
+
+    def make(page: str, url: str) -> Library:
+        made.append(Library(page, url, tmp_path, monkeypatch))
+        return made[-1]
+
+    yield make
+    for one in made:
+        assert one.ran == one.defined
+
+
+ALICE = {"X-User": "alice"}
+
+
+def test_pages_with_python_have_a_test() -> None:
+    """A page with a Python example is one of those that are run below."""
+    with_python = {page for page in PAGES if blocks(page, "python")}
+    assert with_python == {"README.md", "hooks.md", "fetching.md", "tutorial.md"}
+
+
+def echo_or_move(wire: OriginWire) -> None:
+    """A backend: 404 for /missing, silence for /slow, a redirect for /moved, else the request's own bytes."""
+    while (request := wire.request()) is not None:
+        name = request.target.rpartition("/")[2]
+        if name == "slow":
+            wire.wait_closed()
+        elif name == "missing":
+            wire.answer(b"nothing", status="404 Not Found")
+        elif name == "moved":
+            wire.answer(b"", "Location: /v2/2024/here", status="302 Found")
+        else:
+            wire.answer(request.raw)
+
+
+OriginMaker = Callable[[Script], Origin]
+
+
+def test_readme(
+    library: Callable[[str, str], Library], origin: OriginMaker, site: Callable[..., Site]
+) -> None:
+    """The README's settings and view answer as it says."""
+    running = library("README.md", origin(echo_or_move).url).site(site)
+    assert running.get("/reports/a").status == 403
+    answer = running.get("/reports/a", ALICE | {"Cookie": "session=secret; theme=dark"})
+    assert answer.one("Content-Security-Policy") == "sandbox"
+    assert answer.body.startswith(b"GET /v2/a HTTP/1.1\r\n")
+    assert b"X-Remote-User: alice" in answer.body
+    assert b"theme=dark" in answer.body
+    assert b"secret" not in answer.body
+    assert running.get("/invoices/12", ALICE).body.startswith(b"GET /pdf/12 HTTP/1.1\r\n")
+
+
+def test_hooks(
+    library: Callable[[str, str], Library],
+    origin: OriginMaker,
+    site: Callable[..., Site],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The hooks of their page do what it says of them."""
+    caplog.set_level("INFO", logger="library")
+    running = library("hooks.md", origin(echo_or_move).url).site(
+        site, **{"proxy.routes.reports.read_timeout": "200ms"}
+    )
+    answer = running.get("/reports/a", ALICE)
+    assert answer.one("Content-Disposition") == "attachment"
+    assert b"X-Language: en" in answer.body
+    missing = running.get("/reports/missing", ALICE)
+    assert (missing.status, missing.body) == (404, b"There is no such report.")
+    late = running.get("/reports/slow", ALICE)
+    assert (late.status, late.one("Retry-After")) == (503, "60")
+    assert running.get("/scans/a", ALICE).one("Content-Disposition") == "attachment"
+    statement = running.get("/statements/2024", ALICE)
+    assert statement.one("Content-Disposition") == 'attachment; filename="statement-2024.pdf"'
+    running.registry.settings["library.closed"] = "yes"
+    assert running.get("/reports/a", ALICE).status == 503
+    wait_until(lambda: "reports ends: nothing moved" in caplog.text, "the line of the event")
+    assert "alice read /reports/a: " in caplog.text
+    assert "scans ends: whole" in caplog.text
+
+
+def test_fetching(library: Callable[[str, str], Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+    """The views of their page fetch what it says."""
+    running = library("fetching.md", origin(echo_or_move).url).site(site)
+    book = running.get("/books/dune", ALICE | {"Range": "bytes=1-", "Cookie": "a=1", "Accept-Language": "de"}).body
+    assert book.startswith(b"GET /books/17.epub HTTP/1.1\r\n")
+    assert b"Range: bytes=1-" in book
+    assert b"Via: 1.1 pyramid_threaded_proxy" in book
+    assert not re.search(rb"Cookie|X-User|Accept-Language|Forwarded", book)
+    assert running.get("/books/unknown", ALICE).status == 404
+    search = running.get("/search?q=dune", ALICE).body
+    assert search.startswith(b"POST /search HTTP/1.1\r\n")
+    assert search.endswith(b'{"text": "dune", "user": "alice"}')
+    imported = running.get("/import", ALICE | {"Content-Type": "text/csv"}, "POST", b"x" * 100).body
+    assert b"Content-Type: text/csv" in imported
+    assert imported.endswith(b"x" * 100)
+    assert running.get("/import", ALICE, "POST", bytes(10 * 2**20 + 1)).status == 413
+    dumped = running.get("/dump", ALICE, "POST").body
+    assert dumped.startswith(b"PUT /dump HTTP/1.1\r\n")
+    assert dumped.endswith(b"dune 17\n")
+    assert running.get("/archive/2024/a%20b", ALICE).body.startswith(b"GET /v2/2024/a%20b HTTP/1.1\r\n")
+    assert running.get("/archive/2024/moved", ALICE).one("Location") == "/archive/2024/here"
+    uploaded = running.get("/upload?x=1", ALICE, "POST", b"text").body
+    assert uploaded.startswith(b"POST /incoming?x=1 HTTP/1.1\r\n")
+    assert b"X-Remote-User: alice" in uploaded
+
+
+def test_fetching_tells_faults(origin: OriginMaker, site: Callable[..., Site]) -> None:
+    """The faults in the table of that page are raised as it says, and its further arguments are taken."""
+    url = origin(echo_or_move).url
+    raised: list[str] = []
+
+    def fails(request: Request, wrong: Callable[[], object]) -> None:
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            wrong()
+        raised.append(caught.type.__name__)
+
+    def view(request: Request) -> Response:
+        fails(request, lambda: request.proxy_fetch("ftp://x/"))
+        fails(request, lambda: request.proxy_fetch(url, headers={"A": "b\r\nc"}))
+        fails(request, lambda: request.proxy_fetch(url, body="text"))
+        fails(request, lambda: request.proxy_fetch(url, read_time="5m"))
+        response = request.proxy_fetch(url, read_timeout="5m", response_set={"X-Frame-Options": "DENY"}, cache="keep")
+        fails(request, lambda: response.body)
+        response.headers["X-Own"] = "1"
+        assert response.status_int == 200
+        return response
+
+    def configure(config: Configurator) -> None:
+        config.add_route("view", "/")
+        config.add_view(view, route_name="view")
+
+    answer = site(configure=configure).get("/")
+    assert raised == ["ValueRefused", "ValueRefused", "TypeError", "SettingsError", "ProxyResponseError"]
+    assert (answer.one("X-Frame-Options"), answer.one("X-Own"), answer.one("Cache-Control")) == ("DENY", "1", None)

@@ -1,0 +1,176 @@
+"""The documentation: every link and name in it exists, every figure is the code's."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import waitress.channel
+import waitress.server
+from docs_support import DOCS, GENERATED, LINK, PAGES, ROOT, blocks, prose, quoted, rows, section
+from pyramid.path import DottedNameResolver
+from waitress.adjustments import Adjustments
+
+import pyramid_threaded_proxy
+from pyramid_threaded_proxy import detach, framing, head, relay, tasks, transfer, upstream
+from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
+from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.settings_table import PROCESS_KEYS, ROUTE_KEYS
+
+# Form and links
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_example_is_in_a_language_that_runs(page: str) -> None:
+    """An example in a language that no test here runs would never be run."""
+    assert {block.language for block in blocks(page)} <= {"python", "ini", "yaml", "console"}
+    assert "```" not in prose(page)
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page: str) -> None:
+    """A link leads to a file of the project, and to a heading that it has; none leads outside."""
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for link in LINK.findall(prose(page)):
+        name, _, fragment = link.partition("#")
+        path = folder / name if name else folder / page
+        assert path.is_file(), f"{page} links to {link}"
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not fragment or fragment in map(anchor, headings), f"{page} links to {link}"
+
+
+def test_every_page_is_on_the_index() -> None:
+    """The index links every page but itself."""
+    assert set(LINK.findall(PAGES["index.md"])) >= {path.name for path in DOCS} - {"index.md"}
+
+
+# Names
+
+
+WAITRESS_SETTINGS = {
+    "asyncore_use_poll", "connection_limit", "recv_bytes", "max_request_body_size", "max_request_header_size",
+    "inbuf_overflow", "trusted_proxy", "trusted_proxy_headers", "threads",
+}  # fmt: skip
+#: What of other packages is named on the pages, in full or by its last part.
+FOREIGN_PATHS = {
+    "zope.interface", "logging.handlers.QueueHandler", "wsgiref", "urllib.parse.quote", "time.monotonic",
+    "pyramid.threadlocal.get_current_request", "pyramid_retry", "pyramid_tm", "waitress.server.BaseWSGIServer",
+    "waitress.channel.HTTPChannel",
+}  # fmt: skip
+#: PEP 3333, and what `detach` relies on in waitress; `test_waitress_contract` looks for that.
+OTHER_NAMES = {
+    "start_response", "app_iter", "channel_class", "channel.requests", "outbuf_lock", "server.trigger.pull_trigger",
+}  # fmt: skip
+_LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
+_LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
+
+
+def attributes(prefix: str, thing: Any) -> set[str]:
+    """The public attributes of a class, with those that only its instances have."""
+    names = {name for name in dir(thing) if not name.startswith("_")}
+    assigned = re.findall(r"self\.([a-z]\w*)(?::[^=\n]*)? = ", inspect.getsource(thing))
+    return {prefix + name for name in names.union(assigned)}
+
+
+@cache
+def known_names() -> set[str]:
+    """Everything that a name in backticks may stand for."""
+    settings = {key.path for key in (*PROCESS_KEYS, *ROUTE_KEYS)} | {f"routes.NAME.{key.path}" for key in ROUTE_KEYS}
+    settings |= {key.attribute for key in ROUTE_KEYS} | {"file", "proxy.file"}
+    functions = {f"request.{one.__name__}" for one in (proxy_fetch, proxy_forward)} | {"config.add_proxy_route"}
+    arguments = set(inspect.signature(proxy_fetch).parameters) | set(inspect.signature(proxy_forward).parameters)
+    values = (
+        attributes("exchange.", pyramid_threaded_proxy.Exchange)
+        | attributes("exchange.stats.", pyramid_threaded_proxy.Stats)
+        | attributes("", pyramid_threaded_proxy.Stats)
+        | attributes("exchange.request.", UpstreamRequest)
+        | attributes("exchange.response.", UpstreamAnswer)
+        | {"event.exchange", "request.params", "request.cookies"}
+    )
+    own = {*settings, *(f"proxy.{name}" for name in settings)}
+    foreign = FOREIGN_PATHS | {path.rpartition(".")[2] for path in FOREIGN_PATHS}
+    return own | functions | arguments | values | foreign | WAITRESS_SETTINGS | OTHER_NAMES
+
+
+def is_file(name: str) -> bool:
+    folders = (ROOT, ROOT / "docs", ROOT / "pyramid_threaded_proxy", ROOT / "tests")
+    return any((folder / name).is_file() for folder in folders)
+
+
+def is_class(name: str) -> bool:
+    homes = (pyramid_threaded_proxy, waitress.channel, waitress.server)
+    first, *rest = name.split(".")
+    found = next((getattr(home, first) for home in homes if hasattr(home, first)), vars(builtins).get(first))
+    for attribute in rest:
+        found = getattr(found, attribute, None)
+    return found is not None
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {GENERATED}))
+def test_names_exist(page: str) -> None:
+    """What looks like a setting, a function, an attribute, a class or a file is one."""
+    for written in re.findall(r"`([^`\n]+)`", prose(page)):
+        name = re.split(r" = |=|\(\)", written)[0]
+        if _LOOKS_LIKE_A_NAME.fullmatch(name):
+            assert name in known_names() or is_file(name) or is_word_of_the_examples(page, name), f"{page}: {written}"
+        elif _LOOKS_LIKE_A_CLASS.fullmatch(name):
+            known = name in known_names() or is_class(name) or name in HEADER_NAMES
+            assert known or is_word_of_the_examples(page, name), f"{page}: {written}"
+
+
+#: Field names that look like classes.
+HEADER_NAMES = {"Connection", "Trailer", "Upgrade", "Expect", "Forwarded", "Host", "Location", "Range", "Via", "Vary",
+                "Link", "Domain", "Path", "Proxy", "Cookie", "Authorization"}  # fmt: skip
+
+
+def is_word_of_the_examples(page: str, name: str) -> bool:
+    """Whether the page's own examples, which run, have it."""
+    return any(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", block.text) for block in blocks(page))
+
+
+@pytest.mark.parametrize("path", sorted(FOREIGN_PATHS))
+def test_foreign_names_exist(path: str) -> None:
+    """What the pages say of other packages is there."""
+    assert DottedNameResolver().resolve(path) is not None
+
+
+def test_names_of_waitress_exist() -> None:
+    """The settings of waitress that the pages name are its own."""
+    assert {name for name, _ in Adjustments._params} >= WAITRESS_SETTINGS
+
+
+def test_figures_are_those_of_the_code() -> None:
+    """A figure in the text is the constant that it stands for."""
+    for page, phrase in {
+        "limits.md": f"{tasks.LASTING * 1000:.0f} milliseconds",
+        "how-detaching-works.md": f"{transfer.WORTH_MOVING // 1024} KiB or more to go",
+        "accepted-and-refused.md": f"more than {relay.MOST_INTERIM} interim answers",
+    }.items():
+        assert phrase in prose(page)
+    assert f"{upstream.KEEPALIVE} idle connections" in prose("limits.md")
+    assert f"{Adjustments.recv_bytes} bytes at a time" in prose("limits.md")
+    assert f"default of {Adjustments.connection_limit} counts" in prose("limits.md")
+    chunks = section("accepted-and-refused.md", "Chunks")
+    assert f"over {framing._MAX_LINE} bytes" in chunks
+    assert f"over {framing._MAX_TRAILERS} bytes, over {framing._MAX_TRAILER_FIELDS} fields" in chunks
+    most = inspect.signature(head.HeadReader).parameters["max_fields"].default
+    assert f"more than {most} fields" in prose("accepted-and-refused.md")
+
+
+def test_dependencies_are_those_of_the_project() -> None:
+    """The page names each dependency of pyproject.toml, and no other."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name, heading in (("dependencies", "To run"), ("testing", "To test")):
+        listed = re.search(rf"^{name} = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+        assert listed is not None
+        wanted = set(re.findall(r'"([\w-]+)', listed[1]))
+        cells = [row[0] for row in rows(section("dependencies.md", heading))]
+        assert {name for cell in cells for name in quoted(cell)} == wanted

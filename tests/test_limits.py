@@ -1,0 +1,211 @@
+"""Limits: of the process, of a route, of one user on a route; and the longest that an exchange may take."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyramid.config import Configurator
+from support import Origin, OriginWire, Script, Site, Wire, route, wait_until
+
+from pyramid_threaded_proxy import TooManyExchanges
+from pyramid_threaded_proxy.admission import Admission, Limits
+
+Origins = Callable[[Script], Origin]
+Sites = Callable[..., Site]
+
+
+class ByHeader:
+    """A security policy that believes a field: enough for a test of limits."""
+
+    def identity(self, request: object) -> None:
+        return None
+
+    def authenticated_userid(self, request: object) -> str | None:
+        return request.headers.get("X-Test-User")  # type: ignore[attr-defined,no-any-return]
+
+    def permits(self, request: object, context: object, permission: str) -> bool:
+        return True
+
+    def remember(self, request: object, userid: str, **kw: object) -> list[tuple[str, str]]:
+        return []
+
+    def forget(self, request: object, **kw: object) -> list[tuple[str, str]]:
+        return []
+
+
+def with_users(config: Configurator) -> None:
+    config.set_security_policy(ByHeader())
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Held upstreams answer once it is set."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def holding(gate: threading.Event) -> Script:
+    """An upstream that answers when the gate opens."""
+
+    def script(wire: OriginWire) -> None:
+        while wire.request() is not None:
+            gate.wait(10)
+            wire.answer(b"held")
+
+    return script
+
+
+def ask(site: Site, path: str, user: str = "") -> Wire:
+    client = site.client()
+    field = f"X-Test-User: {user}\r\n" if user else ""
+    client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n{field}\r\n".encode())
+    return client
+
+
+def test_a_route_has_its_own_limit(origin: Origins, site: Sites, gate: threading.Event) -> None:
+    """Above a route's max_exchanges it answers 503 with Retry-After while other routes go on; then it is free."""
+    upstream = origin(holding(gate))
+    here = site(route("few", upstream.url, max_exchanges="2") | route("many", upstream.url))
+    held = [ask(here, "/few/"), ask(here, "/few/"), ask(here, "/many/")]
+    wait_until(lambda: upstream.accepted == 3)
+    refused = here.get("/few/")
+    assert (refused.status, refused.one("Retry-After")) == (503, "1")
+    gate.set()
+    for client in held:
+        assert client.until(b"held").startswith(b"HTTP/1.1 200 ")
+        client.close()
+    assert here.get("/few/").status == 200
+
+
+def test_one_user_has_a_limit(origin: Origins, site: Sites, gate: threading.Event) -> None:
+    """One user above max_exchanges_per_user gets 429, while another user and anonymous clients are let in."""
+    upstream = origin(holding(gate))
+    here = site(
+        route("r", upstream.url, max_exchanges_per_user="2") | {"proxy.own_cookies": "session"}, configure=with_users
+    )
+    held = [ask(here, "/r/", "ann"), ask(here, "/r/", "ann")]
+    wait_until(lambda: upstream.accepted == 2)
+    refused = here.get("/r/", {"X-Test-User": "ann"})
+    assert (refused.status, refused.one("Retry-After")) == (429, "1")
+    held += [ask(here, "/r/", "bob"), ask(here, "/r/"), ask(here, "/r/"), ask(here, "/r/")]
+    wait_until(lambda: upstream.accepted == 6)
+    gate.set()
+    for client in held:
+        client.until(b"held")
+        client.close()
+    assert here.get("/r/", {"X-Test-User": "ann"}).status == 200
+
+
+def test_a_view_can_set_limits(origin: Origins, site: Sites, gate: threading.Event) -> None:
+    """`proxy_fetch` takes the limits as keywords; they count what the view fetches."""
+    upstream = origin(holding(gate))
+
+    def configure(config: Configurator) -> None:
+        config.add_route("v", "/v")
+        config.add_view(
+            lambda request: request.proxy_fetch(upstream.url, max_exchanges=1, read_timeout="5s"), route_name="v"
+        )
+
+    here = site(configure=configure)
+    client = ask(here, "/v")
+    wait_until(lambda: upstream.accepted == 1)
+    assert here.get("/v").status == 503
+    gate.set()
+    client.until(b"held")
+    client.close()
+
+
+def test_the_total_timeout_before_the_head(origin: Origins, site: Sites, gate: threading.Event) -> None:
+    """An exchange that takes too long in all gets 504, however patient the other time-outs are."""
+    here = site(route("r", origin(holding(gate)).url, total_timeout="150ms"))
+    assert here.get("/r/").status == 504
+
+
+def test_the_total_timeout_after_the_head(origin: Origins, site: Sites) -> None:
+    """A stream that goes on and on is broken off, and the client can tell."""
+    over = threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        if wire.request() is None:
+            return
+        wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not over.wait(0.02):
+            wire.send(b"1\r\nx\r\n")
+
+    here = site(route("r", origin(script).url, total_timeout="300ms"))
+    client = ask(here, "/r/")
+    began = time.monotonic()
+    with pytest.raises(ConnectionResetError):
+        client.rest()
+    assert time.monotonic() - began < 5
+    assert b"0\r\n\r\n" not in client.buffer
+    over.set()
+    client.close()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from([None, "u", "v"]), st.booleans()), min_size=1, max_size=60
+    ),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
+def test_admission_counts_as_a_list_would(
+    steps: list[tuple[str, str | None, bool]], process: int, per_route: int, per_user: int
+) -> None:
+    """Whatever is taken and given back in whatever order, no limit is passed and none refuses too early."""
+    admission, limits = Admission(process), Limits(per_route, per_user)
+    held: list[tuple[str, str | None, object]] = []
+    for name, user, take in steps:
+        if not take:
+            if held:
+                held.pop(0)[2].release()  # type: ignore[attr-defined]
+            continue
+        mine = sum(1 for one in held if one[:2] == (name, user))
+        fits = (
+            len(held) < process
+            and sum(1 for one in held if one[0] == name) < per_route
+            and (user is None or mine < per_user)
+        )
+        if fits:
+            held.append((name, user, admission.admit(name, user, limits)))
+        else:
+            with pytest.raises(TooManyExchanges) as caught:
+                admission.admit(name, user, limits)
+            assert caught.value.status == (429 if user is not None and mine >= per_user else 503)
+        assert admission.in_flight == len(held)
+
+
+def test_who_has_nothing_in_flight_is_forgotten() -> None:
+    """The counts of ten thousand users leave nothing behind once they are gone."""
+    admission = Admission(20_000)
+    places = [admission.admit("r", str(number), Limits(None, 1)) for number in range(10_000)]
+    for place in places:
+        place.release()
+        place.release()
+    admission.admit().release()
+    assert admission.in_flight == 0
+    assert len(admission._users) == 0
+
+
+def test_a_limit_is_told_of_once(origin: Origins, site: Sites, caplog: pytest.LogCaptureFixture) -> None:
+    """The first refusal is a line that names the setting; the next hundred are not."""
+    gate = threading.Event()
+    upstream = origin(holding(gate))
+    here = site(route("r", upstream.url, max_exchanges="1"))
+    client = ask(here, "/r/")
+    wait_until(lambda: upstream.accepted == 1)
+    for _ in range(20):
+        assert here.get("/r/").status == 503
+    gate.set()
+    client.until(b"held")
+    client.close()
+    lines = [record.getMessage() for record in caplog.records if "limit" in record.getMessage()]
+    assert lines == ["a request was refused with 503: the limit is reached: proxy.routes.r.max_exchanges (1)"]

@@ -1,0 +1,424 @@
+"""Loops, movers and the pool: what waits where, who is told what, and what survives when one of them breaks."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Origin, OriginWire, Script, Site, echo, in_turn, route, wait_until
+
+from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut
+from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.scheduler import MOVERS, Pool, Scheduler
+from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready, Steps, Task
+
+MakeOrigin = Callable[[Script], Origin]
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    """A scheduler with a pool of two, stopped when the test ends."""
+    made = Scheduler(2)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def pair(stack: ExitStack) -> tuple[Endpoint, socket.socket]:
+    """An endpoint and its peer."""
+    near, far = map(stack.enter_context, socket.socketpair())
+    near.setblocking(False)
+    return Endpoint(near), far
+
+
+class Trace:
+    """What tasks say, in order, and in which threads."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.threads: list[str] = []
+
+    def __call__(self, what: Any) -> None:
+        self.threads.append(threading.current_thread().name)
+        self.said.append(what)
+
+    def wait(self, count: int) -> list[Any]:
+        wait_until(lambda: len(self.said) >= count, f"{count} words, of which came {self.said}")
+        return self.said
+
+
+def start(scheduler: Scheduler, steps: Steps, *more: Any) -> Task:
+    """Make a task and have it begin."""
+    task = scheduler.task(steps, *more)
+    task.post(task.start)
+    return task
+
+
+def threads() -> list[str]:
+    """The names of our threads."""
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("pproxy"))
+
+
+# Tasks
+
+
+def test_nothing_starts_before_the_first_task(scheduler: Scheduler) -> None:
+    """A scheduler is made without threads; the first task brings the loops, the first call a pool thread."""
+    before = threads()
+    assert Scheduler(2) is not None
+    assert threads() == before == []
+    trace = Trace()
+    start(scheduler, _saying(trace, "a"))
+    trace.wait(1)
+    assert len(threads()) == 1 + MOVERS
+
+
+def _saying(trace: Trace, what: Any) -> Steps:
+    trace(what)
+    return
+    yield
+
+
+def test_a_task_waits_for_a_socket(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+    """`Ready` gives the endpoint and its events; all of a task runs in the loop's thread."""
+    endpoint, far = pair
+    trace = Trace()
+
+    def steps() -> Steps:
+        trace("started")
+        trace((yield Ready(endpoint, READ, 10, ReadTimedOut)))
+
+    start(scheduler, steps())
+    trace.wait(1)
+    far.send(b"x")
+    assert trace.wait(2)[1] == (endpoint, READ)
+    assert trace.threads == ["pproxy-loop"] * 2
+
+
+def test_a_task_waits_for_two_sockets(scheduler: Scheduler, stack: ExitStack) -> None:
+    """Of two endpoints the one that is ready first ends the wait."""
+    pairs = [tuple(map(stack.enter_context, socket.socketpair())) for _ in range(2)]
+    first, second = (Endpoint(near) for near, _ in pairs)
+    trace = Trace()
+
+    def steps() -> Steps:
+        trace("started")
+        trace((yield Ready(first, READ, 10, ReadTimedOut, second, READ)))
+
+    start(scheduler, steps())
+    trace.wait(1)
+    pairs[1][1].send(b"x")
+    assert trace.wait(2)[1] == (second, READ)
+
+
+def test_a_wait_has_an_end(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+    """After the time-out its exception is raised in the task, which may go on."""
+    trace = Trace()
+
+    def steps() -> Steps:
+        try:
+            yield Ready(pair[0], READ, 0.05, ReadTimedOut)
+        except ReadTimedOut as error:
+            trace(str(error))
+        yield Ready(pair[0], WRITE, 5, ReadTimedOut)
+        trace("went on")
+
+    start(scheduler, steps())
+    assert trace.wait(2) == ["nothing moved for 0.05 s", "went on"]
+
+
+def test_a_call_runs_in_the_pool(scheduler: Scheduler) -> None:
+    """`Call` gives what its function returns and raises what it raises; the task itself stays in the loop."""
+    trace = Trace()
+
+    def steps() -> Steps:
+        trace((yield Call(lambda: threading.current_thread().name)))
+        try:
+            yield Call(int, "x")
+        except ValueError as error:
+            trace(type(error))
+
+    start(scheduler, steps())
+    assert trace.wait(2) == ["pproxy-pool-0", ValueError]
+    assert trace.threads == ["pproxy-loop"] * 2
+
+
+def test_an_interruption_waits_for_a_call(scheduler: Scheduler) -> None:
+    """What a call has made gets its owner; then, at the next wait, the task hears of the interruption."""
+    trace, inside, go_on = Trace(), threading.Event(), threading.Event()
+
+    def make() -> str:
+        inside.set()
+        assert go_on.wait(10)
+        return "made"
+
+    def steps() -> Steps:
+        trace((yield Call(make)))
+        try:
+            yield Call(trace, "never")
+        except ExchangeClosed:
+            trace("closed")
+
+    task = start(scheduler, steps())
+    assert inside.wait(10)
+    task.cancel(ExchangeClosed("enough"))
+    scheduler.loop.post(go_on.set)  # behind the cancellation
+    assert trace.wait(2) == ["made", "closed"]
+
+
+def test_a_task_hops(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+    """A hop goes on in a mover, another one back home; the sockets go along, and the movers take turns."""
+    endpoint, far = pair
+    trace = Trace()
+
+    def steps() -> Steps:
+        for away in (True, False) * 2:
+            yield Hop(not away, endpoint)
+            far.send(b"x")
+            yield Ready(endpoint, READ, 10, ReadTimedOut)
+            endpoint.sock.recv(1)
+            trace(away)
+
+    start(scheduler, steps())
+    trace.wait(4)
+    assert trace.threads == ["pproxy-mover-1", "pproxy-loop", "pproxy-mover-2", "pproxy-loop"]
+
+
+def test_a_cancellation_follows_a_hop(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+    """A task that is cancelled while it is on its way hears of it where it arrives."""
+    trace = Trace()
+
+    def steps() -> Steps:
+        task.cancel(ExchangeClosed("enough"))  # posted to this loop; the task hops before it is read
+        yield Hop(False, pair[0])
+        try:
+            yield Ready(pair[0], READ, 10, ReadTimedOut)
+        except ExchangeClosed:
+            trace("closed")
+
+    ready = threading.Event()
+    start(scheduler, _saying(trace, "loops"))
+    trace.wait(1)
+    scheduler.loop.post(ready.wait, 10)
+    task = start(scheduler, steps())
+    ready.set()
+    assert trace.wait(2)[1] == "closed"
+    assert trace.threads[1].startswith("pproxy-mover")
+
+
+def test_a_client_that_hangs_up_ends_a_task_that_lasts(
+    scheduler: Scheduler, pair: tuple[Endpoint, socket.socket], stack: ExitStack
+) -> None:
+    """`on_lasting` is called once, in the loop; from then on the client's end raises `ClientGone`."""
+    client, far = pair
+    other = Endpoint(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+    trace = Trace()
+
+    def steps() -> Steps:
+        try:
+            yield Ready(other, READ, 10, ReadTimedOut)
+        except ClientGone:
+            trace("gone")
+
+    start(scheduler, steps(), client, lambda: trace("lasts"))
+    assert trace.wait(1) == ["lasts"]
+    far.close()
+    assert trace.wait(2) == ["lasts", "gone"]
+    assert trace.threads == ["pproxy-loop"] * 2
+    assert client.loop is None
+
+
+def test_an_exception_ends_its_task_alone(
+    scheduler: Scheduler, pair: tuple[Endpoint, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a task does not catch is logged; its neighbour and the loop go on."""
+    trace = Trace()
+
+    def neighbour() -> Steps:
+        yield Ready(pair[0], READ, 10, ReadTimedOut)
+        trace("alive")
+
+    def failing() -> Steps:
+        raise RuntimeError("its own fault")
+        yield
+
+    start(scheduler, neighbour())
+    loop = scheduler.loop
+    start(scheduler, failing())
+    wait_until(lambda: caplog.records, "the log's line")
+    pair[1].send(b"x")
+    assert trace.wait(1) == ["alive"]
+    assert scheduler.loop is loop
+    assert "its own fault" in caplog.text
+
+
+def test_posts_keep_their_order(scheduler: Scheduler) -> None:
+    """What one thread posts runs in that order, though many threads post and the loop falls asleep in between."""
+    trace = Trace()
+    start(scheduler, _saying(trace, None))
+    trace.wait(1)
+
+    def post(name: int) -> None:
+        for number in range(2000):
+            scheduler.loop.post(trace.said.append, (name, number))
+
+    posters = [threading.Thread(target=post, args=(name,)) for name in range(4)]
+    for thread in posters:
+        thread.start()
+    for thread in posters:
+        thread.join()
+    trace.wait(8001)
+    for name in range(4):
+        assert [said[1] for said in trace.said[1:] if said[0] == name] == list(range(2000))
+
+
+def test_stop_ends_the_threads_and_what_is_under_way(pair: tuple[Endpoint, socket.socket]) -> None:
+    """After `stop` no thread is left, and generators were closed."""
+    scheduler, trace = Scheduler(2), Trace()
+
+    def steps() -> Steps:
+        try:
+            yield Call(trace, "called")
+            yield Ready(pair[0], READ, 10, ReadTimedOut)
+        finally:
+            trace("closed")
+
+    start(scheduler, steps())
+    trace.wait(1)
+    scheduler.stop()
+    assert trace.said == ["called", "closed"]
+    assert threads() == []
+
+
+# The pool
+
+
+def test_the_pool_grows_only_as_it_must() -> None:
+    """An idle thread is used before one is started, and there are never more than its size."""
+    pool, done = Pool(2, "pproxy-pool"), threading.Semaphore(0)
+    for _ in range(5):
+        pool.submit(lambda _: done.release(), None)
+        assert done.acquire(timeout=10)
+        wait_until(lambda: pool._idle == 1, "the thread to be idle")
+    assert threads() == ["pproxy-pool-0"]
+    gate = threading.Event()
+    for _ in range(6):
+        pool.submit(lambda _: (gate.wait(10), done.release()), None)
+    assert len(threads()) == 2
+    gate.set()
+    for _ in range(6):
+        assert done.acquire(timeout=10)
+    for thread in pool.stop():
+        thread.join(10)
+    assert threads() == []
+
+
+# What survives
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["loop", "mover"])
+def test_a_loop_that_breaks_is_replaced(
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """Its exchanges are broken off, it is logged, and the next exchange starts in the one that took its place."""
+    size = 4 << 20
+
+    def held(wire: OriginWire) -> None:
+        wire.request()
+        if number:
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size - 1))
+        wire.wait_closed()
+
+    where = site(route("r", origin(in_turn(held, echo)).url))
+    scheduler = where.engine.scheduler
+    client = where.client()
+    client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    if number:
+        client.head()
+        client.exactly(size - 1)
+    wait_until(lambda: any(loop.tasks for loop in scheduler._loops[number :: number + 1]), "the exchange to be there")
+    wait_until(lambda: where.parked(READ), "it to wait")
+    (loop,) = [loop for loop in scheduler._loops if loop.tasks]
+    loop.post(lambda: 1 / 0)
+    if number:
+        with pytest.raises(ConnectionResetError):
+            client.receive()
+    else:
+        assert client.head()[0] == "HTTP/1.1 500 Internal Server Error"
+    client.close()
+    loop.thread.join(10)
+    assert loop not in scheduler._loops
+    assert [where.get("/r/", method="POST", body=bytes(100_000)).status for _ in range(4)] == [200] * 4
+    broke = [entry for entry in caplog.records if "broke; its exchanges" in entry.getMessage()]
+    assert [entry.levelno for entry in broke] == [logging.ERROR]
+
+
+def test_an_exchange_that_had_not_begun_survives_its_loop(scheduler: Scheduler) -> None:
+    """A task that was posted to a loop that was about to break starts in the next one."""
+    trace, go_on = Trace(), threading.Event()
+    start(scheduler, _saying(trace, "first"))
+    trace.wait(1)
+    loop = scheduler.loop
+    loop.post(go_on.wait, 10)
+    loop.post(lambda: 1 / 0)
+    start(scheduler, _saying(trace, "second"))
+    go_on.set()
+    assert trace.wait(2) == ["first", "second"]
+    assert scheduler.loop is not loop
+    # And one that is posted when the loop is over already.
+    loop.thread.join(10)
+    task = start(scheduler, _saying(trace, "third"))
+    trace.wait(3)
+    task.loop = loop
+    task.steps = _saying(trace, "fourth")
+    loop.post(task.start)
+    assert trace.wait(4)[3] == "fourth"
+
+
+_FORK = """
+import os, sys, threading
+from http.client import HTTPConnection
+from support import Origin, Site, echo, route, wait_until
+import waitress
+
+with Origin(echo) as upstream, Site(route("r", upstream.url)) as site:
+    assert site.get("/r/parent").status == 200
+    wait_until(lambda: sum(len(pool._idle) for pool in site.engine.upstreams.pools()) == 1)
+    child = os.fork()
+    if child == 0:
+        server = waitress.create_server(site.application, listen="127.0.0.1:0")
+        threading.Thread(target=server.run, daemon=True).start()
+        connection = HTTPConnection("127.0.0.1", server.effective_port, timeout=10)
+        connection.request("POST", "/r/child", bytes(200_000))
+        answer = connection.getresponse()
+        body = answer.read()
+        names = sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("pproxy"))
+        whole = answer.status == 200 and body.startswith(b"POST /child ") and body.endswith(bytes(200_000))
+        print(whole, names, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert site.get("/r/again").body.startswith(b"GET /again ")
+    print(upstream.accepted)
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+def test_a_fork_after_use_starts_anew() -> None:
+    """A child has loops and connections of its own; the parent's kept connection is still the parent's."""
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK], cwd=here, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    child, parent = done.stdout.splitlines()
+    assert child.startswith("True ['pproxy-loop', 'pproxy-mover-1', 'pproxy-mover-2'")
+    assert parent == "2"

@@ -1,0 +1,408 @@
+"""What `detach` relies on in waitress, attribute by attribute: fails the day that a release changes one.
+
+Runs against the installed waitress, and against every supported release in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import resource
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import waitress
+from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
+from support import PATIENCE, Wire, echo, route, wait_until
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import BaseWSGIServer
+from waitress.task import Task, WSGITask
+from waitress.trigger import trigger as Trigger
+
+from pyramid_threaded_proxy import detach
+
+HERE = Path(__file__).parent
+RELEASES = ["3.0.0", "3.0.1", "3.0.2"]
+
+
+class Noted(BaseException):
+    """What no `except Exception` catches."""
+
+
+class Stock:
+    """Stock waitress with one request in its worker; `seen` is what the application saw."""
+
+    def __init__(self, channel_class: type[HTTPChannel] = HTTPChannel, **options: Any) -> None:
+        self.environ: dict[str, Any] = {}
+        self.called, self.go_on = threading.Event(), threading.Event()
+        self.server = waitress.create_server(self._application, listen="127.0.0.1:0", threads=1, **options)
+        self.server.channel_class = channel_class
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        self.client = Wire(socket.create_connection(("127.0.0.1", self.server.effective_port)))
+        self.client.send(get("/x"))
+        assert self.called.wait(PATIENCE)
+        self.channel = self.environ["waitress.client_disconnected"].__self__
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.environ = environ
+        self.called.set()
+        assert self.go_on.wait(PATIENCE)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    def on_main_thread(self, thunk: Any) -> None:
+        done = threading.Event()
+        self.server.trigger.pull_trigger(lambda: (thunk(), done.set()))
+        assert done.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.go_on.set()
+        self.server.task_dispatcher.shutdown()
+        self.client.close()
+        self.on_main_thread(lambda: [entry.close() for entry in list(self.server._map.values())])
+        self.thread.join(PATIENCE)
+
+
+@pytest.fixture
+def stock() -> Iterator[Stock]:
+    running = Stock()
+    yield running
+    running.close()
+
+
+def test_where_the_classes_are_looked_up() -> None:
+    """Servers find their channel class, and channels their task and parser, as attributes of their classes."""
+    assert issubclass(BaseWSGIServer.__dict__["channel_class"], HTTPChannel)
+    assert HTTPChannel.__dict__["task_class"] is WSGITask
+    assert HTTPChannel.__dict__["parser_class"] is HTTPRequestParser
+    assert not hasattr(HTTPChannel, "__slots__")
+    assert issubclass(WSGITask, Task)
+
+
+def test_the_channel_is_found_in_the_environ(stock: Stock) -> None:
+    """`waitress.client_disconnected` is a method of the live channel, which knows its server, request and socket."""
+    channel = stock.channel
+    assert type(channel) is HTTPChannel
+    assert stock.environ["waitress.client_disconnected"]() is False
+    assert channel.server is stock.server
+    assert channel.adj is stock.server.adj
+    assert channel.addr == stock.client.sock.getsockname()
+    assert channel._map is stock.server._map
+    assert channel._fileno == channel.socket.fileno()
+    assert stock.server._map[channel._fileno] is stock.server.active_channels[channel._fileno] is channel
+    assert channel.connected is True
+    assert channel.will_close is False
+    assert channel.total_outbufs_len == 0
+    assert [type(request) for request in channel.requests] == [HTTPRequestParser]
+    assert channel.socket.getblocking() is False
+
+
+def test_the_lock_is_reentrant(stock: Stock) -> None:
+    """`outbuf_lock` can be taken twice by one thread, and keeps others out; `requests_lock` is there."""
+    lock = stock.channel.outbuf_lock
+    taken = []
+    with lock, lock:
+        thread = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
+        thread.start()
+        thread.join()
+    assert taken == [False]
+    with stock.channel.requests_lock:
+        pass
+
+
+def test_closing_takes_the_number_away(stock: Stock) -> None:
+    """`handle_close` and `close` end the connection, leave both tables and set `_fileno` to None; twice is harmless."""
+    channel = stock.channel
+    stock.on_main_thread(channel.handle_close)
+    stock.on_main_thread(channel.close)
+    assert channel._fileno is None
+    assert channel.connected is False
+    assert channel not in stock.server._map.values()
+    assert channel not in stock.server.active_channels.values()
+    assert stock.client.rest() == b""
+
+
+def test_a_base_exception_skips_the_epilogue() -> None:
+    """`service` lets a BaseException of its task pass: the request stays first, nothing is written or closed."""
+
+    class NotingTask(WSGITask):
+        def finish(self) -> None:
+            noted.append((self.status, self.response_headers, self.wrote_header, self.close_on_finish))
+            raise Noted
+
+    class NotingChannel(HTTPChannel):
+        task_class = NotingTask
+
+        def service(self) -> None:
+            try:
+                super().service()
+            except Noted:
+                ended.set()
+
+    noted: list[Any] = []
+    ended = threading.Event()
+    running = Stock(NotingChannel)
+    try:
+        running._application = None  # type: ignore[method-assign,assignment]
+        running.go_on.set()
+        assert ended.wait(PATIENCE)
+        # The body was written before: what `finish` sees of an empty answer is shown by every detach.
+        assert noted == [("200 OK", noted[0][1], True, False)]
+        assert len(running.channel.requests) == 1
+        assert running.channel.close_when_flushed is False
+    finally:
+        running.close()
+
+
+def test_the_epilogue_runs_behind_any_task(stock: Stock) -> None:
+    """`service` asks the channel itself for `task_class`, and needs of a task `service` and `close_on_finish` alone."""
+    channel = stock.channel
+    request = channel.requests[0]
+
+    class Done:
+        close_on_finish = False
+
+        def service(self) -> None:
+            pass
+
+    # The worker is still in the application: only the epilogue is looked at here.
+    channel.task_class = lambda channel, request: Done()
+    HTTPChannel.service(channel)
+    del channel.task_class
+    assert channel.requests == []
+    assert request.get_body_stream().closed
+    channel.requests.append(request)  # the worker's own epilogue wants it
+
+
+def test_output_is_flushed_through_send(stock: Stock) -> None:
+    """`_flush_some` sends what `write_soon` has left with `self.send`, and counts `total_outbufs_len` down."""
+    channel, sent = stock.channel, []
+
+    def sending(data: bytes, do_close: bool = True) -> int:
+        sent.append((data, do_close))
+        return len(data)
+
+    with channel.outbuf_lock:
+        channel.send = sending
+        channel.write_soon(b"data")
+        assert channel.total_outbufs_len in (0, 4)
+        channel._flush_some(do_close=False)
+        assert channel.total_outbufs_len == 0
+        del channel.send
+    assert sent == [(b"data", False)]
+
+
+def test_thunks_run_on_the_main_thread(stock: Stock) -> None:
+    """`pull_trigger` appends before it pulls; the main thread reads with `recv` first and runs all thunks after."""
+    trigger, order = stock.server.trigger, []
+    original = trigger.recv
+
+    def reading(size: int) -> Any:
+        order.append("recv")
+        return original(size)
+
+    trigger.recv = reading
+    stock.on_main_thread(lambda: order.append(threading.current_thread()))
+    assert order[-2:] == ["recv", stock.thread]
+    assert type(trigger) is Trigger
+    assert trigger._closed is False
+    assert callable(trigger._physical_pull)
+
+
+def test_a_closed_trigger_says_so() -> None:
+    """After `close` a trigger is out of the map and `_closed`; `_physical_pull` is what would write to its pipe."""
+    table: dict[int, Any] = {}
+    trigger = Trigger(table)
+    trigger.close()
+    assert trigger._closed is True
+    assert table == {}
+    pulled = []
+    trigger._physical_pull = lambda: pulled.append(True)
+    trigger.pull_trigger(lambda: None)
+    assert pulled == [True]
+
+
+def test_maintenance_looks_at_idle_channels_alone(stock: Stock) -> None:
+    """`maintenance` walks `active_channels`, and spares those with requests."""
+    stock.on_main_thread(lambda: stock.server.maintenance(10**12))
+    assert stock.channel.will_close is False
+
+
+def test_what_is_read_of_adjustments() -> None:
+    """The settings of waitress that are looked at exist under their names."""
+    adj = Adjustments(ident="x", trusted_proxy="*", trusted_proxy_headers={"x-forwarded-for"})
+    assert adj.ident == "x"
+    assert adj.trusted_proxy == "*"
+    assert set(adj.trusted_proxy_headers) == {"x-forwarded-for"}
+    assert Adjustments().trusted_proxy is None
+    assert Adjustments().asyncore_use_poll is False
+
+
+def test_what_is_read_of_a_request() -> None:
+    """A parser returns how much it took, knows when it is complete, and keeps fields, version and body."""
+    parser = HTTPRequestParser(Adjustments())
+    data = b"POST /x HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"
+    taken = 0
+    while not parser.completed:
+        taken += parser.received((data + b"more")[taken:])
+    assert taken == len(data)
+    assert parser.version == "1.1"
+    assert parser.connection_close is True
+    assert parser.headers["UPGRADE"] == "h2c"
+    assert len(parser.body_rcv) == 4
+    stream = parser.get_body_stream()
+    assert stream.read() == b"body"
+    parser.close()
+    assert stream.closed
+
+
+def test_a_channel_makes_a_parser_for_each_request() -> None:
+    """`received` makes `parser_class(adj)`, and asks no more when that took all bytes."""
+    made = []
+
+    class Greedy(HTTPRequestParser):
+        def __init__(self, adj: Any) -> None:
+            super().__init__(adj)
+            made.append(self)
+
+        def received(self, data: bytes) -> int:
+            super().received(data)
+            return len(data)
+
+    class GreedyChannel(HTTPChannel):
+        parser_class = Greedy
+
+    running = Stock(GreedyChannel)
+    running.on_main_thread(lambda: running.channel.received(get("/2") + get("/3")))
+    assert len(made) == 2
+    running.close()
+
+
+def test_a_detach_leaves_an_ordinary_task(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """All of it together: own and relayed requests on one connection, of the class that servers were given."""
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    client.send((get("/own") + get("/r/x")) * 3)
+    for _ in range(3):
+        assert body(client) == b"own"
+        assert body(client).startswith(b"GET /x ")
+    assert [type(channel) for channel in connections(app)] == [detach.DetachableChannel]
+    client.close()
+
+
+# Descriptors that select() can't take
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """The lowest free descriptor number is above what select() takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        yield
+        # Opened by the test, with `fill`.
+
+
+def fill(stack: ExitStack) -> None:
+    """Open files until the next descriptor is one that select() can't take."""
+    while True:
+        number = os.open(os.devnull, os.O_RDONLY)
+        stack.callback(os.close, number)
+        if number >= detach.SELECT_LIMIT - 1:
+            return
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_descriptor_that_select_cannot_take(
+    origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection numbered 1024 or above is closed at once and said once; waitress and its connections go on."""
+    detach._warn_of_select.cache_clear()
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    client.send(get("/r/1"))
+    assert body(client).startswith(b"GET /1 ")
+    refused = [socket.socket() for _ in range(3)]
+    with ExitStack() as files:
+        fill(files)
+        for sock in refused:
+            sock.connect(("127.0.0.1", app.port))
+            Wire(sock).wait_closed()
+            sock.close()
+        client.send(get("/r/2") + get("/own"))
+        assert body(client).startswith(b"GET /2 ")
+        assert body(client) == b"own"
+    assert app.get("/own").body == b"own"
+    client.close()
+    wait_until(lambda: not connections(app), "the end of all connections")
+    warnings = [text for text in caplog.messages if "asyncore_use_poll" in text]
+    assert len(warnings) == 1
+    assert not any(server.active_channels for server in servers(app))
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_poll_takes_any_descriptor(
+    origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With asyncore_use_poll connections numbered 1024 and above are served and detached."""
+    assert hasattr(select, "poll")
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets, asyncore_use_poll=True)
+    with ExitStack() as files:
+        fill(files)
+        client = app.client()
+        client.send(get("/r/1") + get("/own"))
+        assert body(client).startswith(b"GET /1 ")
+        assert body(client) == b"own"
+        assert {channel._fileno >= detach.SELECT_LIMIT for channel in connections(app)} == {True}
+        client.close()
+        wait_until(lambda: not connections(app), "the end of all connections")
+    assert not [text for text in caplog.messages if "asyncore_use_poll" in text]
+
+
+# Every supported release
+
+OTHERS = [release for release in RELEASES if release != importlib.metadata.version("waitress")]
+
+
+def install(release: str, folder: Path) -> None:
+    """Put one release into a folder; without the package index the test is left out, but never in CI."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    done = subprocess.run([*command, f"waitress=={release}"], capture_output=True, text=True)
+    if done.returncode:
+        reason = f"waitress {release} can't be installed: {done.stderr.strip()[-200:]}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.mark.skipif("PPROXY_OTHER_WAITRESS" in os.environ, reason="runs in the process that has another release")
+@pytest.mark.parametrize("release", OTHERS)
+def test_other_releases(release: str, tmp_path: Path) -> None:
+    """The tests of this module and of detach pass with every other supported release of waitress."""
+    install(release, tmp_path)
+    modules = [str(HERE / f"test_{name}.py") for name in ("waitress_contract", "detach_races", "smoke")]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PPROXY_OTHER_WAITRESS": release}
+    command = [sys.executable, "-X", "dev", "-m", "pytest", "-p", "no:cacheprovider", *modules]
+    done = subprocess.run(command, env=environ, cwd=HERE.parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+def test_the_release_is_the_one_that_is_meant() -> None:
+    """In a process for another release, that is the one which was imported."""
+    assert importlib.metadata.version("waitress") in RELEASES
+    expected = os.environ.get("PPROXY_OTHER_WAITRESS")
+    if expected is not None:
+        assert importlib.metadata.version("waitress") == expected
+        assert str(Path(waitress.__file__).parent.parent) == os.environ["PYTHONPATH"]
