@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyramid_threaded_proxy.events import ExchangeFinished, ExchangeStarted
+from pyramid_threaded_proxy.events import ExchangeFinished, ExchangeStarted, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     BodyTooLarge,
@@ -48,6 +48,7 @@ from pyramid_threaded_proxy.exceptions import (
     TotalTimedOut,
     TunnelIdle,
     UpstreamGone,
+    UpstreamsResting,
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import Exchange, Stats
@@ -90,7 +91,10 @@ __all__ = [
     "TooManyExchanges",
     "TotalTimedOut",
     "TunnelIdle",
+    "UpstreamDown",
     "UpstreamGone",
+    "UpstreamUp",
+    "UpstreamsResting",
     "ValueRefused",
     "includeme",
 ]

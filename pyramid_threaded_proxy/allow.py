@@ -62,6 +62,8 @@ class AllowList:
 
     def permits_name(self, scheme: str, host: str, port: int) -> bool:
         """Whether an origin is let in as it is written, whatever its address."""
+        if scheme not in _PORTS:
+            return False  # a Unix socket's path is no name, whatever it ends in
         host = host.lower().rstrip(".")
         if (scheme, host, port) in self._origins or host in self._hosts:
             return True

@@ -156,7 +156,7 @@ class BodyMover:
             yield Hop(False, self._source, self._client.endpoint)
 
     def _splice(self, reader: LengthReader) -> Steps:
-        if self._client.endpoint is None:
+        if self._client.endpoint is None or not self._source.raw:
             return
         pipe = self._pipes.take()
         if pipe is None:

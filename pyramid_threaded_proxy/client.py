@@ -15,6 +15,7 @@ from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.framing import Framing
 from pyramid_threaded_proxy.head import NameTable, check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
+from pyramid_threaded_proxy.stopping import Relaying
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Wait
 from pyramid_threaded_proxy.transfer import client_gone, send_to_client
 
@@ -30,14 +31,20 @@ class Channel(Protocol):
 
     endpoint: Endpoint
     minor: int
-    keep_alive: bool
     server_name: str
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client may send another request. What the head says is final."""
 
     def pending_output(self) -> bool:
         """Write what the server still had to send; whether some of it is left."""
 
     def early_bytes(self) -> bytes:
         """What came behind a request for an upgrade. May block for a moment."""
+
+    def join_stop(self, relay: Relaying) -> None:
+        """Let the exchanges of `relay` end first when the process is told to stop."""
 
     def last(self) -> None:
         """The exchange lasts: spare the server what an idle connection costs it."""
@@ -122,7 +129,7 @@ class SocketClient:
     def __init__(self, channel: Channel, send_timeout: float) -> None:
         self._channel = channel
         self._send_timeout = send_timeout
-        self._close = not channel.keep_alive
+        self._close = False
         self.endpoint = channel.endpoint
         self.minor = channel.minor
         self.opened = False
@@ -149,6 +156,7 @@ class SocketClient:
                 fields.append(("Transfer-Encoding", "chunked"))
             else:
                 self._close = True
+        self._close = self._close or not self._channel.keep_alive
         if self._close:
             fields.append(("Connection", "close"))
         elif not self.minor:

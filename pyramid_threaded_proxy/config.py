@@ -30,11 +30,13 @@ from pyramid.tweens import EXCVIEW
 from zope.interface import implementedBy
 
 from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.balance import Balance, Upstream
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
+from pyramid_threaded_proxy.health import Health
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.request import ProxyExchanges, proxy_fetch, proxy_forward
-from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, make_hooks, request_policy
+from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, location_bases, make_hooks, request_policy
 from pyramid_threaded_proxy.settings import RouteSettings, SettingsError, load_settings, route_from_keywords
 from pyramid_threaded_proxy.target import UpstreamPattern
 from pyramid_threaded_proxy.upstream import split_url
@@ -195,6 +197,7 @@ def _application_created(event: ApplicationCreated) -> None:
             faults.append(f"proxy.routes.{declared.settings.name}: {error}")
     if faults:
         raise SettingsError(faults)
+    engine.probes.routes += [route for route in engine.routes.values() if route.settings.health_path is not None]
     mapper = registry.queryUtility(IRoutesMapper)
     if mapper is not None:
         _put_last(mapper, every)
@@ -251,26 +254,30 @@ def _missing_tween(registry: Registry) -> Iterator[str]:
 
 def _compiled(registry: Registry, engine: Engine, declared: _Declared) -> Route:
     settings = declared.settings
-    origin, base = split_url(settings.upstream)
-    is_prefix = settings.pattern is None
+    balance = Balance(tuple(_upstream(settings, url) for url in settings.upstream), settings.balance)
     csrf = _csrf_header(registry, settings)
     return Route(
         name=settings.name,
         settings=settings,
         mount=declared.mount,
-        origin=origin,
-        base=base,
-        pattern=None if is_prefix else UpstreamPattern(base, _several(settings.pattern or "")),
+        balance=balance,
         methods=None if settings.methods is None else frozenset(settings.methods) | _implied(settings.methods),
         request=request_policy(settings, engine.settings, frozenset({csrf} if csrf else ())),
         answer=answer_policy(
             settings,
             engine.settings,
             declared.hooks,
-            bases=(settings.upstream,) if is_prefix else (),
+            bases=location_bases(settings, balance),
             private=settings.cache == "private" and not settings.public,
         ),
     )
+
+
+def _upstream(settings: RouteSettings, url: str) -> Upstream:
+    origin, base = split_url(url)
+    pattern = None if settings.pattern is None else UpstreamPattern(base, _several(settings.pattern))
+    health = Health(settings.health_fails, settings.health_pause, probed=settings.health_path is not None)
+    return Upstream(url, origin, base, pattern, health)
 
 
 def _csrf_header(registry: Registry, settings: RouteSettings) -> str | None:

@@ -2,24 +2,31 @@
 
 The one module that knows waitress's inside. What it relies on, beyond the documented API, in waitress 3.x:
 
-* ``BaseWSGIServer.channel_class``, ``HTTPChannel.task_class``; ``environ["waitress.client_disconnected"]`` is a
-  method bound to the live channel;
+* ``BaseWSGIServer.channel_class``, ``HTTPChannel.task_class`` and ``parser_class``;
+  ``environ["waitress.client_disconnected"]`` is a method bound to the live channel;
 * ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped), ``requests``,
-  ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``_flush_some`` (sends with ``send``), ``connected``, ``socket``,
-  ``_fileno`` (None once closed), ``_map``, ``server``, ``adj``, ``addr``, ``will_close``, ``handle_close``, ``close``;
-* ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``;
+  ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``_flush_some`` (sends with ``send``),
+  ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``, ``server``, ``adj``, ``addr``, ``will_close``,
+  ``handle_close``, ``close``;
+* ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,
+  ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``);
 * ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
   its ``_physical_pull``, ``recv`` (before the thunks), ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
   ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;
-* ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``completed``, ``version``, ``connection_close``,
-  ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request, and stops where it is
-  told that all bytes were taken.
+* of a process that stops: ``wasyncore.loop``, ``wasyncore.dispatcher.close``; ``BaseWSGIServer``: ``socket``,
+  ``readable``, ``handle_accept``, ``adj.backlog``, ``task_dispatcher`` (``queue``, ``active_count``); the trigger's
+  ``handle_read`` (KeyboardInterrupt that is raised behind its thunks ends the loop); ``HTTPChannel``: ``request`` (one
+  that is partly received), ``creation_time``, ``last_activity`` (the same until something is received);
+* ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
+  ``connection_close``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request,
+  and stops where it is told that all bytes were taken.
 
 ``tests/test_waitress_contract.py`` fails the day one of these changes.
 
-While nothing is detached a channel is waitress's own but for ``service`` and the rare ``handle_close`` and ``close``.
-While its exchange is in the relay its class is `_DetachedChannel`, which waitress's main thread neither reads,
-writes, times out nor closes.
+While nothing is detached a channel is waitress's own but for ``service``, the rare ``handle_close`` and ``close``, and
+what it does with bytes behind a request that asks for an upgrade: those are kept, and never run. While its exchange
+is in the relay its class is `_DetachedChannel`, which waitress's main thread neither reads, writes, times out nor
+closes.
 """
 
 from __future__ import annotations
@@ -28,18 +35,23 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import FrameType
 from typing import IO, Any, Protocol
 
+from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
 from waitress.task import WSGITask
 from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy import stopping
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
+from pyramid_threaded_proxy.poller import READ, wait_for
 from pyramid_threaded_proxy.tasks import Endpoint
 
 log = logging.getLogger(__name__)
@@ -48,6 +60,8 @@ log = logging.getLogger(__name__)
 SELECT_LIMIT = 1024
 #: Bytes that a client may send behind a request for an upgrade, before that is answered.
 MOST_EARLY = 256 * 1024
+#: Seconds that a new connection's first request may be under way when the process is told to stop.
+FIRST_REQUEST = 1.0
 #: SO_LINGER for a close that resets the connection: the peer can't take what it has for a whole answer.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -100,7 +114,11 @@ class _Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         HTTPRequestParser.parse_header(self, header_plus)
-        self.asks_upgrade = "UPGRADE" in self.headers
+        headers = self.headers
+        self.asks_upgrade = "UPGRADE" in headers
+        if self.chunked and "CONTENT_LENGTH" in headers:
+            # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1).
+            self.connection_close = True
 
 
 class _Task(WSGITask):
@@ -128,6 +146,12 @@ class _Task(WSGITask):
             self.set_close_on_finish()
         WSGITask.finish(self)
 
+    def build_response_header(self) -> bytes:
+        if _is_last(self.channel):
+            self.request.headers["CONNECTION"] = "close"
+        head: bytes = WSGITask.build_response_header(self)
+        return head
+
 
 def _end_task(channel: Any) -> None:
     handover, channel.handover = channel.handover, None
@@ -136,6 +160,11 @@ def _end_task(channel: Any) -> None:
         handover.abandon()
     for end in ends:
         end()
+
+
+def _is_last(channel: Any) -> bool:
+    """Whether the process stops, and the client has sent no request behind the present one."""
+    return channel.server.trigger.stopping and len(channel.requests) <= 1
 
 
 class DetachableChannel(HTTPChannel):
@@ -156,10 +185,7 @@ class DetachableChannel(HTTPChannel):
     def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, map: Any = None) -> None:
         """Main thread, for a new connection. One that `select` can't take would end waitress's loop: it is closed."""
         HTTPChannel.__init__(self, server, sock, addr, adj, map)
-        trigger = server.trigger
-        if type(trigger) is not _Trigger:
-            trigger.guard, trigger.away = threading.Lock(), set()
-            trigger.__class__ = _Trigger
+        _make_ours(server.trigger)
         if self._fileno >= SELECT_LIMIT and not adj.asyncore_use_poll:
             self.close()
             _warn_of_select()
@@ -225,6 +251,8 @@ class _Trigger(Trigger):
     pulled = False
     guard: threading.Lock  # so that the pipe is not closed while it is written to
     away: set[DetachableChannel]  # main thread: those out of waitress's tables
+    stopping = False  # the process stops: connections end with their present answer
+    look: Callable[[], None] | None = None  # what a stop does at each turn
 
     def _physical_pull(self) -> None:
         if self.pulled:
@@ -241,12 +269,23 @@ class _Trigger(Trigger):
         finally:
             self.pulled = False
 
+    def handle_read(self) -> None:
+        Trigger.handle_read(self)
+        if self.look is not None:  # not a thunk: what those raise is swallowed, and it may end the loop
+            self.look()
+
     def close(self) -> None:
         """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""
         with self.guard:
             Trigger.close(self)
         for channel in list(self.away):
             channel.close()
+
+
+def _make_ours(trigger: Any) -> None:
+    if type(trigger) is not _Trigger:
+        trigger.guard, trigger.away = threading.Lock(), set()
+        trigger.__class__ = _Trigger
 
 
 @cache
@@ -303,7 +342,7 @@ class _DetachedChannel(DetachableChannel):
 class DetachedConnection:
     """The relay's handle on a detached channel (`client.Channel`). Touched by the task that owns it alone."""
 
-    __slots__ = ("_channel", "endpoint", "keep_alive", "minor", "server_name")
+    __slots__ = ("_channel", "_keep_alive", "endpoint", "minor", "server_name")
 
     def __init__(self, channel: DetachableChannel) -> None:
         request = channel.requests[0]
@@ -311,8 +350,13 @@ class DetachedConnection:
         self.endpoint = Endpoint(channel.socket)
         self.minor = 1 if request.version == "1.1" else 0
         # Bytes behind a request for an upgrade were never HTTP: there is no next request to wait for.
-        self.keep_alive = not request.connection_close and not request.early
+        self._keep_alive = not request.connection_close and not request.early
         self.server_name: str = channel.adj.ident or ""
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether another request can come. Until the head is written: the process may be told to stop."""
+        return self._keep_alive and not _is_last(self._channel)
 
     def pending_output(self) -> bool:
         """Write what waitress still had to send, a pipelined predecessor's answer; whether some is left.
@@ -336,6 +380,11 @@ class DetachedConnection:
         settled.wait(1.0)
         early: bytes = self._channel.requests[0].early
         return early
+
+    def join_stop(self, relay: stopping.Relaying) -> None:
+        """When the process is told to stop, it lets the exchanges of `relay` end first."""
+        loop = ServerLoop(self._channel)
+        self._on_main_thread(lambda: stopping.join(loop, relay))
 
     def last(self) -> None:
         """Leave waitress's tables: an entry costs its main thread a look each turn."""
@@ -409,6 +458,69 @@ def _run_epilogue(channel: DetachableChannel, close: bool) -> None:
 
     channel.task_class = finished  # type: ignore[assignment]
     HTTPChannel.service(channel)
+
+
+class ServerLoop:
+    """Waitress's loop, with all the sockets that it listens on (`stopping.Loop`)."""
+
+    def __init__(self, channel: DetachableChannel) -> None:
+        self._map = channel._map
+        self._trigger = channel.server.trigger
+        self._servers: list[Any] = []
+
+    def runs(self, frame: FrameType | None) -> bool:
+        while frame is not None and frame.f_code is not wasyncore.loop.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    def look_with(self, look: Callable[[], None]) -> None:
+        self._trigger.look = look
+        # Whether it was pulled is not asked: the main thread may have been interrupted behind its look.
+        if not self._trigger._closed:
+            Trigger._physical_pull(self._trigger)
+
+    def wake(self) -> None:
+        self._trigger.pull_trigger()
+
+    def stop_listening(self) -> None:
+        self._servers = [entry for entry in self._map.values() if isinstance(entry, BaseWSGIServer)]
+        for server in self._servers:
+            _make_ours(server.trigger)
+            server.trigger.stopping = True
+        for server in self._servers:
+            _accept_waiting(server)
+        # Behind the last accept: a connection that got the number of one would be taken for it in this turn.
+        for server in self._servers:
+            wasyncore.dispatcher.close(server)
+
+    def busy(self) -> bool:
+        for server in self._servers:
+            dispatcher = server.task_dispatcher
+            if dispatcher.queue or dispatcher.active_count > 0 or server.trigger.away:
+                return True
+            if any(_is_busy(channel) for channel in server.active_channels.values()):
+                return True
+        return False
+
+
+def _accept_waiting(server: Any) -> None:
+    """Take the connections that clients have made: closing the socket resets them, if no other process has it."""
+    for _ in range(server.adj.backlog):
+        if not server.readable() or wait_for({server.socket.fileno(): READ}, 0)[1] == 0:
+            return
+        server.handle_accept()
+
+
+def _is_busy(channel: Any) -> bool:
+    """Whether closing the connection would cost its client an answer. Main thread."""
+    if type(channel) is _DetachedChannel or channel.requests or channel.request or channel.total_outbufs_len:
+        return True
+    if channel.last_activity == channel.creation_time and time.time() - channel.creation_time < FIRST_REQUEST:
+        return True
+    try:
+        return bool(channel.socket.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def install() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,15 @@ from zope.interface import providedBy
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.admission import Admission
 from pyramid_threaded_proxy.allow import AllowList
+from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
-from pyramid_threaded_proxy.events import ExchangeFinished
-from pyramid_threaded_proxy.exceptions import HookFailed
+from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
+from pyramid_threaded_proxy.exceptions import ExchangeClosed, HookFailed
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.operator_log import LimitLog, answer_refused
+from pyramid_threaded_proxy.probes import Probes
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
 from pyramid_threaded_proxy.route import Fetch, Route
@@ -27,7 +30,7 @@ from pyramid_threaded_proxy.settings import ProcessSettings
 from pyramid_threaded_proxy.stream import StreamedAnswer
 from pyramid_threaded_proxy.tasks import Call, Steps
 from pyramid_threaded_proxy.transfer import Pipes
-from pyramid_threaded_proxy.upstream import Upstreams
+from pyramid_threaded_proxy.upstream import OriginPool, Upstreams
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +52,25 @@ class Engine:
         self.router: Callable[..., Any] | None = None
         #: The declared routes by name; complete, and never changed, once the application is created.
         self.routes: dict[str, Route] = {}
+        self.probes = Probes(self.scheduler, self.upstreams, self._tell_change)
         self._said_streaming = False
+        self._joined = 0  # the process that lets our exchanges end when it is told to stop
 
     def relay(self, fetch: Fetch, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""
         client = SocketClient(channel, fetch.policy.send_timeout)
-        relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=True), self)
+        relay = Relay(fetch, client, self.pool(fetch, watched=True), self)
         task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
         self.in_flight.add(fetch.exchange, task.cancel)
         if fetch.policy.total_timeout is not None:
             task.limit = fetch.exchange.stats.started + fetch.policy.total_timeout
         task.post(task.start)
+        self.probes.start()
         if fetch.recheck is not None:
             Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
+        if self._joined != os.getpid():
+            self._joined = os.getpid()
+            channel.join_stop(self)
 
     def stream(self, fetch: Fetch) -> StreamedAnswer:
         """Run an exchange in this very thread, as a WSGI iterable."""
@@ -71,12 +80,30 @@ class Engine:
                 "this server's connections can't be detached: each proxied answer is streamed and holds a worker thread"
             )
         client = StreamClient()
-        relay = Relay(fetch, client, self.upstreams.pool(fetch.origin, watched=False), self)
+        relay = Relay(fetch, client, self.pool(fetch, watched=False), self)
         answer = StreamedAnswer(
             relay.run(), client, fetch.exchange, fetch.recheck, fetch.policy.total_timeout
         )
         self.in_flight.add(fetch.exchange, answer.cancel)
+        self.probes.start()
         return answer
+
+    def pool(self, fetch: Fetch, watched: bool) -> OriginPool:
+        """The connections to where an exchange goes (`relay.Host`)."""
+        return self.upstreams.pool(fetch.origin, watched, fetch.policy.tls)
+
+    def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
+        """Steps: an upstream began to rest, or is back (`relay.Host`)."""
+        yield Call(self._tell_change, route, upstream, reason)
+
+    def _tell_change(self, route: str, upstream: Upstream, reason: str) -> None:
+        """One line and one event for it. A pool thread, or that of a streamed exchange."""
+        if reason:
+            log.warning("upstream %s of %s is down: %s", upstream.url, route, reason)
+            self._notify(UpstreamDown(upstream.url, route))
+        else:
+            log.warning("upstream %s of %s is up again", upstream.url, route)
+            self._notify(UpstreamUp(upstream.url, route))
 
     def ended(self, fetch: Fetch) -> None:
         """The exchange's last byte is out, or there will be none (`relay.Host`)."""
@@ -103,14 +130,34 @@ class Engine:
         if event is not None:
             yield Call(self._notify, event)
 
-    def _notify(self, event: ExchangeFinished) -> None:
+    def _notify(self, event: object) -> None:
         try:
             self.registry.notify(event)
         except Exception:
             log.exception("a subscriber of %s raised", type(event).__name__)
 
+    # When the process stops (`stopping.Relaying`)
+
+    @property
+    def drain_timeout(self) -> float:
+        return self.settings.drain_timeout
+
+    def drain(self) -> None:
+        self.scheduler.loop.post(self._close_idle)
+
+    def _close_idle(self) -> None:
+        for pool in self.upstreams.pools():
+            pool.close()
+
+    def busy(self) -> bool:
+        return bool(self.in_flight) or self.scheduler.busy()
+
+    def cut(self) -> None:
+        self.in_flight.cancel_all(ExchangeClosed("the process stops"))
+
     def close(self) -> None:
         """End the threads and close what is kept. For tests, and for processes that go on without the application."""
+        self.probes.stop()
         self.scheduler.stop()
         for pool in self.upstreams.pools():
             pool.close()

@@ -15,6 +15,24 @@ class ExchangeStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamDown:
+    """An upstream of a route failed so often in a row that it rests. Sent once; in a pool thread."""
+
+    #: Its URL, as it stands in the settings.
+    upstream: str
+    #: The route's name.
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamUp:
+    """An upstream that rested has answered again. Sent once; in a pool thread."""
+
+    upstream: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeFinished:
     """An exchange ended, well or not; see ``exchange.error`` and ``exchange.stats``. Sent in a pool thread."""
 

@@ -10,6 +10,7 @@
     │   ├── ProtocolRefused     a request's framing or version is faulty                  400
     │   └── BodyTooLarge        its body is over `max_body`                               413
     ├── TooManyExchanges        nobody's fault: a limit is reached; one user's own is 429     503
+    ├── UpstreamsResting        all upstreams of a route have failed lately                   503
     ├── ValueRefused            a value of ours or the application's can't go on the wire 500
     └── ExchangeFailed          an exchange ended early
         ├── ConnectFailed       refused, unresolved, unreachable, TLS failure             502
@@ -72,6 +73,16 @@ class TooManyExchanges(ProxyError):
         super().__init__(f"the limit is reached: {limit}")
         self.limit = limit
         self.status = status
+        self.retry_after = retry_after
+
+
+class UpstreamsResting(ProxyError):
+    """All upstreams of a route rest after failures: nothing is sent. `retry_after` is in seconds."""
+
+    status = 503
+
+    def __init__(self, route: str, retry_after: int) -> None:
+        super().__init__(f"all upstreams of {route} rest")
         self.retry_after = retry_after
 
 

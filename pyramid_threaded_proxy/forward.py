@@ -15,6 +15,7 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.accesslog import access_log
+from pyramid_threaded_proxy.balance import Choice
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
@@ -26,7 +27,7 @@ from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
 from pyramid_threaded_proxy.response import ProxyResponse
-from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy
+from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy, Route
 from pyramid_threaded_proxy.target import check_upstream_target
 from pyramid_threaded_proxy.upstream import split_url
 
@@ -44,6 +45,14 @@ def http_error(error: RequestRefused) -> HTTPException:
     if error.status == 413:
         return HTTPRequestEntityTooLarge(error.rule)
     return HTTPBadRequest(error.rule)
+
+
+def choose(route: Route, request: Request) -> Choice:
+    """The upstream for this request, by its user, or where nobody is logged in by the client's address."""
+    balance = route.balance
+    if not balance.by_user:
+        return balance.choose("")
+    return balance.choose(str(request.authenticated_userid or request.environ.get("REMOTE_ADDR")))
 
 
 class TemplateValues(dict[str, str | None]):
@@ -90,10 +99,12 @@ def forward(
     prefix: str | None,
     recheck: tuple[float, Check] | None = None,
     permit: Callable[[Origin], Origin] | None = None,
+    choice: Choice | None = None,
 ) -> Response:
     """Forward the client's request to `target` at `origin`; returns what a `request` hook returns, if it does.
 
     `mount` is the public path of the upstream's base (None: nothing is rewritten), `prefix` that of X-Forwarded-Prefix.
+    `choice` says which of a route's upstreams `origin` is, where it is one.
     """
     environ = request.environ
     check_message(environ)
@@ -103,6 +114,8 @@ def forward(
     exchange = new_exchange(request, engine, route, sent)
     sent.fields = sending.rules.apply(sent.fields, TemplateValues(request, exchange))
     upgrade = asked_protocols(request, sending, body)
+    if choice is not None and choice.target_of is not None:
+        choice.keep_host = sending.preserve_host
     return finish(
         request,
         engine,
@@ -114,6 +127,7 @@ def forward(
         upgrade=upgrade,
         recheck=recheck,
         permit=permit,
+        choice=choice,
     )
 
 
@@ -201,6 +215,7 @@ def finish(
     upgrade: tuple[str, ...] = (),
     recheck: tuple[float, Check] | None = None,
     permit: Callable[[Origin], Origin] | None = None,
+    choice: Choice | None = None,
 ) -> Response:
     """Run the `request` hook, settle the framing, and say what to fetch.
 
@@ -211,6 +226,8 @@ def finish(
         instead = _run_request_hook(hook, request, exchange)
         if instead is not None:
             return instead
+        if exchange.request.changed_url is not None:
+            choice = None  # whatever it says now, this was the hook's choice
         changed = _after_hook(exchange.request, origin, preserve_host)
         if changed != origin:
             origin = changed if permit is None else permit(changed)
@@ -229,6 +246,7 @@ def finish(
             mount=mount,
             upgrade=upgrade,
             recheck=recheck,
+            choice=choice,
         ),
     )
 

@@ -27,6 +27,11 @@ class InFlight:
         """It has ended."""
         self._cancels.pop(exchange, None)
 
+    def cancel_all(self, error: ExchangeFailed) -> None:
+        """The process stops: end them with `error`."""
+        for cancel in list(self._cancels.values()):
+            cancel(error)
+
     def __len__(self) -> int:
         return len(self._cancels)
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from urllib.parse import unquote
+
+_PORTS = {"http": 80, "https": 443}
+
+#: The scheme of an upstream behind a Unix socket; its host is the socket's path, escaped.
+UNIX = "http+unix"
 
 
 class Origin(NamedTuple):
@@ -16,8 +22,15 @@ class Origin(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As the Host field has it: the port only where it is not the scheme's own."""
-        return self.host if self.port == 80 else f"{self.host}:{self.port}"
+        """As the Host field has it: the port only where it is not the scheme's own. A Unix socket has no name."""
+        if self.scheme == UNIX:
+            return "localhost"
+        return self.host if self.port == _PORTS[self.scheme] else f"{self.host}:{self.port}"
+
+    @property
+    def path(self) -> str:
+        """The file of a Unix socket."""
+        return unquote(self.host)
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}" if self.scheme == UNIX else f"{self.scheme}://{self.host}:{self.port}"

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 import webob
 from webob.exc import status_map
 
+from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.body import BodyMover, body_reader
 from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
     ClientTimedOut,
+    ConnectFailed,
     ExchangeFailed,
     HookFailed,
     ReadTimedOut,
@@ -35,7 +37,7 @@ from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.tasks import Call, Endpoint, Ready, Steps
-from pyramid_threaded_proxy.transfer import Pipes, read_some
+from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream import Connection, OriginPool
 
@@ -63,6 +65,12 @@ class Host(Protocol):
 
     pipes: Pipes
 
+    def pool(self, fetch: Fetch, watched: bool) -> OriginPool:
+        """The connections to where `fetch` goes; `watched` for an exchange that runs in a loop."""
+
+    def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
+        """Steps: an upstream began to rest, for `reason`, or is back (see its `health`): tell log and subscribers."""
+
     def ended(self, fetch: Fetch) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
 
@@ -86,6 +94,7 @@ class Relay:
         self._interim = 0
         self._heard = False  # a byte of the answer was received
         self._request_sent = False
+        self._flight: Upstream | None = None  # the one that counts this exchange among its own
         self._closed = False
 
     def run(self) -> Steps:
@@ -120,14 +129,15 @@ class Relay:
         if body is not None:
             body.close()
         self._exchange.stats.finished = time.monotonic()
+        if self._flight is not None:
+            self._flight.flights.pop()
         self._host.ended(self._fetch)
 
     # The request goes up
 
     def _answer(self) -> Steps:
-        head = yield from self._ask()
+        head, framing, length = yield from self._ask()
         self._exchange.stats.first_byte = time.monotonic()
-        framing, length = answer_framing(self._exchange.request.method, head)
         rest = self._reader.rest
         if head.status == 101:
             return (yield from self._switch(head, rest))
@@ -136,33 +146,73 @@ class Relay:
         yield from self._pass_on(head, framing, length, rest)
 
     def _ask(self) -> Any:
-        """Steps: the final head of the answer; asks once more where RFC 9110 9.2.2 allows it."""
-        connection = self._pool.take()
+        """Steps: the answer's final head, framing and length; asks again where RFC 9110 9.2.2 allows it."""
+        retries = self._policy.retries
+        connection = self._turn_to_upstream()
         while True:
-            if connection is None:
-                connection = yield from self._connect()
-            self._connection = connection
             self._exchange.stats.attempts += 1
             try:
+                if connection is None:
+                    connection = yield from self._connect()
+                self._connection = connection
                 yield from self._send(connection.endpoint)
-                return (yield from self._read_head(connection.endpoint))
-            except UpstreamGone:
-                if not self._may_ask_again(connection):
-                    raise
+                head = yield from self._read_head(connection.endpoint)
+                answer = (head, *answer_framing(self._exchange.request.method, head))
+            except (ConnectFailed, UpstreamGone, ReadTimedOut, AnswerRefused) as error:
                 self._drop_connection()
-                connection = None
+                if self._was_stale(connection, error):
+                    if not retries or not self._may_send_again():
+                        raise
+                    connection = None
+                    continue
+                yield from self._note_failure(error)
+                if not retries or not self._may_go_on(error) or not self._fetch.move_on():
+                    raise
+                retries -= 1
+                self._pool = self._host.pool(self._fetch, self._client.endpoint is not None)
+                connection = self._turn_to_upstream()
+                continue
+            if (choice := self._fetch.choice) is not None and choice.upstream.health.succeeded():
+                yield from self._tell_change(choice.upstream, "")
+            return answer
+
+    def _was_stale(self, connection: Connection | None, error: ExchangeFailed) -> bool:
+        """A kept connection that turns out to be closed says nothing of upstream or request (RFC 9112 9.3.1)."""
+        return connection is not None and connection.reused and not self._heard and isinstance(error, UpstreamGone)
+
+    def _turn_to_upstream(self) -> Connection | None:
+        """Count the exchange where it goes now; returns an idle connection if there is one."""
+        fetch = self._fetch
+        choice = fetch.choice
+        self._exchange.stats.upstream = fetch.exchange.request.origin if choice is None else choice.upstream.url
+        if choice is not None and choice.balance.counts_flights:
+            if self._flight is not None:
+                self._flight.flights.pop()
+            self._flight = choice.upstream
+            self._flight.flights.append(None)
+        return self._pool.take()
+
+    def _note_failure(self, error: ExchangeFailed) -> Steps:
+        choice = self._fetch.choice
+        if choice is not None and choice.upstream.health.failed():
+            yield from self._tell_change(choice.upstream, str(error))
+
+    def _tell_change(self, upstream: Upstream, reason: str) -> Steps:
+        return self._host.upstream_changed(self._exchange.route, upstream, reason)
 
     def _connect(self) -> Any:
         connection = yield Call(self._pool.connect, self._policy.connect_timeout)
         self._exchange.stats.connected = time.monotonic()
         return connection
 
-    def _may_ask_again(self, connection: Connection) -> bool:
-        """A kept connection that turns out to be closed says nothing of the request (RFC 9112 9.3.1)."""
+    def _may_go_on(self, error: ExchangeFailed) -> bool:
+        """Whether another upstream may be asked: it is certain that this one did nothing, or harmless if it did."""
+        return isinstance(error, ConnectFailed) or (isinstance(error, UpstreamGone) and self._may_send_again())
+
+    def _may_send_again(self) -> bool:
         request = self._exchange.request
         return (
-            connection.reused
-            and not self._heard
+            not self._heard
             and request.method in IDEMPOTENT
             and (request.body is None or request.body.repeatable)
         )
@@ -189,7 +239,12 @@ class Relay:
 
     def _hear(self, endpoint: Endpoint) -> Any:
         """Steps: take what the upstream says, be it while it is still sent to; whether that was its last word."""
-        data = yield from read_some(endpoint, HEAD_READ, self._policy.read_timeout)
+        try:
+            data = endpoint.sock.recv(HEAD_READ)
+        except BlockingIOError:
+            return False  # what made it readable was TLS's own
+        except OSError as error:
+            raise upstream_gone(error) from None
         if not data:
             return True
         self._heard = True
@@ -333,7 +388,7 @@ class Relay:
         assert connection is not None
         if self._request_sent and framing is not Framing.CLOSE and keeps_alive(head):
             self._connection = None
-            self._pool.give_back(connection)
+            self._pool.give_back(connection, self._policy.keepalive)
         else:
             self._drop_connection()
 

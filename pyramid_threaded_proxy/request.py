@@ -13,6 +13,7 @@ from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
@@ -20,6 +21,7 @@ from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.forward import (
     NEVER,
     TemplateValues,
+    choose,
     finish,
     forward,
     http_error,
@@ -31,7 +33,15 @@ from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
-from pyramid_threaded_proxy.route import AnswerPolicy, RequestPolicy, Route, answer_policy, make_hooks, request_policy
+from pyramid_threaded_proxy.route import (
+    AnswerPolicy,
+    RequestPolicy,
+    Route,
+    answer_policy,
+    location_bases,
+    make_hooks,
+    request_policy,
+)
 from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, SettingsError, fetch_settings
 from pyramid_threaded_proxy.target import check_upstream_target, join
 from pyramid_threaded_proxy.upstream import addresses_of, split_url
@@ -134,8 +144,11 @@ def proxy_forward(
     engine: Engine = request.registry[ENGINE]
     given = fetch_settings("proxy_forward", route_keys, "proxy_forward()")
     route = engine.routes.get(url_or_route_name)
+    choice = None
     if route is not None:
-        sending, answering, origin = _of_route(engine, route, given, route_keys)
+        sending, answering = _of_route(engine, route, given, route_keys)
+        choice = choose(route, request)
+        origin = choice.upstream.origin
     else:
         sending, answering = _policies(given, engine.settings, (url_or_route_name,))
         origin = _permitted(engine, _checked_url(url_or_route_name)[0])
@@ -144,7 +157,13 @@ def proxy_forward(
     name = route.name if route is not None else "proxy_forward"
     try:
         _, query = raw_target(request.environ)
-        target = _forward_target(request, url_or_route_name, route, path, query)
+        if route is None or choice is None:
+            target = _url_target(url_or_route_name, path, query)
+        else:
+            matched = request.matchdict or {}
+            target = _route_target(choice.upstream, path, query, matched)
+            if len(route.balance.upstreams) > 1:
+                choice.target_of = lambda upstream: _route_target(upstream, path, query, matched)
         return forward(
             request,
             engine,
@@ -157,6 +176,7 @@ def proxy_forward(
             mount,
             recheck=_recheck(given, recheck_with),
             permit=partial(_permitted, engine) if route is None else None,
+            choice=choice,
         )
     except RequestRefused as error:
         raise http_error(error) from None
@@ -202,31 +222,35 @@ def _permitted(engine: Engine, origin: Origin) -> Origin:
     raise ProxyTargetRefused("This server may not be asked.")
 
 
-def _forward_target(request: Request, url: str, route: Route | None, path: str, query: str | None) -> str:
+def _url_target(url: str, path: str, query: str | None) -> str:
+    if path:
+        raise ValueRefused("proxy_forward(): `path` is joined to a route's upstream; a URL is taken as given")
+    target = _checked_url(url)[1]
+    target = target if "?" in target or query is None else f"{target}?{query}"
+    check_upstream_target(target)
+    return target
+
+
+def _route_target(upstream: Upstream, path: str, query: str | None, matched: Mapping[str, Any]) -> str:
     if "?" in path or "#" in path:
         raise ValueRefused(f"proxy_forward(path={path!r}): a path is wanted, escaped and without a query")
-    if route is None:
-        if path:
-            raise ValueRefused("proxy_forward(): `path` is joined to a route's upstream; a URL is taken as given")
-        target = _checked_url(url)[1]
-        target = target if "?" in target or query is None else f"{target}?{query}"
-    elif route.pattern is not None:
-        target = route.pattern.expand(request.matchdict or {}, query)
+    if upstream.pattern is not None:
+        target = upstream.pattern.expand(matched, query)
     else:
-        target = join(route.base, path, query)
+        target = join(upstream.base, path, query)
     check_upstream_target(target)
     return target
 
 
 def _of_route(
     engine: Engine, route: Route, given: RouteSettings, keys: Mapping[str, Any]
-) -> tuple[RequestPolicy, AnswerPolicy, Origin]:
+) -> tuple[RequestPolicy, AnswerPolicy]:
     """A declared route's own policies, or those with the keys that the view changes."""
     if not keys:
-        return route.request, route.answer, route.origin
+        return route.request, route.answer
     settings = replace(route.settings, **{key: getattr(given, key) for key in keys})
-    sending, answering = _policies(settings, engine.settings, (settings.upstream,))
-    return sending, replace(answering, hooks=_either(answering.hooks, route.answer.hooks)), route.origin
+    sending, answering = _policies(settings, engine.settings, location_bases(settings, route.balance))
+    return sending, replace(answering, hooks=_either(answering.hooks, route.answer.hooks))
 
 
 @lru_cache(maxsize=256)

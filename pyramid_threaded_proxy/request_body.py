@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import IO, Any
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
@@ -70,17 +69,18 @@ def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float,
         return (yield from _send_data(endpoint, head, data, timeout, moved, hear))
     if not (yield from _send(endpoint, head, timeout, hear)):
         return False
-    if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file):
-        return (yield from _send_in_mover(endpoint, file, body.start, length, timeout, moved, hear))
-    return (yield from _send_blocks(endpoint, file, length, timeout, moved, hear))
+    if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file) and endpoint.raw:
+        steps = send_file(file, body.start, length, endpoint, timeout, moved, hear)
+    else:
+        steps = _send_blocks(endpoint, file, length, timeout, moved, hear)
+    return (yield from _send_in_mover(endpoint, steps))
 
 
-def _send_in_mover(
-    endpoint: Endpoint, file: IO[bytes], start: int, length: int, timeout: float, moved: Moved, hear: Hear
-) -> Any:
+def _send_in_mover(endpoint: Endpoint, steps: Any) -> Any:
+    """A body of some size keeps a loop busy, be it by encryption alone."""
     yield Hop(False, endpoint)
     try:
-        whole = yield from send_file(file, start, length, endpoint, timeout, moved, hear)
+        whole = yield from steps
     except UpstreamGone:
         whole = False
     yield Hop(True, endpoint)
@@ -121,22 +121,12 @@ def _send_chunks(endpoint: Endpoint, head: bytes, chunks: Any, timeout: float, m
     if not (yield from _send(endpoint, head, timeout, hear)):
         return False
     while (chunk := (yield Call(_next, chunks))) is not None:
-        if _speaks(endpoint) and (yield from hear()):
+        if (yield from hear()):
             return False  # seen here as well: an upstream that reads on may have refused a body without an end
         if chunk and not (yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout, hear)):
             return False
         moved(len(chunk))
     return (yield from _send(endpoint, b"0\r\n\r\n", timeout, hear))
-
-
-def _speaks(endpoint: Endpoint) -> bool:
-    try:
-        endpoint.sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _next(chunks: Any) -> bytes | None:

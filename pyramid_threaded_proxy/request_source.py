@@ -32,6 +32,9 @@ def raw_target(environ: Environ) -> tuple[str, str | None]:
         path = escaped_path(script_name + path_info) or "/"
         return split_target(path if query is None else f"{path}?{query}")
     path, query = split_target(raw)
+    if script_name and public_path_matches(path, path_info, ""):
+        # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
+        path = escaped_path(script_name) + path
     if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
         log.warning("refused: the target was sent as %r, and something made %r of it", path, script_name + path_info)
         raise TargetRefused("the path or query was rewritten on its way to the application")
@@ -39,11 +42,11 @@ def raw_target(environ: Environ) -> tuple[str, str | None]:
 
 
 def check_message(environ: Environ) -> None:
-    """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that HTTP/1.0 doesn't have."""
+    """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that only HTTP/1.1 has."""
     protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
     check_host(environ.get("HTTP_HOST"), protocol)
-    if protocol == "HTTP/1.0" and "HTTP_TRANSFER_ENCODING" in environ:
-        raise ProtocolRefused("Transfer-Encoding in an HTTP/1.0 request (RFC 9112 6.1)")
+    if protocol != "HTTP/1.1" and "HTTP_TRANSFER_ENCODING" in environ:
+        raise ProtocolRefused("Transfer-Encoding in a request that is not HTTP/1.1 (RFC 9112 6.1)")
 
 
 def client_body(environ: Environ, max_body: int | None) -> Body | None:

@@ -16,7 +16,7 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.events import ExchangeStarted
-from pyramid_threaded_proxy.exceptions import ProxyResponseError, TooManyExchanges, ValueRefused
+from pyramid_threaded_proxy.exceptions import ProxyResponseError, TooManyExchanges, UpstreamsResting, ValueRefused
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.head import check_field
@@ -65,12 +65,15 @@ class ProxyResponse(Response):
         return f"<ProxyResponse {self.proxy_exchange!r}>"
 
     def admit(self, environ: dict[str, Any]) -> None:
-        """Take a place for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`.
+        """Take a place for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`,
+        and `UpstreamsResting` where nobody can be asked.
 
         It is given back when the task ends without a detach, or with the last response that has it. A response that
         was admitted already, by the tween of a subrequest, keeps its place.
         """
         fetch = self._pending()
+        if fetch.choice is not None and fetch.choice.resting:
+            raise UpstreamsResting(fetch.exchange.route, fetch.choice.balance.retry_after())
         known = environ.get(PLACE)
         earlier = known() if known is not None else None
         place = fetch.place or earlier
@@ -104,7 +107,7 @@ class ProxyResponse(Response):
         if fetch.place is None:
             try:
                 self.admit(environ)
-            except TooManyExchanges as error:
+            except (TooManyExchanges, UpstreamsResting) as error:
                 return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
         self._fetch = None
         environ.pop(PLACE, None)  # it is this exchange's: middleware may call the application again
@@ -131,12 +134,12 @@ def _can_be_sent(field: tuple[str, str]) -> bool:
     return True
 
 
-def unavailable(error: TooManyExchanges) -> HTTPException:
+def unavailable(error: TooManyExchanges | UpstreamsResting) -> HTTPException:
     """The HTTP exception for an exchange that was not admitted."""
     kind = HTTPTooManyRequests if error.status == 429 else HTTPServiceUnavailable
-    return kind(
-        "Too many requests are in progress. Please try again later.", headers={"Retry-After": str(error.retry_after)}
-    )
+    resting = isinstance(error, UpstreamsResting)
+    what = "The server behind this page does not answer." if resting else "Too many requests are in progress."
+    return kind(f"{what} Please try again later.", headers={"Retry-After": str(error.retry_after)})
 
 
 class _Handover:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
 from pyramid_threaded_proxy.admission import Limits, Place
-from pyramid_threaded_proxy.exceptions import TargetRefused
+from pyramid_threaded_proxy.balance import Balance, Choice, Upstream
+from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.fields import AnswerFields, RequestFields
 from pyramid_threaded_proxy.hooks import Hooks
-from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.origin import UNIX, Origin
 from pyramid_threaded_proxy.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings
-from pyramid_threaded_proxy.target import UpstreamPattern, check_upstream_target, join, rest_below
+from pyramid_threaded_proxy.target import check_upstream_target, join, rest_below
+from pyramid_threaded_proxy.tls import Tls, new_context
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,9 @@ class RequestPolicy:
 class AnswerPolicy:
     """How an upstream's answer reaches the client. Shared by all exchanges of a route, and never changed."""
 
+    retries: int
+    keepalive: int
+    tls: Tls
     connect_timeout: float
     read_timeout: float
     send_timeout: float
@@ -74,6 +82,9 @@ def answer_policy(
 ) -> AnswerPolicy:
     """Compile the answer's side; `bases` are the URLs whose Location is mapped back. Raises `ValueRefused`."""
     return AnswerPolicy(
+        retries=settings.retries,
+        keepalive=settings.keepalive,
+        tls=tls_of(settings),
         connect_timeout=settings.connect_timeout,
         read_timeout=settings.read_timeout,
         send_timeout=settings.send_timeout,
@@ -96,6 +107,33 @@ def answer_policy(
     )
 
 
+def location_bases(settings: RouteSettings, balance: Balance) -> tuple[str, ...]:
+    """The URLs that a route's upstreams may have in their Location; none where paths don't map one to one."""
+    if settings.pattern is not None:
+        return ()
+    # A Unix socket has no name that a Location could hold, but the one in its Host field.
+    return tuple(
+        f"http://{one.origin.authority}{one.base}" if one.origin.scheme == UNIX else one.url
+        for one in balance.upstreams
+    )
+
+
+def tls_of(settings: RouteSettings) -> Tls:
+    """What the settings say of TLS, with the files looked into now. Raises `ValueRefused`."""
+    tls = Tls(
+        settings.tls_verify,
+        settings.tls_ca_file,
+        settings.tls_cert_file,
+        settings.tls_key_file,
+        settings.tls_server_name,
+    )
+    if tls.ca_file is not None or tls.cert_file is not None:
+        new_context(tls)
+    if not tls.verify:
+        log.warning("%s: tls.verify is false: whoever answers in an upstream's place is believed", settings.name)
+    return tls
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A declared route. `mount` is its public path, escaped, without a slash at its end; "" on a pattern route."""
@@ -103,25 +141,30 @@ class Route:
     name: str
     settings: RouteSettings
     mount: str
-    origin: Origin
-    base: str
-    pattern: UpstreamPattern | None
+    balance: Balance
     methods: frozenset[str] | None
     request: RequestPolicy
     answer: AnswerPolicy
 
-    def target(self, path: str, query: str | None, public: str, matched: Mapping[str, Any]) -> str:
-        """The upstream target for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it has a mount point, rather than a pattern."""
+        return self.settings.pattern is None
+
+    def target(
+        self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any]
+    ) -> str:
+        """The target at `upstream` for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
 
         Raises `TargetRefused`, or `ValueRefused` where a value can't be written.
         """
-        if self.pattern is not None:
-            target = self.pattern.expand(matched, query)
+        if upstream.pattern is not None:
+            target = upstream.pattern.expand(matched, query)
         else:
             rest = rest_below(path, public)
             if rest is None:
                 raise TargetRefused("the path as it was sent is not below the mount")
-            target = join(self.base, rest, query)
+            target = join(upstream.base, rest, query)
         check_upstream_target(target)
         return target
 
@@ -144,6 +187,7 @@ class Fetch:
     __slots__ = (
         "accept",
         "application_fields",
+        "choice",
         "exchange",
         "head_only",
         "mount",
@@ -167,10 +211,13 @@ class Fetch:
         mount: str | None,
         upgrade: tuple[str, ...] = (),
         recheck: tuple[float, Callable[[Exchange], bool]] | None = None,
+        choice: Choice | None = None,
     ) -> None:
         self.exchange = exchange
         #: Where it goes.
         self.origin = origin
+        #: Which of a route's upstreams that is; None where it is none of them.
+        self.choice = choice
         self.policy = policy
         #: Whether the client asked with HEAD: its answer has no body, whatever its fields say.
         self.head_only = head_only
@@ -188,6 +235,23 @@ class Fetch:
         self.application_fields: Fields = []
         #: Its place among the exchanges in flight, once it is admitted.
         self.place: Place | None = None
+
+    def move_on(self) -> bool:
+        """Turn to another upstream of the route's; whether there is one that may be asked."""
+        choice = self.choice
+        if choice is None or not choice.move_on():
+            return False
+        assert choice.target_of is not None
+        request, old, new = self.exchange.request, self.origin.authority, choice.upstream.origin
+        try:
+            request.target = choice.target_of(choice.upstream)
+        except (RequestRefused, ValueRefused):
+            return False  # its own base makes another path of it
+        self.origin, request.origin = new, str(new)
+        if not choice.keep_host:
+            fields, host = request.fields, ("Host", old)
+            request.fields = [("Host", new.authority) if field == host else field for field in fields]
+        return True
 
 
 def make_hooks(settings: RouteSettings, resolve: Callable[[str, Any], Any]) -> Hooks:

@@ -260,6 +260,16 @@ class Scheduler:
             self._start_threads()
         return Task(self, self._loops[0], steps, client, on_lasting)
 
+    def start(self) -> Loop:
+        """Start the threads where they don't run in this process yet; returns the first loop. Any thread."""
+        if self._pid != os.getpid():
+            self._start_threads()
+        return self._loops[0]
+
+    def busy(self) -> bool:
+        """Whether a task with a client has not ended. Any thread; one that goes from loop to loop may be missed."""
+        return any(task.client is not None for loop in self._loops for task in list(loop.tasks))
+
     def _start_threads(self) -> None:
         with self._lock:
             if self._pid != os.getpid():

@@ -42,7 +42,7 @@ __all__ = [
 
 _FETCH_KEYS = tuple(key for key in ROUTE_KEYS if key.fetch)
 _DEFAULTS = {key: key.unread() for key in (*PROCESS_KEYS, *ROUTE_KEYS)}
-_FETCH_DEFAULTS = {key.attribute: _DEFAULTS[key] for key in ROUTE_KEYS} | {"upstream": ""}
+_FETCH_DEFAULTS = {key.attribute: _DEFAULTS[key] for key in ROUTE_KEYS} | {"upstream": ()}
 
 _BY_ATTRIBUTE = {key.attribute: key for key in ROUTE_KEYS}
 _LOCAL = frozenset(key.path for key in ROUTE_KEYS if not key.fetch)
@@ -102,6 +102,7 @@ def fetch_settings(name: str, keywords: Mapping[str, object], origin: str) -> Ro
     values = section.values()
     faults.extend(_template_faults(section, TEMPLATE_NAMES))
     faults.extend(_contradictions(section, values))
+    faults.extend(_tls_faults(section, values))
     if faults:
         raise SettingsError(faults)
     return RouteSettings(**_FETCH_DEFAULTS | values, name=name)
@@ -278,6 +279,7 @@ def _route(name: str, section: _Section, origin: str) -> RouteSettings:
     section.faults.extend(_access_faults(section, values))
     section.faults.extend(_pattern_faults(section, values))
     section.faults.extend(_contradictions(section, values))
+    section.faults.extend(_tls_faults(section, values))
     return RouteSettings(**values, name=name)
 
 
@@ -294,6 +296,13 @@ def _place_faults(section: _Section, origin: str) -> Iterator[str]:
         yield f"{section.home}prefix ({origin}): is missing: give prefix or pattern"
 
 
+def _tls_faults(section: _Section, values: dict[str, Any]) -> Iterator[str]:
+    if values["tls_key_file"] is not None and values["tls_cert_file"] is None and "tls.cert_file" not in section.bad:
+        yield section.entries["tls.key_file"].fault("stands without tls.cert_file, whose key it would be")
+    if not values["tls_verify"] and values["tls_ca_file"] is not None:
+        yield section.entries["tls.ca_file"].fault("is at odds with tls.verify = false: nothing is verified")
+
+
 def _access_faults(section: _Section, values: dict[str, Any]) -> Iterator[str]:
     permission, public = section.entries.get("permission"), section.entries.get("public")
     if permission and public and values["public"]:
@@ -306,10 +315,11 @@ def _pattern_faults(section: _Section, values: dict[str, Any]) -> Iterator[str]:
         return
     names = pattern_names(values["pattern"]) if section.good("pattern") else None
     if section.good("upstream"):
-        try:
-            check_upstream(values["upstream"], names)
-        except ValueFault as fault:
-            yield section.entries["upstream"].fault(str(fault))
+        for url in values["upstream"]:
+            try:
+                check_upstream(url, names)
+            except ValueFault as fault:
+                yield section.entries["upstream"].fault(str(fault))
     yield from _template_faults(section, TEMPLATE_NAMES | (names or frozenset()))
 
 

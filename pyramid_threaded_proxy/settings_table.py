@@ -28,6 +28,8 @@ class ProcessSettings:
     own_cookies_given: bool = False
     #: Origins, hosts and networks that `proxy_fetch` may reach; None stands for any.
     fetch_allow: tuple[str, ...] | None = None
+    #: In seconds.
+    drain_timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class RouteSettings:
     name: str
     prefix: str | None
     pattern: str | None
-    #: As written; empty for `request.proxy_fetch`.
-    upstream: str
+    #: The URLs as written; none for `request.proxy_fetch`.
+    upstream: tuple[str, ...]
     permission: str | None
     public: bool
     require_csrf: bool | None
@@ -84,6 +86,19 @@ class RouteSettings:
     max_body: int | None
     max_head: int
     buffer: int
+    retries: int
+    balance: Literal["round_robin", "least_exchanges", "user_hash"]
+    #: 0: an upstream never rests.
+    health_fails: int
+    health_pause: float
+    health_path: str | None
+    health_interval: float
+    keepalive: int
+    tls_verify: bool
+    tls_ca_file: str | None
+    tls_cert_file: str | None
+    tls_key_file: str | None
+    tls_server_name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,10 @@ PROCESS_KEYS: tuple[Key, ...] = (
         "exchanges in flight in this process; above it 503 with `Retry-After`",
     ),
     Key(
+        "drain_timeout", values.duration, "10s", _DURATION,
+        "how long a stopping process lets exchanges in flight finish",
+    ),
+    Key(
         "via", values.via, "pyramid_threaded_proxy", "a token, or host:port",
         "our name in the `Via` field sent upstream (RFC 9110 7.6.3); empty sends none",
     ),
@@ -174,9 +193,10 @@ ROUTE_KEYS: tuple[Key, ...] = (
         fetch=False,
     ),
     Key(
-        "upstream", urls.upstream, None,
-        "`http://host[:port][/path]`, without credentials; with `pattern` also placeholders and a query",
-        "the server that the route points at, and the base that paths are joined to",
+        "upstream", urls.upstreams, None,
+        "`http://host[:port][/path]`, `https://…` or `http+unix://%2Fpath%2Fsocket[/path]`, without credentials, or a "
+        "list of these; with `pattern` also placeholders and a query",
+        "the server that the route points at, and the base that paths are joined to; a list balances over several",
         unset="required", fetch=False,
     ),
     Key(
@@ -313,6 +333,56 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "buffer", values.size(4096), "256KiB", f"{_SIZE}; at least `4KiB`",
         "most bytes that the relay holds in memory for one exchange, either way",
+    ),
+    Key(
+        "retries", values.integer(0, 100), "1", "0 to 100",
+        "further tries. Where a connection can't be made, the next upstream is asked, whatever the method. Once the "
+        "request was sent, only methods that RFC 9110 calls idempotent are tried again, and only before any byte of "
+        "the answer; never after a read, send or total time-out. A kept connection that turns out to be closed is "
+        "replaced besides, unless this is 0",
+    ),
+    Key(
+        "balance", values.choice("round_robin", "least_exchanges", "user_hash"), "round_robin",
+        "`round_robin`, `least_exchanges` or `user_hash`",
+        "which of several upstreams is asked: each in turn, the one with the fewest exchanges in flight, or for each "
+        "user (where nobody is logged in: each client address) always the same",
+        fetch=False,
+    ),
+    Key(
+        "health.fails", values.integer(0, 10**6), "3", "0 to 1000000",
+        "after so many failures in a row an upstream rests: no connection, or no valid answer's head in time. "
+        "While all rest, requests get 503 with `Retry-After`. 0 lets none rest",
+        fetch=False,
+    ),
+    Key(
+        "health.pause", values.duration, "10s", _DURATION,
+        "how long it rests; then one request tries it", fetch=False,
+    ),
+    Key(
+        "health.path", urls.health_path, None, "a path from `/` on, with or without a query",
+        "an active probe asks the upstream for this, whatever its base path; 2xx and 3xx are healthy. With a probe no "
+        "request has to try an upstream that rests",
+        unset="off", fetch=False,
+    ),
+    Key("health.interval", values.duration, "10s", _DURATION, "how often the active probe asks", fetch=False),
+    Key("keepalive", values.integer(0, 10**6), "32", "0 to 1000000", "idle connections kept for each upstream"),
+    Key(
+        "tls.verify", values.boolean, "true", _BOOLEAN,
+        "`false` believes whoever answers an `https` request, and says so in the log",
+    ),
+    Key(
+        "tls.ca_file", values.path, None, "a path", "certificates, in PEM, of the authorities that are trusted",
+        unset="the system's",
+    ),
+    Key(
+        "tls.cert_file", values.path, None, "a path",
+        "our own certificate, in PEM, for upstreams that ask for one; its key too, where there is no `tls.key_file`",
+    ),
+    Key("tls.key_file", values.path, None, "a path", "the key of `tls.cert_file`, in PEM and without a password"),
+    Key(
+        "tls.server_name", values.server_name, None, "a host name",
+        "the name that the upstream's certificate must have, and that is asked for (RFC 6066 3)",
+        unset="the upstream's host",
     ),
 )  # fmt: skip
 

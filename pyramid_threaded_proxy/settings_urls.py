@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from pyramid.urldispatch import Route
 
-from .settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, text
+from .settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, list_of, text
 
 _PATH_CHARACTER = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2}"
 _RESERVED = frozenset(b":/?#[]@!$&'()*+,;=")
@@ -88,19 +88,47 @@ def pattern_names(pattern: str) -> frozenset[str]:
         raise ValueFault(f"is not a pattern that Pyramid takes: {error}") from None
 
 
-_UPSTREAM = re.compile(r"(?i:http)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?")
+_UPSTREAM = re.compile(r"(?i:(https?|http\+unix))://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?")
 
 
-def upstream(value: object) -> str:
-    """A URL, as written: scheme and authority are judged here, the rest by `check_upstream`."""
-    url = text(value)
+def upstreams(value: object) -> tuple[str, ...]:
+    """At least one URL, as written: scheme and authority are judged here, the rest by `check_upstream`."""
+    urls: tuple[str, ...] = list_of(_upstream)(value)
+    if not urls:
+        raise ValueFault("is empty")
+    return urls
+
+
+def _upstream(url: str) -> str:
     match = _UPSTREAM.fullmatch(url)
     if match is None:
-        raise ValueFault("does not begin with http://")
-    _check_authority(match[1])
-    if match[4] is not None:
+        raise ValueFault("does not begin with http://, https:// or http+unix://")
+    if match[1].lower() == "http+unix":
+        _check_socket(match[2])
+    else:
+        _check_authority(match[2])
+    if match[5] is not None:
         raise ValueFault("has a fragment")
     return url
+
+
+def _check_socket(escaped: str) -> None:
+    if not escaped.upper().startswith("%2F"):
+        raise ValueFault("has no socket: write its absolute path with %2F for each slash, as in http+unix://%2Frun%2Fx")
+    _check_characters(escaped, _PATH_CHARACTER)
+    if "\0" in unquote(escaped):
+        raise ValueFault("has a NUL in the path of its socket")
+
+
+def health_path(value: object) -> str:
+    """A path on the upstream, perhaps with a query."""
+    target = text(value)
+    if not target.startswith("/"):
+        raise ValueFault("does not begin with /")
+    path, _, query = target.partition("?")
+    check_path(path)
+    _check_characters(query, rf"{_PATH_CHARACTER}|\?")
+    return target
 
 
 def _check_authority(authority: str) -> None:
@@ -138,7 +166,7 @@ def check_upstream(url: str, names: frozenset[str] | None) -> None:
     """Path and query of a URL that `upstream` let through; `names` are the pattern's, None on a prefix route."""
     match = _UPSTREAM.fullmatch(url)
     assert match is not None
-    path, query = match[2], match[3]
+    path, query = match[3], match[4]
     if names is None:
         if query is not None:
             raise ValueFault("has a query, which only a route with `pattern` may have")

@@ -294,6 +294,14 @@ def via(value: object) -> str:
     return name
 
 
+def server_name(value: object) -> str:
+    """A host name or address as certificates have them."""
+    name = text(value)
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._:-]{0,251}[A-Za-z0-9])?", name):
+        raise ValueFault("is not a host name")
+    return name
+
+
 def permission(value: object) -> str:
     """A permission's name; what would let everybody in is refused."""
     name = text(value)

@@ -127,10 +127,10 @@ class Stop:
             return not self._busy()
         for relay in self.relays:
             relay.cut()
-        return now >= self._cut_at + LAST_WORDS or not any([relay.busy() for relay in self.relays])
+        return now >= self._cut_at + LAST_WORDS or not any(relay.busy() for relay in self.relays)
 
     def _busy(self) -> bool:
-        return self.loop.busy() or any([relay.busy() for relay in self.relays])
+        return self.loop.busy() or any(relay.busy() for relay in self.relays)
 
     def _begin(self) -> None:
         self.loop.stop_listening()
@@ -150,7 +150,8 @@ class Stop:
 
     def _end(self, number: int) -> None:
         """End as without us. The signal's own handler is restored in any case: another one may call ours."""
-        self._over.set()
+        if self.pid == os.getpid():  # a child's copy of the lock in it may be held for ever
+            self._over.set()
         self.let_signals_go()
         signal.signal(number, self._former[number])
         signal.raise_signal(number)

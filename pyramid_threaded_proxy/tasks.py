@@ -15,7 +15,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TotalTimedOut
 from pyramid_threaded_proxy.poller import BROKEN, HANGUP, READ, wait_for
@@ -39,6 +39,8 @@ class Endpoint:
     """A non-blocking socket and what a poller knows about it. Touched only by the loop that its task is in."""
 
     __slots__ = ("armed", "fd", "loop", "may_half_close", "owner", "sock", "wanted", "watched")
+    #: Whether what the descriptor carries is what is read and written: nothing is encrypted.
+    raw: ClassVar[bool] = True
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -55,6 +57,13 @@ class Endpoint:
         if self.loop is not None:
             self.loop.forget(self)
         self.sock.close()
+
+
+class TlsEndpoint(Endpoint):
+    """A `tls.TlsSocket`: reads and writes as a plain one, but the kernel can't move its bytes."""
+
+    __slots__ = ()
+    raw = False
 
 
 class Owner(Protocol):

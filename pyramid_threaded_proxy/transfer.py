@@ -148,29 +148,26 @@ def splice_body(
     """Steps: move exactly `length` bytes from the upstream to the client through a pipe."""
     left = length
     low_water = 1
-    try:
-        while left or pipe.held:
-            if left and pipe.held < pipe.size // 2:
-                taken = _splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
-                if taken == 0:
-                    raise UpstreamGone(f"closed with {left} bytes of its answer missing")
-                if taken is not None:
-                    left -= taken
-                    pipe.held += taken
-                    if (wanted := min(LOW_WATER, left) if taken >= WORTH_MOVING else 1) != low_water:
-                        low_water = _set_low_water(source, wanted)
-                elif not pipe.held:
-                    low_water = yield from _await_bytes(source, low_water, read_timeout)
-                    continue
-            sent = _splice(pipe.source, target.fd, pipe.held, client_gone)
-            if sent is None:
-                yield Ready(target, WRITE, send_timeout, ClientTimedOut)
-            else:
-                pipe.held -= sent
-                moved(sent)
-    finally:
-        if low_water != 1:
-            _set_low_water(source, 1)
+    while left or pipe.held:
+        if left and pipe.held < pipe.size // 2:
+            taken = _splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
+            if taken == 0:
+                raise UpstreamGone(f"closed with {left} bytes of its answer missing")
+            if taken is not None:
+                left -= taken
+                pipe.held += taken
+                # With nothing left the mark is one again: the connection may be kept.
+                if (wanted := max(1, min(LOW_WATER, left)) if taken >= WORTH_MOVING else 1) != low_water:
+                    low_water = _set_low_water(source, wanted)
+            elif not pipe.held:
+                low_water = yield from _await_bytes(source, low_water, read_timeout)
+                continue
+        sent = _splice(pipe.source, target.fd, pipe.held, client_gone)
+        if sent is None:
+            yield Ready(target, WRITE, send_timeout, ClientTimedOut)
+        else:
+            pipe.held -= sent
+            moved(sent)
 
 
 def _await_bytes(source: Endpoint, low_water: int, timeout: float) -> Any:

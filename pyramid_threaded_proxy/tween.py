@@ -11,7 +11,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.engine import Engine
-from pyramid_threaded_proxy.exceptions import TooManyExchanges
+from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.response import ProxyResponse, unavailable
 from pyramid_threaded_proxy.route import escaped_path
 from pyramid_threaded_proxy.target import rest_below
@@ -37,7 +37,7 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
         if isinstance(response, ProxyResponse):
             try:
                 response.admit(request.environ)
-            except TooManyExchanges as error:
+            except (TooManyExchanges, UpstreamsResting) as error:
                 raise unavailable(error) from None
         return response
 
@@ -46,5 +46,5 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 def _is_below_a_mount(request: Request, engine: Engine) -> bool:
     path = escaped_path(request.environ.get("PATH_INFO", ""))
-    prefixes = [route.mount for route in engine.routes.values() if route.pattern is None]
+    prefixes = [route.mount for route in engine.routes.values() if route.is_prefix]
     return any(rest_below(path, mount) is not None for mount in prefixes)

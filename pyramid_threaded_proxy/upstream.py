@@ -1,44 +1,52 @@
-"""Connections to upstreams: made by urllib3 in a pool thread, kept while they are idle, looked at before use.
+"""Connections to upstreams: made in a pool thread, kept while they are idle, looked at before use.
 
-The one module that knows urllib3. It is used for what it is good at: reading URLs, look-up, connect, and the
-exceptions that tell them apart. What goes over the connection afterwards is ours.
+The one module that knows urllib3. It is used for what it is good at: reading URLs, connecting, and the exceptions
+that tell failures apart. What goes over the connection afterwards is ours.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import ssl
+import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from urllib.parse import quote, unquote
 
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    LocationParseError,
-    NameResolutionError,
-    NewConnectionError,
-)
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NewConnectionError
 from urllib3.util import parse_url
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
-from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.origin import UNIX, Origin
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.scheduler import Loop
-from pyramid_threaded_proxy.tasks import Endpoint, Owner
+from pyramid_threaded_proxy.tasks import Endpoint, Owner, TlsEndpoint
+from pyramid_threaded_proxy.tls import Tls, new_context, reason_of
 
-#: Idle connections kept for one upstream.
-KEEPALIVE = 32
+#: Seconds after which an idle connection is dropped: sooner than most servers do it themselves.
+IDLE_SECONDS = 30.0
+#: Seconds for which the addresses of a name are believed.
+LOOK_UP_SECONDS = 10.0
+
+_PORTS = {"http": 80, "https": 443}
+NO_TLS = Tls()
 
 
 def split_url(url: str) -> tuple[Origin, str]:
     """Split an upstream's URL into its origin and the rest, byte for byte. Raises `ValueRefused`."""
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() != "http":
-        raise ValueRefused(f"{url!r}: an upstream's URL begins with http://")
+    scheme = scheme.lower()
+    if not separator or (scheme not in _PORTS and scheme != UNIX):
+        raise ValueRefused(f"{url!r}: an upstream's URL begins with http://, https:// or http+unix://")
     end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
     authority, target = rest[:end], rest[end:]
+    if scheme == UNIX:
+        return Origin(UNIX, _socket_path(url, authority), 0), target
     try:
         parsed = parse_url(f"http://{authority}")
     except LocationParseError as error:
@@ -47,38 +55,66 @@ def split_url(url: str) -> tuple[Origin, str]:
         raise ValueRefused(f"{url!r}: host[:port] is wanted, without a user")
     if parsed.port == 0:
         raise ValueRefused(f"{url!r}: port 0 can't be connected to")
-    return Origin("http", parsed.host, parsed.port or 80), target
+    return Origin(scheme, parsed.host, parsed.port or _PORTS[scheme]), target
+
+
+def _socket_path(url: str, authority: str) -> str:
+    """The path of a Unix socket, escaped in one way: so that equal paths are one origin."""
+    path = unquote(authority)
+    if not path.startswith("/") or "\0" in path:
+        raise ValueRefused(f"{url!r}: the escaped path of a socket is wanted, such as http+unix://%2Frun%2Fapp.sock/")
+    return quote(path, safe="")
 
 
 def addresses_of(origin: Origin) -> list[str]:
-    """The addresses that an origin's name has at this moment. May block. Raises `ConnectFailed`."""
+    """The addresses that an origin's name has at this moment; none for a Unix socket.
+
+    In the system's order, but families alternate, so that a broken one costs one try (RFC 8305 4). May block for
+    as long as the system lets. Raises `ConnectFailed`.
+    """
+    if origin.scheme == UNIX:
+        return []
     try:
         found = socket.getaddrinfo(origin.host.strip("[]"), origin.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectFailed(f"{origin}: {error.strerror}") from None
-    return [str(address[4][0]) for address in found]
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no name that can be looked up"
+        raise ConnectFailed(f"{origin}: the name {origin.host!r} can't be resolved: {reason}") from None
+    first = found[0][0]
+    ours = [str(address[0]) for family, *_, address in found if family == first]
+    others = [str(address[0]) for family, *_, address in found if family != first]
+    pairs = zip_longest(dict.fromkeys(ours), dict.fromkeys(others))
+    return [address for pair in pairs for address in pair if address is not None]
 
 
 class Connection:
     """An open connection to an upstream. Belongs to one exchange, or to its pool while it is idle."""
 
-    __slots__ = ("endpoint", "pool", "reused", "sock")
+    __slots__ = ("endpoint", "idle_since", "pool", "reused", "sock")
 
     def __init__(self, sock: socket.socket, pool: OriginPool) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.endpoint = Endpoint(sock)
+        self.endpoint = TlsEndpoint(sock) if isinstance(sock, ssl.SSLSocket) else Endpoint(sock)
         self.pool = pool
         self.reused = False
+        self.idle_since = 0.0  # by `time.monotonic()`
 
     def close(self) -> None:
         """Close it. In the thread of the loop that watches it."""
+        if not self.endpoint.raw:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # broken already, or its last write was cut short
         self.endpoint.close()
 
     def is_quiet(self) -> bool:
-        """Whether an idle connection can be used: neither closed, nor anything received that nobody asked for."""
+        """Whether an idle connection can be used: neither closed, nor anything received that nobody asked for.
+
+        What TLS itself has to say, such as new session tickets, is taken here and is no noise.
+        """
         try:
-            self.sock.recv(1, socket.MSG_PEEK)
+            self.sock.recv(1, socket.MSG_PEEK if self.endpoint.raw else 0)
         except BlockingIOError:
             return True
         except OSError:
@@ -94,32 +130,114 @@ class OriginPool(Owner):
     wants to use a connection: a deque's ends are safe to use from several.
     """
 
-    def __init__(self, origin: Origin, home: Callable[[], Loop] | None) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        home: Callable[[], Loop] | None,
+        context: Callable[[], ssl.SSLContext] | None = None,
+        server_name: str | None = None,
+    ) -> None:
         self.origin = origin
         self._home = home
+        self._context = context
+        self._server_name = server_name
         self.name = str(origin)
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[Connection] = deque()  # the one used last at the right
+        self._timed_by: Loop | None = None  # the loop that will call `on_timer`
+        self._known: tuple[float, list[str]] = (0.0, [])  # until when these addresses are believed
+
+    # Making
 
     def connect(self, timeout: float) -> Connection:
-        """Open a connection within `timeout` seconds. Raises `ConnectFailed` or `ConnectTimedOut`."""
-        host, port = self.origin.host, self.origin.port
-        connection = HTTPConnection(self.origin.address or host.strip("[]"), port, timeout=timeout)
+        """Open a connection within `timeout` seconds. Raises `ConnectFailed` or `ConnectTimedOut`.
+
+        All addresses of a name are tried, each within its share of the time that is left.
+        """
+        deadline = time.monotonic() + timeout
+        if self.origin.scheme == UNIX:
+            return Connection(self._connect_unix(timeout), self)
+        failure: ConnectFailed | None = None
+        addresses = self._addresses()
+        for tried, address in enumerate(addresses):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                return Connection(self._connect_to(address, left / (len(addresses) - tried), timeout), self)
+            except ConnectFailed as error:
+                failure = error
+                self._put_last(address)
+        raise failure or self._timed_out(timeout)
+
+    def _addresses(self) -> list[str]:
+        if self.origin.address is not None:
+            return [self.origin.address]
+        until, addresses = self._known
+        if time.monotonic() >= until:
+            addresses = addresses_of(self.origin)
+            self._known = (time.monotonic() + LOOK_UP_SECONDS, addresses)
+        return addresses
+
+    def _put_last(self, address: str) -> None:
+        """The next connection begins with an address that has not just failed."""
+        until, addresses = self._known
+        self._known = (until, [*(other for other in addresses if other != address), address])
+
+    def _connect_to(self, address: str, share: float, timeout: float) -> socket.socket:
+        """Connect to one address within `share` seconds, TLS included."""
+        end = time.monotonic() + share
+        connection = HTTPConnection(address, self.origin.port, timeout=share)
         try:
             connection.connect()
-        except NameResolutionError:
-            raise ConnectFailed(f"{self.name}: the name {host!r} can't be resolved") from None
         except NewConnectionError as error:  # to urllib3 a kind of ConnectTimeoutError
             raise ConnectFailed(f"{self.name}: {_reason(error)}") from None
         except ConnectTimeoutError:
-            raise ConnectTimedOut(f"{self.name}: not connected after {timeout:g} s") from None
+            raise self._timed_out(timeout) from None
         except (HTTPError, OSError) as error:
             raise ConnectFailed(f"{self.name}: {_reason(error)}") from None
         sock, connection.sock = connection.sock, None
         assert sock is not None
-        return Connection(sock, self)
+        return sock if self.origin.scheme == "http" else self._secured(sock, end, timeout)
+
+    def _secured(self, sock: socket.socket, end: float, timeout: float) -> ssl.SSLSocket:
+        assert self._context is not None
+        try:
+            context = self._context()
+            sock.settimeout(max(0.001, end - time.monotonic()))
+            name = self._server_name or self.origin.host.strip("[]")
+            # A ragged end is told: without close_notify nobody knows whether an answer that ends so is whole.
+            return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
+        except TimeoutError:
+            sock.close()
+            raise self._timed_out(timeout) from None
+        except (OSError, ValueError) as error:
+            sock.close()
+            raise ConnectFailed(f"{self.name}: TLS failed: {reason_of(error)}") from None
+
+    def _connect_unix(self, timeout: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # A listener with a full backlog is waited for only by a blocking socket, and this is its time-out.
+            whole = int(timeout)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", whole, int(timeout % 1 * 1e6)))
+            sock.connect(self.origin.path)
+        except BlockingIOError:
+            sock.close()
+            raise self._timed_out(timeout) from None
+        except (OSError, ValueError) as error:
+            sock.close()
+            raise ConnectFailed(f"{self.name}: {getattr(error, 'strerror', None) or error}") from None
+        return sock
+
+    def _timed_out(self, timeout: float) -> ConnectTimedOut:
+        return ConnectTimedOut(f"{self.name}: not connected after {timeout:g} s")
+
+    # Keeping
 
     def take(self) -> Connection | None:
         """The idle connection that was used last and is still good; None if there is none."""
+        if self._home is None and self._idle:
+            self._drop_old(time.monotonic())  # no loop does
         while True:
             try:
                 connection = self._idle.pop()
@@ -130,21 +248,50 @@ class OriginPool(Owner):
                 return connection
             connection.close()
 
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection whose last message ended exactly where its framing says."""
-        if len(self._idle) >= KEEPALIVE:
+    def give_back(self, connection: Connection, keepalive: int) -> None:
+        """Keep a connection whose last message ended exactly where its framing says, unless `keepalive` are kept."""
+        if len(self._idle) >= keepalive:
             connection.close()
             return
         if self._home is not None:
-            self._home().want(connection.endpoint, READ, self)
+            loop = self._home()
+            loop.want(connection.endpoint, READ, self)
+            connection.idle_since = loop.now
+            if self._timed_by is not loop:
+                self._timed_by = loop
+                loop.call_at(self, loop.now + IDLE_SECONDS)
+        else:
+            connection.idle_since = time.monotonic()
+            self._drop_old(connection.idle_since)
         self._idle.append(connection)
+
+    def on_timer(self, now: float) -> None:
+        """Drop what has been idle for long (`timers.Timed`); in the loop that watches it."""
+        self._drop_old(now)
+        loop, self._timed_by = self._timed_by, None
+        if self._idle and loop is not None:
+            self._timed_by = loop
+            loop.call_at(self, self._idle[0].idle_since + IDLE_SECONDS)
+
+    def _drop_old(self, now: float) -> None:
+        idle = self._idle
+        while True:
+            try:
+                connection = idle.popleft()
+            except IndexError:
+                return
+            if now - connection.idle_since < IDLE_SECONDS:
+                idle.appendleft(connection)
+                return
+            connection.close()
 
     def on_event(self, endpoint: Endpoint, events: int) -> None:
         """The upstream closed an idle connection, or sent what nobody asked for: it is of no more use."""
         for connection in self._idle:
             if connection.endpoint is endpoint:
-                self._idle.remove(connection)
-                connection.close()
+                if endpoint.raw or not connection.is_quiet():
+                    self._idle.remove(connection)
+                    connection.close()
                 return
         # Taken already, by an exchange that waits for something else first.
         endpoint.wanted = 0
@@ -172,24 +319,35 @@ class Upstreams:
     """The pools of all origins, made as they are needed.
 
     Exchanges in loops and streamed ones have pools of their own: an idle connection is watched by a loop, or by
-    nobody. The lock guards the table alone.
+    nobody. So have exchanges that differ in what they say of TLS. The lock guards the table alone.
     """
 
     def __init__(self, home: Callable[[], Loop]) -> None:
         self._home = home
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._pools: dict[tuple[Origin, bool], OriginPool] = {}
+        self._pools: dict[tuple[Origin, bool, Tls | None], OriginPool] = {}
+        self._contexts: dict[Tls, ssl.SSLContext] = {}
 
-    def pool(self, origin: Origin, watched: bool) -> OriginPool:
+    def pool(self, origin: Origin, watched: bool, tls: Tls = NO_TLS) -> OriginPool:
         """The pool for `origin`; `watched` for exchanges that run in a loop."""
         if self._pid != os.getpid():
             self._leave_parents()
-        pool = self._pools.get((origin, watched))
+        key = (origin, watched, tls if origin.scheme == "https" else None)
+        pool = self._pools.get(key)
         if pool is None:
+            home = self._home if watched else None
             with self._lock:
-                pool = self._pools.setdefault((origin, watched), OriginPool(origin, self._home if watched else None))
+                made = OriginPool(origin, home, lambda: self._context(tls), tls.server_name)
+                pool = self._pools.setdefault(key, made)
         return pool
+
+    def _context(self, tls: Tls) -> ssl.SSLContext:
+        """One context for all that say the same. A pool thread: it reads the certificates, once."""
+        context = self._contexts.get(tls)
+        if context is None:
+            context = self._contexts.setdefault(tls, new_context(tls))
+        return context
 
     def _leave_parents(self) -> None:
         """A forked child never uses its parent's connections: each would get what the other asked for."""

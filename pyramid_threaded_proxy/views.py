@@ -10,7 +10,7 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused
-from pyramid_threaded_proxy.forward import NEVER, forward, http_error
+from pyramid_threaded_proxy.forward import NEVER, choose, forward, http_error
 from pyramid_threaded_proxy.recheck import PROBE, Check, Probe, question_for, route_check
 from pyramid_threaded_proxy.request_source import raw_target
 from pyramid_threaded_proxy.route import Route, escaped_path
@@ -35,19 +35,24 @@ class ProxyView:
             script_name = request.environ.get("SCRIPT_NAME", "")
             public = escaped_path(script_name) + route.mount if script_name else route.mount
             path, query = raw_target(request.environ)
-            target = route.target(path, query, public, request.matchdict)
-            prefix = public if route.pattern is None else None
+            matched = request.matchdict
+            choice = choose(route, request)
+            target = route.target(choice.upstream, path, query, public, matched)
+            if len(route.balance.upstreams) > 1:
+                choice.target_of = lambda upstream: route.target(upstream, path, query, public, matched)
+            prefix = public if route.is_prefix else None
             return forward(
                 request,
                 self._engine,
                 route.name,
-                route.origin,
+                choice.upstream.origin,
                 target,
                 route.request,
                 route.answer,
                 public,
                 prefix,
                 recheck=self._recheck(route, request),
+                choice=choice,
             )
         except RequestRefused as error:
             raise http_error(error) from None

@@ -14,11 +14,13 @@ import pytest
 from docs_support import BIN, PAGES, ROOT, Block, blocks, every, ini, prose
 from pyramid.config import Configurator
 from pyramid.request import Request
-from support import Origin, OriginWire, Script, Site, wait_until
+from support import Origin, OriginWire, Script, Site, Wire, wait_until
 from waitress.adjustments import Adjustments
 from webob import Response
 
 from pyramid_threaded_proxy.settings import load_settings
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 # Settings
 
@@ -93,23 +95,29 @@ class _NoteCalls(ast.NodeTransformer):
 class Library:
     """The application `library` as one page writes it. Its backends are all at `url`."""
 
-    def __init__(self, page: str, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, page: str, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, quick: Callable[[str], str] = str
+    ) -> None:
         self.folder = folder
+        self.policy = _Policy()
         self.ran: set[str] = set()
         self.defined: set[str] = set()
         self.modules: list[ModuleType] = []
         self.settings: dict[str, str] = {}
+        self.server: dict[str, str] = {}
         for block in blocks(page, "ini"):
             parser = ini()
             parser.read_string(self._at(url, block.text))
-            self.settings.update(parser["app:main"])
+            self.settings.update(parser["app:main"] if parser.has_section("app:main") else {})
+            server = parser["server:main"] if parser.has_section("server:main") else {}
+            self.server.update({name: value for name, value in server.items() if name not in ("use", "listen")})
         package = ModuleType("library")
         monkeypatch.setitem(sys.modules, "library", package)
         for name, source in example_files(page).items():
             module = ModuleType(f"library.{Path(name).stem}")
             monkeypatch.setitem(sys.modules, module.__name__, module)
             setattr(package, Path(name).stem, module)
-            self._load(module, self._at(url, source))
+            self._load(module, self._at(url, quick(source)))
 
     @staticmethod
     def _at(url: str, text: str) -> str:
@@ -127,14 +135,14 @@ class Library:
         self.modules.append(module)
 
     def configure(self, config: Configurator) -> None:
-        config.set_security_policy(_Policy())
+        config.set_security_policy(self.policy)
         for module in self.modules:
             if hasattr(module, "includeme"):
                 config.include(module.includeme)
             config.scan(module)
 
     def site(self, make: Callable[..., Site], **settings: str) -> Site:
-        return make(self.settings | settings, configure=self.configure)
+        return make(self.settings | settings, configure=self.configure, **self.server)
 
 
 def example_files(page: str) -> dict[str, str]:
@@ -149,7 +157,10 @@ def example_files(page: str) -> dict[str, str]:
 
 
 class _Policy:
-    """Whoever gives a name in X-User may read."""
+    """Whoever gives a name in X-User may read, until that is withdrawn."""
+
+    def __init__(self) -> None:
+        self.withdrawn: set[str] = set()
 
     def identity(self, request: Request) -> str | None:
         return request.headers.get("X-User")
@@ -157,16 +168,21 @@ class _Policy:
     authenticated_userid = identity
 
     def permits(self, request: Request, context: object, permission: str) -> bool:
-        return permission == "read" and self.identity(request) is not None
+        user = self.identity(request)
+        return permission == "read" and user is not None and user not in self.withdrawn
+
+    def forget(self, request: Request, **kw: object) -> list[tuple[str, str]]:
+        self.withdrawn.add(request.headers["X-User"])
+        return [("Set-Cookie", "session=; Max-Age=0")]
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Library]]:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Library]]:
     """Makes the application of a page; when the test ends each of its functions must have run."""
     made: list[Library] = []
 
-    def make(page: str, url: str) -> Library:
-        made.append(Library(page, url, tmp_path, monkeypatch))
+    def make(page: str, url: str, quick: Callable[[str], str] = str) -> Library:
+        made.append(Library(page, url, tmp_path, monkeypatch, quick))
         return made[-1]
 
     yield make
@@ -180,7 +196,7 @@ ALICE = {"X-User": "alice"}
 def test_pages_with_python_have_a_test() -> None:
     """A page with a Python example is one of those that are run below."""
     with_python = {page for page in PAGES if blocks(page, "python")}
-    assert with_python == {"README.md", "hooks.md", "fetching.md", "tutorial.md"}
+    assert with_python == {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "tutorial.md"}
 
 
 def echo_or_move(wire: OriginWire) -> None:
@@ -297,3 +313,126 @@ def test_fetching_tells_faults(origin: OriginMaker, site: Callable[..., Site]) -
     answer = site(configure=configure).get("/")
     assert raised == ["ValueRefused", "ValueRefused", "TypeError", "SettingsError", "ProxyResponseError"]
     assert (answer.one("X-Frame-Options"), answer.one("X-Own"), answer.one("Cache-Control")) == ("DENY", "1", None)
+
+
+def feed(wire: OriginWire) -> None:
+    """A backend: switches where it is asked to, and else sends an event and waits for the proxy to close."""
+    request = wire.request()
+    if request is None:
+        return
+    if request.one("Upgrade") is not None:
+        wire.send(SWITCH + request.target.encode() + b" ")
+        while data := wire.receive():
+            wire.send(data)
+    else:
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: yes\r\n\r\ndata: 1\n\n")
+        wire.wait_closed()
+
+
+def begun(site: Site, path: str, **fields: str) -> tuple[Wire, str, dict[str, str]]:
+    """A client of alice's, and the head of the answer that it got."""
+    client = site.client()
+    lines = [f"GET {path} HTTP/1.1", "Host: library.example", "X-User: alice"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    client.send("\r\n".join([*lines, "", ""]).encode())
+    return client, *client.head()
+
+
+def is_reset(client: Wire) -> bool:
+    try:
+        client.rest()
+    except ConnectionResetError:
+        return True
+    finally:
+        client.close()
+    return False
+
+
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket"}
+BEHIND_A_PROXY = {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https", "X_Forwarded_Host": "library.example"}
+
+
+def test_upgrades(library: Callable[..., Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+    """The settings and the view of that page switch, and its event stream runs."""
+    upstream = origin(feed)
+    running = library("upgrades.md", upstream.url).site(site)
+    assert running.get("/chat/a", UPGRADE).status == 403
+    for path, target in (("/chat/a", b"/a "), ("/rooms/r1", b"/rooms/r1 ")):
+        client, first, _ = begun(running, path, **UPGRADE)
+        assert first.startswith("HTTP/1.1 101 ")
+        client.send(b"hello")
+        client.half_close()
+        assert client.rest() == target + b"hello"
+        client.close()
+    answer, first, fields = begun(running, "/news/all")
+    assert first == "HTTP/1.1 200 OK"
+    assert fields["x-accel-buffering"] == "no"
+    assert answer.until(b"\n\n\r\n").endswith(b"data: 1\n\n\r\n")
+    answer.close()
+    wait_until(lambda: upstream.wires[-1].sock.fileno() < 0, "the upstream's end")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("http://library.example", "101"),
+        ("https://www.example.com", "101"),
+        ("https://evil.example", "403"),
+        ("null", "403"),
+        ("http://library.example https://evil.example", "403"),
+        ("https://library.example", "403"),
+    ],
+)
+def test_origins_on_the_page(
+    library: Callable[..., Library],
+    origin: OriginMaker,
+    site: Callable[..., Site],
+    caplog: pytest.LogCaptureFixture,
+    sent: str,
+    status: str,
+) -> None:
+    """Each row of the table of origins; behind the proxy that the page trusts, https is the application's own."""
+    made = library("upgrades.md", origin(feed).url)
+    made.defined = {"includeme"}  # the settings are what is looked at here
+    running = made.site(site)
+    client, first, _ = begun(running, "/chat/a", Origin=sent, **UPGRADE)
+    client.close()
+    assert first.split()[1] == status
+    assert (status == "403") is ("trusted_proxy" in caplog.text)
+    if sent == "https://library.example":
+        client, first, _ = begun(running, "/chat/a", Origin=sent, **UPGRADE, **BEHIND_A_PROXY)
+        assert first.split()[1] == "101"
+        client.close()
+
+
+def test_long_exchanges(library: Callable[..., Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+    """A withdrawn permission, a loan that is over and a logout each end what that page says."""
+    made = library(
+        "long-exchanges.md", origin(feed).url, lambda source: source.replace('recheck="1m"', 'recheck="20ms"')
+    )
+    running = made.site(site, **{"proxy.routes.feed.recheck": "20ms"})
+    film, first, _ = begun(running, "/films/metropolis")
+    assert first == "HTTP/1.1 200 OK"
+    sys.modules["library.views"].LOANS.clear()
+    assert is_reset(film)
+    assert running.get("/films/metropolis", ALICE).status == 404
+    news, _, _ = begun(running, "/feed/x")
+    listed = running.get("/mine", ALICE).body
+    assert re.fullmatch(rb'\[\{"id": ?"[0-9a-f]{32}", "route": ?"feed", "bytes": ?\d+\}\]', listed)
+    assert running.get("/mine", {"X-User": "bob"}).body == b"[]"
+    made.policy.withdrawn.add("alice")
+    assert is_reset(news)
+    made.policy.withdrawn.clear()
+    assert running.get("/logout", ALICE, "POST").status == 303
+
+
+def test_logout_on_the_page(library: Callable[..., Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+    """The logout view ends the user's exchanges at once, long before the page's interval is over."""
+    made = library("long-exchanges.md", origin(feed).url)
+    made.defined = {"logout", "includeme"}
+    running = made.site(site)
+    news, _, _ = begun(running, "/feed/x")
+    answer = running.get("/logout", ALICE, "POST")
+    assert (answer.status, answer.one("Set-Cookie")) == (303, "session=; Max-Age=0")
+    assert is_reset(news)
+    assert running.get("/feed/x", ALICE).status == 403

@@ -16,8 +16,9 @@ from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy import detach, framing, head, relay, tasks, transfer, upstream
+from pyramid_threaded_proxy import detach, framing, head, relay, stream, tasks, transfer
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
+from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.settings_table import PROCESS_KEYS, ROUTE_KEYS
 
@@ -63,7 +64,7 @@ WAITRESS_SETTINGS = {
 FOREIGN_PATHS = {
     "zope.interface", "logging.handlers.QueueHandler", "wsgiref", "urllib.parse.quote", "time.monotonic",
     "pyramid.threadlocal.get_current_request", "pyramid_retry", "pyramid_tm", "waitress.server.BaseWSGIServer",
-    "waitress.channel.HTTPChannel",
+    "waitress.channel.HTTPChannel", "pyramid.authentication.AuthTktCookieHelper",
 }  # fmt: skip
 #: PEP 3333, and what `detach` relies on in waitress; `test_waitress_contract` looks for that.
 OTHER_NAMES = {
@@ -86,6 +87,7 @@ def known_names() -> set[str]:
     settings = {key.path for key in (*PROCESS_KEYS, *ROUTE_KEYS)} | {f"routes.NAME.{key.path}" for key in ROUTE_KEYS}
     settings |= {key.attribute for key in ROUTE_KEYS} | {"file", "proxy.file"}
     functions = {f"request.{one.__name__}" for one in (proxy_fetch, proxy_forward)} | {"config.add_proxy_route"}
+    functions |= {"request.proxy_exchanges"} | set(inspect.signature(InFlight.close).parameters)
     arguments = set(inspect.signature(proxy_fetch).parameters) | set(inspect.signature(proxy_forward).parameters)
     values = (
         attributes("exchange.", pyramid_threaded_proxy.Exchange)
@@ -128,7 +130,7 @@ def test_names_exist(page: str) -> None:
 
 #: Field names that look like classes.
 HEADER_NAMES = {"Connection", "Trailer", "Upgrade", "Expect", "Forwarded", "Host", "Location", "Range", "Via", "Vary",
-                "Link", "Domain", "Path", "Proxy", "Cookie", "Authorization"}  # fmt: skip
+                "Link", "Domain", "Path", "Proxy", "Cookie", "Authorization", "Origin"}  # fmt: skip
 
 
 def is_word_of_the_examples(page: str, name: str) -> bool:
@@ -155,7 +157,15 @@ def test_figures_are_those_of_the_code() -> None:
         "accepted-and-refused.md": f"more than {relay.MOST_INTERIM} interim answers",
     }.items():
         assert phrase in prose(page)
-    assert f"{upstream.KEEPALIVE} idle connections" in prose("limits.md")
+    for page in ("accepted-and-refused.md", "limits.md"):
+        assert f"{detach.MOST_EARLY} bytes" in prose(page)
+    assert "slices of half a second" in prose("how-detaching-works.md")
+    assert "every\nhalf second" in prose("long-exchanges.md")
+    assert stream.SLICE == 0.5
+    defaults = {key.path: key.default for key in ROUTE_KEYS}
+    assert defaults["idle_timeout"] == "1h"
+    assert "It is an hour\n  by default" in prose("upgrades.md")
+    assert f"{defaults['keepalive']} idle connections" in prose("limits.md")
     assert f"{Adjustments.recv_bytes} bytes at a time" in prose("limits.md")
     assert f"default of {Adjustments.connection_limit} counts" in prose("limits.md")
     chunks = section("accepted-and-refused.md", "Chunks")

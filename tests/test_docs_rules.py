@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from docs_support import quoted, rows, section
+from support import Origin, Script, Site, answering, route
 
-from pyramid_threaded_proxy import exceptions, fields, framing, head, target
+from pyramid_threaded_proxy import exceptions, fields, framing, head, settings_values, target
+from pyramid_threaded_proxy.allow import AllowList
+from pyramid_threaded_proxy.upstream import split_url
 
 RULES = "accepted-and-refused.md"
 
@@ -82,3 +85,33 @@ def test_hop_by_hop_fields_on_the_page() -> None:
     text = section(RULES, "The request's fields")
     named = [name for row in rows(text) if row[0].startswith("Never sent up") for name in quoted(row[0])]
     assert {name.lower() for name in named} == fields.HOP_BY_HOP
+
+
+def test_protocols_on_the_page() -> None:
+    """Each protocol that `upgrade` never names is refused at start-up."""
+    found = re.search(r"^\| other versions of HTTP.*$", section(RULES, "Upgrades"), re.MULTILINE)
+    assert found is not None
+    for example in quoted(found[0]):
+        with pytest.raises(settings_values.ValueFault):
+            settings_values.protocol(example)
+
+
+def test_switches_on_the_page(origin: Callable[[Script], Origin], site: Callable[..., Site]) -> None:
+    """Each 101 of the table, as an answer to a request for websocket, is 502 for the client."""
+    text = section(RULES, "Upgrades")
+    switches = [quoted(row[1]) for row in rows(text[text.index("| refused | such as | source |") :])]
+    assert len(switches) == 4
+    for lines in switches:
+        head = "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""])
+        running = site(route("ws", origin(answering(head.encode())).url, upgrade="websocket"))
+        assert running.get("/ws/", {"Connection": "Upgrade", "Upgrade": "websocket"}).status == 502, lines
+
+
+def test_allowed_upstreams_on_the_page() -> None:
+    """Each entry in the table of `fetch.allow` lets in what stands beside it, and not what it doesn't."""
+    for entry, inside, outside in rows(section("fetching.md", "URLs from outside")):
+        allow = AllowList(quoted(entry))
+        for url in (*quoted(inside), *quoted(outside)):
+            there, _ = split_url(url)
+            permitted = allow.permits_name(there.scheme, there.host, there.port) or allow.permits_address(there.host)
+            assert permitted is (url in quoted(inside)), (entry, url)

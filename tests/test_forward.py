@@ -391,3 +391,12 @@ class Everybody(Policy):
 
     def permits(self, request: Any, context: Any, permission: str) -> bool:
         return True
+
+
+@pytest.mark.parametrize("sent", ["/app/reports/x%2Fy", "/reports/x%2Fy"])
+def test_a_url_prefix_may_be_stripped_in_front(origin: Origins, site: Sites, sent: str) -> None:
+    """With waitress's url_prefix the same resource is meant whether the front server leaves the prefix or takes it."""
+    upstream = origin(echo)
+    answer = site(route("reports", upstream.url + "/v2"), url_prefix="/app").get(sent)
+    assert received(answer).target == "/v2/x%2Fy"
+    assert received(answer).one("X-Forwarded-Prefix") == "/app/reports"

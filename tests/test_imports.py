@@ -17,13 +17,13 @@ LAYERS = (
     # knows Pyramid
     ("config", "views", "request", "tween", "forward", "response", "engine"),
     # moves an exchange
-    ("request_source", "detach", "stream", "recheck", "accesslog", "operator_log"),
+    ("request_source", "detach", "stream", "recheck", "accesslog", "operator_log", "probes"),
     ("relay", "request_body", "tunnel", "body", "client", "transfer", "upstream"),
     # runs what is ready, parks what waits
     ("scheduler", "tasks", "poller", "timers"),
     # says what is wanted
     ("route", "settings", "settings_table", "settings_urls", "settings_sources", "settings_values"),
-    ("in_flight", "admission", "events", "hooks", "rules", "exchange", "origin"),
+    ("in_flight", "admission", "stopping", "events", "hooks", "rules", "exchange", "balance", "health", "origin", "tls"),
     # pure bytes: no sockets, clocks, threads, Pyramid
     ("forwarded", "fields", "cookies", "target", "framing", "head", "allow"),
     ("exceptions",),

@@ -13,6 +13,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
 from support import Origin, Script, Site, Wire, answering, echo, in_turn, route, wait_until
+from webob import Request
 from webob import Response as WebObResponse
 
 from pyramid_threaded_proxy.exchange import Exchange
@@ -328,6 +329,18 @@ def test_a_headers_hook_can_not_smuggle(origin: MakeOrigin, site: MakeSite, chan
     client.send(b"GET /f HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert client.rest().endswith(b"hello")
     client.close()
+
+
+def test_a_headers_hook_can_not_smuggle_through_another_server(origin: MakeOrigin, site: MakeSite) -> None:
+    """Where the answer is streamed by a server that checks nothing, a bad value is 500 all the same."""
+
+    def on_headers(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.headers.add("X", "a\r\nSet-Cookie: x=y")
+
+    where = fetching(site, origin(answering(OK)).url, on_headers=on_headers)
+    answer = Request.blank("/f").get_response(where.application)
+    assert (answer.status_int, answer.headers.getall("X"), b"Set-Cookie" in answer.body) == (500, [], False)
 
 
 # complete and error

@@ -132,7 +132,7 @@ def test_an_early_answer_ends_the_connection(origin: MakeOrigin, site: MakeSite)
     def script(wire: OriginWire) -> None:
         wire.until(b"\r\n\r\n")
         wire.send(OK)
-        over.wait(10)
+        over.wait(30)  # longer than any client waits
 
     upstream = origin(in_turn(script, echo))
     where = site(route("r", upstream.url))
@@ -245,21 +245,27 @@ def test_an_iterable_is_closed_when_nobody_listens(origin: MakeOrigin, site: Mak
 def test_an_upstream_may_answer_an_iterable_early(origin: MakeOrigin, site: MakeSite) -> None:
     """An endless body ends with the upstream's early answer."""
 
+    answered = threading.Event()
+
     def script(wire: OriginWire) -> None:
         wire.until(b"\r\n\r\n")
         wire.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        answered.set()
         wire.wait_closed()
 
     def endless() -> Iterator[bytes]:
+        yield b"x"
+        assert answered.wait(10)
         while True:
-            yield bytes(100_000)
+            yield b"x"  # so little that the upstream, which reads on, never makes us wait
 
     body = Closing(endless())
     assert fetching(site, origin(script).url, lambda request: body).get("/f").status == 413
     wait_until(lambda: body.closed)
 
 
-def test_interim_answers_do_not_stop_a_body(origin: MakeOrigin, site: MakeSite) -> None:
+@pytest.mark.parametrize("source", ["memory", "file"])
+def test_interim_answers_do_not_stop_a_body(origin: MakeOrigin, site: MakeSite, source: str) -> None:
     """An upstream that sends 100 or 103 before it reads on gets the rest of the body (RFC 9110 15.2)."""
     body = content(20 << 20)
     got: list[bytes] = []
@@ -270,8 +276,14 @@ def test_interim_answers_do_not_stop_a_body(origin: MakeOrigin, site: MakeSite) 
         got.append(wire.exactly(len(body)))
         wire.send(b"2 Processing\r\n\r\n" + OK)
 
-    client = site(route("r", origin(script).url, read_timeout="3s", send_timeout="3s")).client()
-    client.send(b"POST /r/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    if source == "file":
+        where, sent = site(route("r", origin(script).url, read_timeout="3s", send_timeout="3s")), body
+    else:
+        where, sent = fetching(site, origin(script).url, lambda request: body, read_timeout=3.0, send_timeout=3.0), b""
+    client = where.client()
+    path = b"/r/" if sent else b"/f"
+    client.send(b"POST %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" % path)
+    client.send(b"Content-Length: %d\r\n\r\n%b" % (len(sent), sent))
     assert client.head()[0] == "HTTP/1.1 103 Early Hints"
     assert client.head()[0] == "HTTP/1.1 102 Processing"
     assert client.head()[0] == "HTTP/1.1 200 OK"

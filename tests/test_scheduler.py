@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -411,13 +412,15 @@ with Origin(echo) as upstream, Site(route("r", upstream.url)) as site:
 """
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_after_use_starts_anew() -> None:
     """A child has loops and connections of its own; the parent's kept connection is still the parent's."""
-    here = str(Path(__file__).parent)
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (here, here.parent)))
     done = subprocess.run(
-        [sys.executable, "-c", _FORK], cwd=here, capture_output=True, text=True, timeout=60, check=False
-    )
+        [sys.executable, "-c", _FORK], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     child, parent = done.stdout.splitlines()
     assert child.startswith("True ['pproxy-loop', 'pproxy-mover-1', 'pproxy-mover-2'")

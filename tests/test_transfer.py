@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
 import socket
+import struct
+import termios
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -180,8 +184,6 @@ def test_a_fork_shares_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pipe_that_can_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the user's soft limit for pipe pages the system's own size is taken."""
-    import fcntl
-
     real = fcntl.fcntl
 
     def limited(fd: int, command: int, *rest: Any) -> Any:
@@ -210,6 +212,36 @@ def test_splice_takes_exactly_the_body(pair: MakePair) -> None:
     assert source.sock.recv(10) == b"next"
     assert source.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
     pipe.close()
+
+
+def test_splice_waits_for_many_bytes_but_not_long(pair: MakePair) -> None:
+    """After a big piece the next ones are awaited together; a single byte goes on all the same."""
+    (source, upstream), (target, client) = pair(), pair()
+    upstream.sendall(bytes(100_000))
+    wait_until(lambda: _waiting(source) == 100_000, "all of it to be there")
+    pipe, moved, marks = Pipe(), [], []
+    steps = splice_body(source, target, 400_000, pipe, 5.0, 5.0, moved.append)
+    mover = threading.Thread(target=drive, args=(steps,))
+    mover.start()
+    received = Wire(client)
+    received.exactly(100_000)
+    wait_until(lambda: marks.append(_low_water(source)) or marks[-1] > 1, "many bytes to be awaited")
+    upstream.sendall(b"x")
+    assert received.exactly(1) == b"x"
+    upstream.sendall(bytes(299_999))
+    received.exactly(299_999)
+    mover.join(10)
+    assert (sum(moved), _low_water(source)) == (400_000, 1)
+    pipe.close()
+
+
+def _waiting(endpoint: Endpoint) -> int:
+    """Bytes in the receive buffer."""
+    return struct.unpack("i", fcntl.ioctl(endpoint.fd, termios.FIONREAD, bytes(4)))[0]
+
+
+def _low_water(endpoint: Endpoint) -> int:
+    return endpoint.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
 def test_splice_times_out_and_tells_who_is_gone(pair: MakePair) -> None:

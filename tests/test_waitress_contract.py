@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 import waitress
-from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
+from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post, servers
 from support import PATIENCE, Wire, echo, route, wait_until
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
@@ -42,15 +43,17 @@ class Noted(BaseException):
 class Stock:
     """Stock waitress with one request in its worker; `seen` is what the application saw."""
 
-    def __init__(self, channel_class: type[HTTPChannel] = HTTPChannel, **options: Any) -> None:
+    def __init__(
+        self, channel_class: type[HTTPChannel] = HTTPChannel, request: bytes = post("/x", b"body")
+    ) -> None:
         self.environ: dict[str, Any] = {}
         self.called, self.go_on = threading.Event(), threading.Event()
-        self.server = waitress.create_server(self._application, listen="127.0.0.1:0", threads=1, **options)
+        self.server = waitress.create_server(self._application, listen="127.0.0.1:0", threads=1)
         self.server.channel_class = channel_class
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         self.client = Wire(socket.create_connection(("127.0.0.1", self.server.effective_port)))
-        self.client.send(get("/x"))
+        self.client.send(request)
         assert self.called.wait(PATIENCE)
         self.channel = self.environ["waitress.client_disconnected"].__self__
 
@@ -70,8 +73,10 @@ class Stock:
         self.go_on.set()
         self.server.task_dispatcher.shutdown()
         self.client.close()
-        self.on_main_thread(lambda: [entry.close() for entry in list(self.server._map.values())])
-        self.thread.join(PATIENCE)
+        if self.thread.is_alive():
+            self.on_main_thread(lambda: wasyncore.close_all(self.server._map))
+            self.thread.join(PATIENCE)
+        wasyncore.close_all(self.server._map)
 
 
 @pytest.fixture
@@ -154,7 +159,6 @@ def test_a_base_exception_skips_the_epilogue() -> None:
     ended = threading.Event()
     running = Stock(NotingChannel)
     try:
-        running._application = None  # type: ignore[method-assign,assignment]
         running.go_on.set()
         assert ended.wait(PATIENCE)
         # The body was written before: what `finish` sees of an empty answer is shown by every detach.
@@ -169,6 +173,7 @@ def test_the_epilogue_runs_behind_any_task(stock: Stock) -> None:
     """`service` asks the channel itself for `task_class`, and needs of a task `service` and `close_on_finish` alone."""
     channel = stock.channel
     request = channel.requests[0]
+    stream = request.get_body_stream()
 
     class Done:
         close_on_finish = False
@@ -181,7 +186,7 @@ def test_the_epilogue_runs_behind_any_task(stock: Stock) -> None:
     HTTPChannel.service(channel)
     del channel.task_class
     assert channel.requests == []
-    assert request.get_body_stream().closed
+    assert stream.closed
     channel.requests.append(request)  # the worker's own epilogue wants it
 
 
@@ -239,6 +244,57 @@ def test_maintenance_looks_at_idle_channels_alone(stock: Stock) -> None:
     assert stock.channel.will_close is False
 
 
+def test_what_raises_through_the_loop(stock: Stock) -> None:
+    """A thunk's exception is swallowed; a KeyboardInterrupt behind the thunks ends the loop."""
+    trigger, original = stock.server.trigger, stock.server.trigger.handle_read
+
+    def swallowed() -> None:
+        raise KeyboardInterrupt
+
+    trigger.pull_trigger(swallowed)
+    stock.on_main_thread(lambda: None)
+    assert stock.thread.is_alive()
+
+    def reading() -> None:
+        original()
+        raise KeyboardInterrupt
+
+    stock.go_on.set()
+    assert body(stock.client) == b"ok"
+    trigger.handle_read = reading
+    trigger.pull_trigger()
+    stock.thread.join(PATIENCE)
+    assert not stock.thread.is_alive()
+
+
+def test_what_tells_whether_waitress_is_busy(stock: Stock) -> None:
+    """The dispatcher's queue and its count of busy workers; a channel's partly received request and its times."""
+    dispatcher = stock.server.task_dispatcher
+    assert len(dispatcher.queue) == 0
+    assert dispatcher.active_count == 1
+    assert stock.server.adj.backlog > 0
+    assert stock.server.socket.fileno() == stock.server._fileno
+    assert stock.channel.request is None
+    stock.on_main_thread(lambda: stock.channel.received(b"GET / HT"))
+    assert isinstance(stock.channel.request, HTTPRequestParser)
+    with socket.create_connection(("127.0.0.1", stock.server.effective_port)):
+        fresh = wait_until(lambda: [entry for entry in list(stock.server.active_channels.values())
+                                    if entry is not stock.channel])[0]  # fmt: skip
+        assert fresh.last_activity == fresh.creation_time
+    stock.go_on.set()
+    assert body(stock.client) == b"ok"
+    wait_until(lambda: dispatcher.active_count == 0, "the worker's end")
+    assert stock.channel.last_activity > stock.channel.creation_time
+
+
+def test_connection_close_is_read_when_the_head_is_made(stock: Stock) -> None:
+    """`build_response_header` asks the request's field then, so that it can still be set in the task."""
+    stock.channel.requests[0].headers["CONNECTION"] = "close"
+    stock.go_on.set()
+    assert stock.client.head()[1]["connection"] == "close"
+    assert stock.client.rest() == b"ok"
+
+
 def test_what_is_read_of_adjustments() -> None:
     """The settings of waitress that are looked at exist under their names."""
     adj = Adjustments(ident="x", trusted_proxy="*", trusted_proxy_headers={"x-forwarded-for"})
@@ -283,7 +339,7 @@ def test_a_channel_makes_a_parser_for_each_request() -> None:
     class GreedyChannel(HTTPChannel):
         parser_class = Greedy
 
-    running = Stock(GreedyChannel)
+    running = Stock(GreedyChannel, get("/x"))
     running.on_main_thread(lambda: running.channel.received(get("/2") + get("/3")))
     assert len(made) == 2
     running.close()
@@ -297,7 +353,8 @@ def test_a_detach_leaves_an_ordinary_task(origin: MakeOrigin, site: MakeSite, so
     for _ in range(3):
         assert body(client) == b"own"
         assert body(client).startswith(b"GET /x ")
-    assert [type(channel) for channel in connections(app)] == [detach.DetachableChannel]
+    (channel,) = connections(app)
+    wait_until(lambda: type(channel) is detach.DetachableChannel, "the give-back")
     client.close()
 
 
@@ -306,13 +363,11 @@ def test_a_detach_leaves_an_ordinary_task(origin: MakeOrigin, site: MakeSite, so
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """The lowest free descriptor number is above what select() takes."""
+    """As many descriptors may be open as `fill` opens, and some more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with ExitStack() as stack:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        yield
-        # Opened by the test, with `fill`.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def fill(stack: ExitStack) -> None:
@@ -339,13 +394,13 @@ def test_a_descriptor_that_select_cannot_take(
         fill(files)
         for sock in refused:
             sock.connect(("127.0.0.1", app.port))
-            Wire(sock).wait_closed()
-            sock.close()
+            Wire(sock).wait_closed()  # and not closed here yet: its number would be free
         client.send(get("/r/2") + get("/own"))
         assert body(client).startswith(b"GET /2 ")
         assert body(client) == b"own"
     assert app.get("/own").body == b"own"
-    client.close()
+    for sock in [client.sock, *refused]:
+        sock.close()
     wait_until(lambda: not connections(app), "the end of all connections")
     warnings = [text for text in caplog.messages if "asyncore_use_poll" in text]
     assert len(warnings) == 1

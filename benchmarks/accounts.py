@@ -1,0 +1,142 @@
+"""CPU, memory and threads of all of a server's processes, as ``/proc`` accounts for them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+#: Clock ticks a second, the unit of CPU times in ``/proc``.
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Stat(NamedTuple):
+    """What is used of one process's ``/proc/PID/stat``."""
+
+    pid: int
+    parent: int
+    ticks: int
+    threads: int
+
+
+class Usage(NamedTuple):
+    """Of a process and all its descendants: CPU in seconds since they began, resident bytes, threads."""
+
+    cpu: float
+    rss: int
+    threads: int
+
+
+def parse_stat(text: str) -> Stat:
+    """Read ``/proc/PID/stat`` (proc(5)); CPU counts utime, stime and those of children that were waited for."""
+    # A process's name may hold blanks and parentheses; the last one ends it.
+    pid, _, rest = text.partition(" (")
+    fields = rest.rpartition(")")[2].split()
+    return Stat(int(pid), int(fields[1]), sum(map(int, fields[11:15])), int(fields[17]))
+
+
+def parse_rss(text: str) -> int:
+    """Resident bytes, from ``/proc/PID/status``; a process that has ended has none."""
+    for line in text.splitlines():
+        if line.startswith("VmRSS:"):
+            amount, unit = line.split()[1:]
+            if unit != "kB":
+                raise ValueError(f"VmRSS in {unit}, not in kB: {line!r}")
+            return int(amount) * 1024
+    return 0
+
+
+def parse_machine_ticks(text: str) -> int:
+    """Ticks that all cores together were busy, from ``/proc/stat``; idle and waiting for disks is not busy."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, text.split("\n", 1)[0].split()[1:9])
+    return user + nice + system + irq + softirq + steal
+
+
+def descendants(root: int, stats: Iterable[Stat]) -> list[Stat]:
+    """`root` and everything below it."""
+    known = list(stats)
+    found = [stat for stat in known if stat.pid == root]
+    for parent in found:
+        found.extend(stat for stat in known if stat.parent == parent.pid)
+    return found
+
+
+def _all_stats() -> list[Stat]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                found.append(parse_stat(Path("/proc", name, "stat").read_text(encoding="latin-1")))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def tree(root: int) -> list[Stat]:
+    """A process and its descendants, as they are now."""
+    return descendants(root, _all_stats())
+
+
+def _rss(pid: int) -> int:
+    try:
+        return parse_rss(Path(f"/proc/{pid}/status").read_text(encoding="latin-1"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def usage(root: int) -> Usage:
+    """What a process and its descendants have used and hold."""
+    stats = tree(root)
+    return Usage(
+        sum(stat.ticks for stat in stats) / TICKS,
+        sum(_rss(stat.pid) for stat in stats),
+        sum(stat.threads for stat in stats),
+    )
+
+
+def machine_cpu() -> float:
+    """CPU seconds that the whole machine has been busy."""
+    return parse_machine_ticks(Path("/proc/stat").read_text(encoding="latin-1")) / TICKS
+
+
+class Watch:
+    """Looks at a process tree twenty times a second in a thread of its own, and keeps the most that it saw."""
+
+    def __init__(self, root: int, every: float = 0.05) -> None:
+        self._root = root
+        self._every = every
+        self._end = threading.Event()
+        self.before = self.most = usage(root)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._every):
+            self._look()
+
+    def _look(self) -> None:
+        now = usage(self._root)
+        self.most = Usage(now.cpu, max(now.rss, self.most.rss), max(now.threads, self.most.threads))
+
+    @property
+    def growth(self) -> int:
+        """Bytes by which the resident memory had grown at most."""
+        return self.most.rss - self.before.rss
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds from the beginning to the end of the watch."""
+        return self.most.cpu - self.before.cpu
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        self._look()

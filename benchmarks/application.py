@@ -1,0 +1,57 @@
+"""The Pyramid application of all runs: one permission, one view of its own. `benchmark.ini` declares the routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyramid.authorization import ACLHelper, Allow, Everyone
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+
+USER = "alice"
+_BODY = b"x" * 1024
+
+
+class Policy:
+    """A security policy: everybody is the same user, and ACLs are asked."""
+
+    def __init__(self) -> None:
+        self._acls = ACLHelper()
+
+    def identity(self, request: Request) -> str:
+        return USER
+
+    authenticated_userid = identity
+
+    def permits(self, request: Request, context: Any, permission: str) -> Any:
+        return self._acls.permits(context, [Everyone, USER], permission)
+
+    def remember(self, request: Request, userid: str, **kw: Any) -> list[tuple[str, str]]:
+        return []
+
+    def forget(self, request: Request, **kw: Any) -> list[tuple[str, str]]:
+        return []
+
+
+class Root:
+    """The context of every view."""
+
+    __acl__ = ((Allow, USER, "view"),)
+
+    def __init__(self, request: Request) -> None:
+        pass
+
+
+def own(context: Root, request: Request) -> Response:
+    """1 KiB with one field set: what the small answers of an upstream are compared with."""
+    return Response(_BODY, content_type="text/plain", headerlist=None, headers={"X-Frame-Options": "DENY"})
+
+
+def main(global_config: dict[str, str], **settings: str) -> Any:
+    """The application, for ``paste.app_factory``."""
+    with Configurator(settings=settings, root_factory=Root) as config:
+        config.set_security_policy(Policy())
+        config.add_route("own", "/own")
+        config.add_view(own, route_name="own", permission="view")
+        return config.make_wsgi_app()

@@ -1,0 +1,111 @@
+"""Several upstreams behind one route: which of them the next exchange goes to."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from hashlib import blake2b
+from math import ceil
+from typing import Literal
+
+from pyramid_threaded_proxy.health import Health
+from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.target import UpstreamPattern
+
+Method = Literal["round_robin", "least_exchanges", "user_hash"]
+
+
+class Upstream:
+    """One upstream of a route: where it is, what paths are joined to, and how it has been doing."""
+
+    __slots__ = ("base", "flights", "health", "origin", "pattern", "url")
+
+    def __init__(self, url: str, origin: Origin, base: str, pattern: UpstreamPattern | None, health: Health) -> None:
+        #: As it was written in the settings.
+        self.url = url
+        self.origin = origin
+        self.base = base
+        self.pattern = pattern
+        self.health = health
+        #: One item for each exchange under way: append and pop need no lock.
+        self.flights: deque[None] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.url}{' resting' if self.health.down else ''}>"
+
+
+class Choice:
+    """The upstream that one exchange was given, and how it can go on with another of the set.
+
+    The exchange owns it; that of a set of one is shared, and never changes.
+    """
+
+    __slots__ = ("balance", "keep_host", "resting", "target_of", "tried", "upstream", "user")
+
+    def __init__(self, balance: Balance, upstream: Upstream, user: str = "", resting: bool = False) -> None:
+        self.balance = balance
+        self.upstream = upstream
+        #: Whether it rests, and all others too: nothing is to be sent.
+        self.resting = resting
+        self.user = user
+        self.tried = [upstream]
+        #: The exchange's target at another upstream; None: it can't go on anywhere else.
+        self.target_of: Callable[[Upstream], str] | None = None
+        #: Whether the Host field says the same to all of them.
+        self.keep_host = False
+
+    def move_on(self) -> bool:
+        """Choose another upstream that was not tried and does not rest; whether there is one."""
+        if self.target_of is None:
+            return False
+        other = self.balance.next(self.user, self.tried)
+        if other is None:
+            return False
+        self.upstream = other
+        self.tried.append(other)
+        return True
+
+
+class Balance:
+    """Chooses among the upstreams of one route. Any thread; what it remembers changes in single steps."""
+
+    def __init__(self, upstreams: tuple[Upstream, ...], method: Method) -> None:
+        self.upstreams = upstreams
+        self.by_user = method == "user_hash" and len(upstreams) > 1
+        self.counts_flights = method == "least_exchanges" and len(upstreams) > 1
+        self._turn = itertools.count()
+        self._only = Choice(self, upstreams[0]) if len(upstreams) == 1 else None
+
+    def choose(self, user: str) -> Choice:
+        """An upstream for an exchange of `user`, which counts where `by_user` says so."""
+        if self._only is not None and not self.upstreams[0].health.down:
+            return self._only
+        found = self.next(user, ())
+        return Choice(self, found or self.upstreams[0], user, resting=found is None)
+
+    def next(self, user: str, without: Container[Upstream]) -> Upstream | None:
+        """The first that may be asked; None while all of them rest."""
+        for upstream in self._in_order(user):
+            if upstream not in without and upstream.health.available():
+                return upstream
+        return None
+
+    def _in_order(self, user: str) -> Sequence[Upstream]:
+        if self.by_user:
+            # Rendezvous hashing: each upstream that is missing moves its own users alone.
+            name = user.encode("utf-8", "surrogatepass")
+            return sorted(self.upstreams, key=lambda upstream: _score(upstream, name), reverse=True)
+        turn = next(self._turn) % len(self.upstreams)
+        order = self.upstreams[turn:] + self.upstreams[:turn]
+        if self.counts_flights:
+            return sorted(order, key=lambda upstream: len(upstream.flights))
+        return order
+
+    def retry_after(self) -> int:
+        """Whole seconds, at least one, until one of the upstreams is tried again."""
+        return max(1, ceil(min(upstream.health.rest() for upstream in self.upstreams)))
+
+
+def _score(upstream: Upstream, name: bytes) -> bytes:
+    return blake2b(upstream.url.encode() + b"\0" + name, digest_size=8).digest()

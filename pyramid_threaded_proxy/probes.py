@@ -1,0 +1,123 @@
+"""Active probes: upstreams of routes with `health.path` are asked whether they are well, every `health.interval`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from pyramid_threaded_proxy.balance import Upstream
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, UpstreamGone
+from pyramid_threaded_proxy.head import HeadReader, render_head
+from pyramid_threaded_proxy.route import Route
+from pyramid_threaded_proxy.scheduler import Loop, Scheduler
+from pyramid_threaded_proxy.upstream import Connection, Upstreams
+
+#: Seconds: an upstream that needs longer to say that it is well is not.
+PATIENCE = 5.0
+
+#: Told of a change, for the reason that is given, in a pool thread.
+Tell = Callable[[str, Upstream, str], None]
+
+
+class Probes:
+    """All probes of an application in one process. They begin with its first exchange, and anew after a fork."""
+
+    def __init__(self, scheduler: Scheduler, upstreams: Upstreams, tell: Tell) -> None:
+        self.scheduler = scheduler
+        self._upstreams = upstreams
+        self._tell = tell
+        self._lock = threading.Lock()
+        #: The loop that the present probes wait in; those of another one end.
+        self.loop: Loop | None = None
+        #: The routes to probe; complete once the application is created.
+        self.routes: list[Route] = []
+
+    def start(self) -> None:
+        """Start the probes, unless they run. Any thread, for each exchange."""
+        if not self.routes or self.scheduler.start() is self.loop:
+            return
+        with self._lock:
+            loop = self.scheduler.start()
+            if loop is self.loop:
+                return
+            self.loop = loop
+        for route in self.routes:
+            for upstream in route.balance.upstreams:
+                _Probe(self, loop, route, upstream).begin()
+
+    def stop(self) -> None:
+        """No probe begins any more. Any thread."""
+        with self._lock:
+            self.loop = None
+
+    def ask(self, route: Route, upstream: Upstream) -> None:
+        """Ask one upstream, and note what it says. A pool thread."""
+        health = upstream.health
+        try:
+            status = self._status(route, upstream)
+        except (ExchangeFailed, OSError) as error:
+            reason = f"its probe failed: {error}"
+        else:
+            reason = "" if 200 <= status < 400 else f"its probe was answered with {status}"
+        if health.probe_failed() if reason else health.probe_succeeded():
+            self._tell(route.name, upstream, reason)
+
+    def _status(self, route: Route, upstream: Upstream) -> int:
+        policy = route.answer
+        pool = self._upstreams.pool(upstream.origin, False, policy.tls)
+        connection = pool.connect(min(policy.connect_timeout, PATIENCE))
+        try:
+            fields = [("Host", upstream.origin.authority), ("Connection", "close")]
+            request = render_head(f"GET {route.settings.health_path} HTTP/1.1", fields)
+            return _answer(connection, request, min(policy.read_timeout, PATIENCE), policy.max_head)
+        finally:
+            connection.close()
+
+
+def _answer(connection: Connection, request: bytes, timeout: float, max_head: int) -> int:
+    """The status of the final answer, within `timeout` seconds."""
+    sock, reader, deadline = connection.sock, HeadReader(max_head), time.monotonic() + timeout
+    sock.settimeout(timeout)
+    sock.sendall(request)
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no answer after {timeout:g} s")
+        sock.settimeout(left)
+        data = sock.recv(65536)
+        if not data:
+            raise UpstreamGone("closed without an answer")
+        while data and (head := reader.feed(data)) is not None:
+            if head.status >= 200:
+                return head.status
+            data = reader.rest
+
+
+class _Probe:
+    """Asks one upstream again and again: waits in the loop, asks in the pool."""
+
+    def __init__(self, probes: Probes, loop: Loop, route: Route, upstream: Upstream) -> None:
+        self._probes = probes
+        self._loop = loop
+        self._route = route
+        self._upstream = upstream
+
+    def begin(self) -> None:
+        """Ask for the first time."""
+        self._probes.scheduler.pool.submit(self._ask, None)
+
+    def _ask(self, _: None) -> None:
+        try:
+            self._probes.ask(self._route, self._upstream)
+        finally:
+            self._loop.post(self._wait)
+
+    def _wait(self) -> None:
+        if self._probes.loop is self._loop:
+            self._loop.call_at(self, self._loop.now + self._route.settings.health_interval)
+
+    def on_timer(self, now: float) -> None:
+        """The interval is over (`timers.Timed`)."""
+        if self._probes.loop is self._loop:
+            self.begin()

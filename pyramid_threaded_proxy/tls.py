@@ -1,0 +1,118 @@
+"""TLS towards upstreams: what a route says of it, and a socket that behaves as a plain one does.
+
+The relay reads and writes plain sockets: what can't move at once is a `BlockingIOError`, an end is an empty read.
+`TlsSocket` keeps to that, so that nothing above has to know what it speaks over.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pyramid_threaded_proxy.exceptions import ValueRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How an upstream proves who it is, and we who we are. Connections are shared only where this is equal."""
+
+    verify: bool = True
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    server_name: str | None = None
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A TLS socket with the manners of a plain non-blocking one.
+
+    All callers ask for a whole record (16 KiB) or read until it would block: nothing is ever left inside the TLS
+    layer, where no poller sees it.
+    """
+
+    def recv(self, buflen: int = 16384, flags: int = 0) -> bytes:
+        """The next bytes; empty after the peer's close_notify. An end without one is an `OSError`."""
+        try:
+            return super().recv(buflen, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            _would_block()
+        except ssl.SSLZeroReturnError:  # said in place of an empty read once we have sent close_notify too
+            return b""
+
+    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        """As `recv`, into a buffer."""
+        try:
+            return super().recv_into(buffer, nbytes, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            _would_block()
+        except ssl.SSLZeroReturnError:
+            return 0
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send what is taken at once. What would block must be sent again from the same byte on."""
+        try:
+            return super().send(data, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            _would_block()
+
+    def shutdown(self, how: int) -> None:
+        """Say that no more is sent, and go on reading (RFC 8446 6.1).
+
+        `ssl`'s own would go on in the clear. OpenSSL looks for the peer's close_notify at once, and drops data that
+        it finds instead: where something has come already, the end of the TCP stream has to do.
+        """
+        if select.select([self], [], [], 0)[0]:
+            socket.socket.shutdown(self, how)
+            return
+        try:
+            self.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # ours is out, the peer's has not come: the usual case
+
+
+def _would_block() -> NoReturn:
+    raise BlockingIOError(errno.EAGAIN, "the TLS layer waits") from None
+
+
+def new_context(tls: Tls) -> ssl.SSLContext:
+    """The context for connections to upstreams; reads files. Raises `ValueRefused` naming the setting at fault."""
+    context = _trusting(tls)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a read must never have to write first
+    context.set_alpn_protocols(["http/1.1"])
+    context.sslsocket_class = TlsSocket
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert_file is not None:
+        try:
+            context.load_cert_chain(tls.cert_file, tls.key_file, _no_password)
+        except (OSError, ValueError) as error:
+            key = f" with tls.key_file {tls.key_file!r}" if tls.key_file else ""
+            raise ValueRefused(f"tls.cert_file {tls.cert_file!r}{key} can't be used: {reason_of(error)}") from None
+    return context
+
+
+def _trusting(tls: Tls) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=tls.ca_file)
+    except (OSError, ValueError) as error:
+        raise ValueRefused(f"tls.ca_file {tls.ca_file!r} can't be used: {reason_of(error)}") from None
+
+
+def _no_password() -> str:
+    """Without this OpenSSL would ask the terminal."""
+    raise ValueError("the key needs a password: give one that needs none")
+
+
+def reason_of(error: Exception) -> str:
+    """What TLS or the operating system says is wrong, in few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return str(error.reason or error.strerror or error).lower().replace("_", " ")
+    return str(getattr(error, "strerror", None) or error)
