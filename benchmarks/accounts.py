@@ -64,20 +64,17 @@ def descendants(root: int, stats: Iterable[Stat]) -> list[Stat]:
     return found
 
 
-def _all_stats() -> list[Stat]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                found.append(parse_stat(Path("/proc", name, "stat").read_text(encoding="latin-1")))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return found
+def _stat(pid: int) -> Stat | None:
+    try:
+        return parse_stat(Path(f"/proc/{pid}/stat").read_text(encoding="latin-1"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def tree(root: int) -> list[Stat]:
     """A process and its descendants, as they are now."""
-    return descendants(root, _all_stats())
+    stats = (_stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return descendants(root, [stat for stat in stats if stat is not None])
 
 
 def _rss(pid: int) -> int:
@@ -87,9 +84,9 @@ def _rss(pid: int) -> int:
         return 0
 
 
-def usage(root: int) -> Usage:
-    """What a process and its descendants have used and hold."""
-    stats = tree(root)
+def usage_of(pids: Iterable[int]) -> Usage:
+    """What processes have used and hold; those that have ended are left out."""
+    stats = [stat for stat in map(_stat, pids) if stat is not None]
     return Usage(
         sum(stat.ticks for stat in stats) / TICKS,
         sum(_rss(stat.pid) for stat in stats),
@@ -102,22 +99,31 @@ def machine_cpu() -> float:
     return parse_machine_ticks(Path("/proc/stat").read_text(encoding="latin-1")) / TICKS
 
 
-class Watch:
-    """Looks at a process tree twenty times a second in a thread of its own, and keeps the most that it saw."""
+def usage(root: int) -> Usage:
+    """What a process and its descendants have used and hold."""
+    return usage_of(stat.pid for stat in tree(root))
 
-    def __init__(self, root: int, every: float = 0.05) -> None:
+
+class Watch:
+    """Looks at a process tree ten times a second in a thread of its own, and keeps the most that it saw.
+
+    Processes that begin during the watch are only counted when it ends: to look for them costs too much.
+    """
+
+    def __init__(self, root: int, every: float = 0.1) -> None:
         self._root = root
         self._every = every
+        self._pids = [stat.pid for stat in tree(root)]
         self._end = threading.Event()
         self.before = self.most = usage(root)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         while not self._end.wait(self._every):
-            self._look()
+            self._look(self._pids)
 
-    def _look(self) -> None:
-        now = usage(self._root)
+    def _look(self, pids: Iterable[int]) -> None:
+        now = usage_of(pids)
         self.most = Usage(now.cpu, max(now.rss, self.most.rss), max(now.threads, self.most.threads))
 
     @property
@@ -139,4 +145,4 @@ class Watch:
     ) -> None:
         self._end.set()
         self._thread.join()
-        self._look()
+        self._look(stat.pid for stat in tree(self._root))

@@ -45,7 +45,9 @@ class Root:
 
 def own(context: Root, request: Request) -> Response:
     """1 KiB with one field set: what the small answers of an upstream are compared with."""
-    return Response(_BODY, content_type="text/plain", headerlist=None, headers={"X-Frame-Options": "DENY"})
+    response = Response(_BODY, content_type="text/plain")
+    response.headers["X-Frame-Options"] = "DENY"
+    return response
 
 
 def main(global_config: dict[str, str], **settings: str) -> Any:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 
 class Goal(NamedTuple):
-    """One row. `data` names the samples, `subject` and `against` the servers; without `against` the figure itself counts.
+    """One row. `data` names the samples, `subject` and `against` the servers.
 
-    `must` and `aim` bound the ratio, or the figure; where they are None the row is shown beside others.
-    `worst` takes the worst round in place of the median.
+    Without `against` the figure itself counts. `must` and `aim` bound the ratio, or the figure; where they are None the
+    row is shown beside others. `worst` takes the worst round in place of the median.
     """
 
     scenario: str
@@ -37,7 +37,7 @@ _BULK: tuple[tuple[str, str, str, _Bounds, _Bounds], ...] = (
     ("single", "1 download of 2 GiB", "haproxy", (1.0, 0.6), (0.85, 1.05)),
     ("bodies", "1 MiB bodies, 4 connections", "haproxy", (1.5, 1.0), (0.8, 1.0)),
     ("chunked", "512 MiB in 16 KiB chunks", "haproxy", (1.0, 0.65), (1.0, 1.3)),
-    ("https", "https upstream, 8 × 256 MiB", "nginx", (1.3, 1.0), (None, None)),
+    ("https", "8 downloads of 256 MiB, https upstream", "nginx", (1.3, 1.0), (None, None)),
     ("uploads", "4 uploads of 256 MiB", "nginx", (1.2, 0.9), (None, None)),
 )
 
@@ -84,7 +84,7 @@ def _held(count: int, done: _Bounds) -> list[Goal]:
 
 def _in_flight() -> list[Goal]:
     rows = []
-    for count in (100, 1000, 10000):
+    for count in (100, 1000, 9000, 10000):
         scenario = f"{count:,} in flight, against 10"
         for figure, data in (("CPU of a small answer", "small"), ("CPU of an own view", "own")):
             rows.append(Goal(scenario, figure, f"in_flight.{data}.{count}", against="proxy",

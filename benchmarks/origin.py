@@ -85,6 +85,9 @@ class Origin:
 
     def _advance(self, steps: Steps, sock: socket.socket) -> None:
         number = sock.fileno()
+        if number < 0:
+            # Its time came after its peer had gone.
+            return
         try:
             wanted = next(steps)
         except (StopIteration, OSError):

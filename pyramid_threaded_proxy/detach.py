@@ -49,6 +49,7 @@ from waitress.task import WSGITask
 from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy import stopping
+from pyramid_threaded_proxy.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.poller import READ, wait_for
@@ -56,8 +57,6 @@ from pyramid_threaded_proxy.tasks import Endpoint
 
 log = logging.getLogger(__name__)
 
-#: Descriptors from here on break `select()`, which waitress uses unless it is told otherwise.
-SELECT_LIMIT = 1024
 #: Bytes that a client may send behind a request for an upgrade, before that is answered.
 MOST_EARLY = 256 * 1024
 #: Seconds that a new connection's first request may be under way when the process is told to stop.
@@ -550,6 +549,17 @@ def at_task_end(channel: DetachableChannel, end: Callable[[], None]) -> None:
 
 def _nothing() -> None:
     """Marks a task that has something to look after."""
+
+
+def uses_select(channel: DetachableChannel) -> bool:
+    """Whether waitress's loop can't take descriptors from `SELECT_LIMIT` on."""
+    return not channel.adj.asyncore_use_poll
+
+
+def descriptor_of(channel: DetachableChannel) -> int:
+    """The number of the client's socket; -1 when it is closed."""
+    number = channel._fileno
+    return -1 if number is None else int(number)
 
 
 def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:

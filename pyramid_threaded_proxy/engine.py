@@ -15,6 +15,7 @@ from pyramid_threaded_proxy.admission import Admission
 from pyramid_threaded_proxy.allow import AllowList
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
+from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, HookFailed
 from pyramid_threaded_proxy.exchange import Exchange
@@ -45,6 +46,7 @@ class Engine:
         self.pipes = Pipes()
         self.upstreams = Upstreams(lambda: self.scheduler.loop)
         self.admission = Admission(settings.max_exchanges)
+        self.descriptors = Descriptors()
         self.in_flight = InFlight()
         self.limit_log = LimitLog()
         self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)

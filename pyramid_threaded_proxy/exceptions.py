@@ -21,6 +21,7 @@
         ├── TotalTimedOut           the exchange took longer than `total_timeout`             504
         ├── ReadTimedOut        it sent no bytes for `read_timeout`                       504
         ├── TunnelIdle              nothing moved on a switched connection                504
+        ├── DescriptorsExhausted    too many files are open                                   503
         ├── HookFailed          a hook of the application raised                          500
         ├── ExchangeClosed      the application, or a stopping process, ended it          503
         ├── RelayFailed         a fault of our own                                        500
@@ -159,6 +160,13 @@ class TunnelIdle(ExchangeFailed):
 
     status = 504
     ended = "idle-timeout"
+
+
+class DescriptorsExhausted(ExchangeFailed):
+    """So many files are open that the application would soon have none for its own pages."""
+
+    status = 503
+    ended = "no-descriptor"
 
 
 class HookFailed(ExchangeFailed):

@@ -16,6 +16,7 @@ from webob.exc import status_map
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.body import BodyMover, body_reader
 from pyramid_threaded_proxy.client import Client
+from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
@@ -64,6 +65,7 @@ class Host(Protocol):
     """Where a relay lives."""
 
     pipes: Pipes
+    descriptors: Descriptors
 
     def pool(self, fetch: Fetch, watched: bool) -> OriginPool:
         """The connections to where `fetch` goes; `watched` for an exchange that runs in a loop."""
@@ -202,6 +204,11 @@ class Relay:
 
     def _connect(self) -> Any:
         connection = yield Call(self._pool.connect, self._policy.connect_timeout)
+        try:
+            self._host.descriptors.check(connection.endpoint.fd)
+        except ExchangeFailed:
+            connection.close()
+            raise
         self._exchange.stats.connected = time.monotonic()
         return connection
 

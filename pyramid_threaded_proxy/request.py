@@ -15,7 +15,7 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.engine import Engine
-from pyramid_threaded_proxy.exceptions import ProxyError, RequestRefused, TargetRefused, ValueRefused
+from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
 from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.forward import (
@@ -90,6 +90,8 @@ def proxy_fetch(
     """
     engine: Engine = request.registry[ENGINE]
     settings = fetch_settings("proxy_fetch", route_keys, "proxy_fetch()")
+    if settings.upgrade:
+        raise ValueRefused("proxy_fetch(upgrade=…): a new request is never switched; proxy_forward() can be")
     sending, answering = _policies(settings, engine.settings, ())
     hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
     answering = replace(answering, hooks=_either(hooks, answering.hooks))
@@ -215,7 +217,11 @@ def _permitted(engine: Engine, origin: Origin) -> Origin:
     if allow is None or allow.permits_name(origin.scheme, origin.host, origin.port):
         return origin
     if allow.networks:
-        for address in addresses_of(origin):
+        try:
+            addresses = addresses_of(origin)
+        except ConnectFailed as error:
+            raise ProxyTargetRefused("The name of this server can't be resolved.") from error
+        for address in addresses:
             if allow.permits_address(address):
                 return origin._replace(address=address)
     log.warning("proxy.fetch.allow does not let %s in", origin)

@@ -16,7 +16,13 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.events import ExchangeStarted
-from pyramid_threaded_proxy.exceptions import ProxyResponseError, TooManyExchanges, UpstreamsResting, ValueRefused
+from pyramid_threaded_proxy.exceptions import (
+    DescriptorsExhausted,
+    ProxyResponseError,
+    TooManyExchanges,
+    UpstreamsResting,
+    ValueRefused,
+)
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.head import check_field
@@ -80,6 +86,7 @@ class ProxyResponse(Response):
         if place is None or not place.held:
             exchange = fetch.exchange
             try:
+                self._check_descriptors(environ)
                 place = self._engine.admission.admit(exchange.route, exchange.userid, fetch.policy.limits)
             except TooManyExchanges as error:
                 self._engine.limit_log.reached(error)
@@ -93,6 +100,19 @@ class ProxyResponse(Response):
         registry = self._engine.registry
         if is_new and registry.has_listeners:
             registry.notify(ExchangeStarted(fetch.exchange))
+
+    def _check_descriptors(self, environ: dict[str, Any]) -> None:
+        """The client's own socket tells how many are open."""
+        channel = detach.channel_of(environ)
+        if channel is None:
+            return
+        descriptors = self._engine.descriptors
+        if detach.uses_select(channel):
+            descriptors.with_select()
+        try:
+            descriptors.check(detach.descriptor_of(channel))
+        except DescriptorsExhausted as error:
+            raise TooManyExchanges(f"open files ({error})") from None
 
     def _pending(self) -> Fetch:
         if self._fetch is None:

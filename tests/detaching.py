@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryFile
 from typing import Any
 
 from pyramid.config import Configurator
@@ -133,3 +136,12 @@ def slow_client(site: Site) -> Wire:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     sock.connect(("127.0.0.1", site.port))
     return Wire(sock)
+
+
+@contextmanager
+def strangers() -> Iterator[list[int]]:
+    """Files that take the descriptor numbers which are free; in the end nobody may have written to them."""
+    with ExitStack() as stack:
+        numbers = [stack.enter_context(TemporaryFile()).fileno() for _ in range(50)]
+        yield numbers
+        assert all(os.fstat(number).st_size == 0 for number in numbers)

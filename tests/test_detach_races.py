@@ -1,13 +1,10 @@
-"""Races around detach and give back, each one forced: clients that leave, locks, waitress's tables, its end."""
+"""Races around detach and give back, each one forced: clients that leave, locks, waitress's tables."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -24,10 +21,10 @@ from detaching import (
     post,
     servers,
     slow_client,
+    strangers,
 )
 from pyramid.config import Configurator
-from support import PATIENCE, OriginWire, Site, Wire, echo, route, wait_until
-from waitress import wasyncore
+from support import PATIENCE, echo, route, wait_until
 
 from pyramid_threaded_proxy import detach, poller, tasks
 
@@ -43,15 +40,6 @@ def access_log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     name = "pyramid_threaded_proxy.access"
     caplog.set_level(logging.INFO, name)
     return lambda: [record.getMessage().split()[-1] for record in caplog.records if record.name == name]
-
-
-@contextmanager
-def strangers() -> Iterator[list[int]]:
-    """Files that take the descriptor numbers which are free; in the end nobody may have written to them."""
-    with ExitStack() as stack:
-        numbers = [stack.enter_context(TemporaryFile()).fileno() for _ in range(50)]
-        yield numbers
-        assert all(os.fstat(number).st_size == 0 for number in numbers)
 
 
 # Clients that go away
@@ -344,89 +332,3 @@ def test_maintenance_while_channels_come_and_go(
         client.send(get("/own"))
         assert body(client) == b"own"
         client.close()
-
-
-# Waitress ends
-
-
-class Interrupt:
-    """What Ctrl-C is to waitress's loop. Stands in its map."""
-
-    def readable(self) -> bool:
-        raise KeyboardInterrupt
-
-    def close(self) -> None:
-        """It is closed with all others."""
-
-
-class InterruptedSite(Site):
-    """A site whose waitress can be stopped as Ctrl-C stops it."""
-
-    def interrupt(self) -> None:
-        self.on_main_thread(lambda: self.map.__setitem__(-1, Interrupt()))
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-    def close(self) -> None:
-        if self._thread.is_alive():
-            return super().close()
-        wait_until(lambda: self.engine.admission.in_flight == 0, "the end of all exchanges")
-        self.engine.close()
-        wasyncore.close_all(self.map, ignore_all=True)
-
-
-@pytest.mark.parametrize("lasting", [False, True], ids=["in-the-tables", "out-of-the-tables"])
-@pytest.mark.parametrize("whole", [False, True], ids=["broken", "whole"])
-def test_waitress_ends_under_a_relay(
-    origin: MakeOrigin, stack: ExitStack, lasting: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After Ctrl-C with two sockets, the exchange in flight ends as its upstream says, and its connection is closed.
-
-    Whatever opens the descriptor numbers that waitress has let go of is not written to.
-    """
-    if not lasting:
-        monkeypatch.setattr(tasks, "LASTING", 60)
-    gate = Gate()
-
-    def script(wire: OriginWire) -> None:
-        assert wire.request() is not None
-        gate.asked.release()
-        assert gate.opened.wait(PATIENCE)
-        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + (b"whole" if whole else b"br"))
-
-    app = stack.enter_context(InterruptedSite(route("r", origin(script).url), own_view, sockets=2))
-    client = app.client()
-    client.send(get("/r/x"))
-    gate.wait_asked()
-    if lasting:
-        wait_until(lambda: not app.channels, "leaving the tables", timeout=2)
-    app.interrupt()
-    assert app.map == {}
-    with strangers():
-        gate.opened.set()
-        check_end(client, whole)
-        app.close()
-    client.close()
-
-
-def check_end(client: Wire, whole: bool) -> None:
-    """The answer came whole, or its connection was reset; it is closed in either case."""
-    try:
-        received = client.rest()
-    except ConnectionResetError:
-        assert not whole
-    else:
-        assert whole
-        assert received.endswith(b"whole")
-
-
-def test_one_socket_ends_under_a_relay(origin: MakeOrigin, stack: ExitStack, gate: Gate) -> None:
-    """After Ctrl-C with one socket, the exchange in flight ends whole."""
-    app = stack.enter_context(InterruptedSite(route("r", origin(gate).url)))
-    client = app.client()
-    client.send(get("/r/x"))
-    gate.wait_asked()
-    app.interrupt()
-    gate.opened.set()
-    assert body(client) == b"/x"
-    client.close()

@@ -1,0 +1,118 @@
+"""What a scenario works with: servers that are started for it, their place on the cores, loads, and samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import machine, servers
+from benchmarks.accounts import Watch
+from benchmarks.processes import Load, Service, free_port
+from benchmarks.servers import Origins
+
+GIB = 1 << 30
+
+
+class Sizes(NamedTuple):
+    """How much is done; a quick run does less of the same."""
+
+    rounds: int
+    seconds: float
+    share: int
+    """Bulk is divided by it."""
+    held: tuple[int, ...]
+    in_flight: tuple[int, ...]
+    slow_seconds: float
+    lasting_seconds: float
+
+
+FULL = Sizes(5, 3.0, 1, (3000, 9000), (10, 100, 1000, 9000, 10000), 20.0, 10.0)
+QUICK = Sizes(2, 0.6, 8, (3000,), (10, 100, 1000), 5.0, 3.0)
+
+
+class Measured(NamedTuple):
+    """What one run of a load showed: the client's figures, and the server's CPU seconds and memory."""
+
+    client: dict[str, Any]
+    cpu: float
+    watch: Watch
+
+
+class Bench:
+    """One run of the benchmarks. Samples are kept as data, server, rounds."""
+
+    def __init__(self, folder: Path, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.samples: dict[str, dict[str, list[float]]] = {}
+        self.left_out = servers.missing()
+        self.notes: list[str] = []
+        self._origins = Origins(free_port(), free_port(), free_port(), folder)
+        self._origin_pids: list[int] = []
+
+    @contextmanager
+    def upstreams(self) -> Iterator[None]:
+        """The upstreams of all scenarios."""
+        origins = self._origins
+        servers.make_files(origins.folder)
+        with ExitStack() as stack:
+            for service in (
+                servers.nginx_files(origins.folder, origins.files, secure=False),
+                servers.nginx_files(origins.folder, origins.secure, secure=True),
+                servers.stream_origin(origins.folder, origins.stream),
+            ):
+                self._origin_pids.append(stack.enter_context(service).pid)
+            yield
+
+    @property
+    def stream_port(self) -> int:
+        """Where `benchmarks.origin` listens, for whoever asks it directly."""
+        return self._origins.stream
+
+    @contextmanager
+    def running(self, *names: str, secure: bool = False) -> Iterator[dict[str, Service]]:
+        """Those of the servers that are installed, by name."""
+        with ExitStack() as stack:
+            os.sched_setaffinity(0, machine.ALL)
+            present = [name for name in names if name not in self.left_out]
+            yield {name: stack.enter_context(servers.start(name, self._origins, secure)) for name in present}
+
+    def place(self, service: Service, alone: bool) -> None:
+        """Put the server alone on one core and all else on the others; or everything anywhere."""
+        machine.pin(service.pid, machine.ALONE if alone else machine.ALL)
+        rest = machine.OTHERS if alone else machine.ALL
+        for pid in self._origin_pids:
+            machine.pin(pid, rest)
+        # Loads are children of this process, and inherit its place.
+        machine.pin(os.getpid(), rest)
+
+    def rounds(self, running: dict[str, Service]) -> Iterator[tuple[str, Service, bool]]:
+        """Interleaved: in each round every server in turn, alone on a core and then anywhere."""
+        for _ in range(self.sizes.rounds):
+            for alone in (True, False):
+                for name, service in running.items():
+                    self.place(service, alone)
+                    yield name, service, alone
+
+    @staticmethod
+    def measure(service: Service, load: str, **arguments: Any) -> Measured:
+        """Run a load to its end; what the load sets up is not measured."""
+        with Load(load, port=service.port, **arguments) as client:
+            client.ready()
+            with Watch(service.pid) as watch:
+                client.go()
+                result = client.wait()
+        return Measured(result, watch.cpu, watch)
+
+    def can_hold(self, count: int) -> bool:
+        """Whether a server may have the descriptors for so many exchanges; if not, a note says so."""
+        needed, most = 2 * count + 500, machine.raise_descriptor_limit()
+        if needed > most:
+            self.notes.append(f"{count:,} at once needs {needed:,} descriptors in a process, and {most:,} are allowed")
+        return needed <= most
+
+    def record(self, data: str, server: str, value: float) -> None:
+        """Keep one sample."""
+        self.samples.setdefault(data, {}).setdefault(server, []).append(value)

@@ -1,0 +1,39 @@
+"""Writes a run's figures into docs/how-fast.md, between its two marks, and the plots beside it."""
+
+from __future__ import annotations
+
+from benchmarks import plots, report
+from benchmarks.processes import ROOT
+
+PAGE = ROOT / "docs" / "how-fast.md"
+PLOTS = ROOT / "docs" / "how-fast"
+BEGIN = "<!-- Figures begin: written by `python -m benchmarks --docs`. -->\n"
+END = "<!-- Figures end. -->\n"
+
+
+def block(document: report.Document) -> str:
+    """What stands between the marks."""
+    titles = {"ratios.svg": "ratios", "cpu.svg": "CPU of bulk", "rate.svg": "speed of bulk",
+              "small.svg": "small answers", "in-flight.svg": "cost over the number in flight"}  # fmt: skip
+    images = "\n\n".join(f"![{title}](how-fast/{name})" for name, title in titles.items())
+    missing = "\n".join(f"- {line}" for line in report.left_out(document))
+    ini = f"```ini\n{document['ini'].strip()}\n```"
+    parts = [report.conditions(document), report.how_noisy(document), report.table(document), missing, images, ini]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def replaced(page: str, inside: str) -> str:
+    """The page with other figures; raises ValueError where a mark is missing."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"docs/{PAGE.name} lacks one of its two marks, {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{BEGIN}\n{inside}\n{END}{after}"
+
+
+def write(document: report.Document) -> None:
+    """Rewrite the page and its plots."""
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), block(document)), encoding="utf-8")
+    PLOTS.mkdir(exist_ok=True)
+    for name, drawing in plots.draw(document).items():
+        (PLOTS / name).write_text(drawing, encoding="utf-8")

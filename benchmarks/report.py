@@ -1,0 +1,109 @@
+"""What is printed: the table with must and aim beside each figure, and what belongs to it. Made from the JSON alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.figures import Row, evaluate_all, noise
+from benchmarks.servers import TITLES
+
+#: The document that a run writes as JSON.
+Document = Mapping[str, Any]
+
+_HEAD = ("scenario", "figure", "measured", "must", "aim", "reached", "proxy", "against", "others", "spread")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; whole numbers from a hundred on."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _bound(row: Row, value: float | None) -> str:
+    return f"{'≤' if row.goal.at_most else '≥'} {number(value)}" if value is not None else ""
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _others(row: Row, samples: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Servers that were measured beside the two that are compared."""
+    measured = samples.get(row.goal.data, {})
+    shown = {row.goal.subject, row.goal.against, "proxy", "logged"}
+    return ", ".join(f"{name} {number(statistics.median(measured[name]))}" for name in measured if name not in shown)
+
+
+def cells(row: Row, samples: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[str, ...]:
+    """One line of the table."""
+    goal = row.goal
+    measured = number(row.measured) + (" x" if goal.against and row.measured is not None else "")
+    against = f"{goal.against} {number(row.baseline)}" if goal.against else ""
+    return (
+        goal.scenario, goal.figure, measured, _bound(row, goal.must), _bound(row, goal.aim), row.verdict,
+        number(row.subject), against, _others(row, samples), _share(row.spread),
+    )  # fmt: skip
+
+
+def table(document: Document) -> str:
+    """The table, as Markdown; rows without any figure are left to `left_out`."""
+    samples = document["samples"]
+    rows = [cells(row, samples) for row in evaluate_all(samples) if row.subject is not None]
+    return markdown([_HEAD, *rows])
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns stand below each other; the first line is its head."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    drawn = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(drawn)
+
+
+def left_out(document: Document) -> list[str]:
+    """Servers that are not installed, scenarios that failed, and rows that this run did not measure."""
+    lines = [f"left out: {TITLES[name]}: {reason}" for name, reason in document["left_out"].items()]
+    lines += document["notes"]
+    lines += [f"FAILED: scenario {name}: {reason}" for name, reason in document["failures"].items()]
+    missing = {row.goal.scenario: None for row in evaluate_all(document["samples"]) if row.subject is None}
+    return lines + ([f"not measured: {'; '.join(missing)}"] if missing else [])
+
+
+def how_noisy(document: Document) -> str:
+    """How far the rounds of the run lay apart, and what else the machine did."""
+    load = document["load_average"]
+    busy = f"Load average before the run: {load:.2f}" + (" (the machine was not idle)." if load > 0.5 else ".")
+    found = noise(evaluate_all(document["samples"]))
+    if found is None:
+        return f"One round only: nothing is known of its noise. {busy}"
+    middle, worst, row = found
+    return (
+        f"Between interleaved rounds a measured figure varied by {middle:.0%} (median of the rows), by {worst:.0%} "
+        f"at worst ({row.goal.scenario}: {row.goal.figure}). {busy}"
+    )
+
+
+def conditions(document: Document) -> str:
+    """On what, when and how the figures were taken."""
+    machine = ", ".join(f"{name} {value}" for name, value in document["machine"].items())
+    kind = "a quick run (bulk sizes divided by 8)" if document["quick"] else "a full run"
+    peers = "; ".join(document["versions"].values())
+    return f"Taken {document['taken']} in {kind}, {document['rounds']} rounds. {machine}. {peers}."
+
+
+def verdicts(document: Document) -> str:
+    """How many rows reached what."""
+    reached = [row.verdict for row in evaluate_all(document["samples"])]
+    return f"{reached.count('aim')} aims reached, {reached.count('must')} musts, {reached.count('MISSED')} missed"
+
+
+def text(document: Document) -> str:
+    """All that is printed at the end of a run."""
+    parts = [document["ini"].strip(), table(document), "\n".join(left_out(document)), how_noisy(document),
+             conditions(document), verdicts(document)]  # fmt: skip
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,39 @@
+"""What is run. Each module has `run(bench)`, and says at its top what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.bench import Bench
+from benchmarks.scenarios import (
+    bodies,
+    chunked,
+    downloads,
+    held,
+    https,
+    in_flight,
+    mixed,
+    own_view,
+    single,
+    slow_readers,
+    small_answers,
+    tunnels,
+    uploads,
+)
+
+#: In the table's order.
+SCENARIOS: dict[str, Callable[[Bench], None]] = {
+    "downloads": downloads.run,
+    "single": single.run,
+    "bodies": bodies.run,
+    "chunked": chunked.run,
+    "https": https.run,
+    "uploads": uploads.run,
+    "own_view": own_view.run,
+    "small_answers": small_answers.run,
+    "held": held.run,
+    "tunnels": tunnels.run,
+    "slow_readers": slow_readers.run,
+    "mixed": mixed.run,
+    "in_flight": in_flight.run,
+}

@@ -1,0 +1,187 @@
+"""The servers that are compared: the application with and without the add-on, HAProxy, nginx, and a Python peer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.processes import Service, free_port
+
+INI = Path(__file__).with_name("benchmark.ini")
+_PATH = os.environ.get("PATH", "") + ":/usr/sbin"
+MIB = 1 << 20
+#: Files that nginx serves below ``/files`` and ``/secure``, and their sizes.
+FILES = {"1k": 1024, "1m": MIB, "32m": 32 * MIB, "64m": 64 * MIB, "256m": 256 * MIB, "2g": 2048 * MIB}
+
+#: What a server is called in tables.
+TITLES = {
+    "proxy": "pyramid_threaded_proxy",
+    "logged": "pyramid_threaded_proxy, access log on",
+    "bare": "the application without it",
+    "haproxy": "HAProxy, splice",
+    "nginx": "nginx, 256k, unbuffered",
+    "revproxy": "django-revproxy, gunicorn gthread",
+}
+
+
+class Origins(NamedTuple):
+    """The upstreams of a run: nginx for files, nginx with TLS, and `benchmarks.origin`; and where things lie."""
+
+    files: int
+    secure: int
+    stream: int
+    folder: Path
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "certificate.pem"
+
+
+def program(name: str) -> str | None:
+    """The path of a server from Debian's packages."""
+    return shutil.which(name, path=_PATH)
+
+
+def missing() -> dict[str, str]:
+    """The servers that can't be run here, each with what is not installed."""
+    found = {name: f"{name} is not installed" for name in ("haproxy", "nginx") if program(name) is None}
+    absent = [name for name in ("django", "revproxy", "gunicorn") if importlib.util.find_spec(name) is None]
+    if absent:
+        found["revproxy"] = f"not installed: {', '.join(absent)}"
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What the peers say of themselves."""
+    found = {}
+    for name in ("haproxy", "nginx"):
+        path = program(name)
+        if path is not None:
+            told = subprocess.run([path, "-v"], capture_output=True, text=True, check=True)
+            found[name] = (told.stdout + told.stderr).splitlines()[0]
+    return found
+
+
+# Upstreams
+
+
+def make_files(folder: Path) -> None:
+    """The files that are downloaded, full of zeros and without a place on the disk, and a certificate for 127.0.0.1."""
+    for mount in ("files", "secure"):
+        (folder / "www" / mount).mkdir(parents=True, exist_ok=True)
+        for name, size in FILES.items():
+            with (folder / "www" / mount / name).open("wb") as file:
+                file.truncate(size)
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1",
+               "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", f"{folder}/key.pem",
+               "-out", f"{folder}/certificate.pem"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def nginx_files(folder: Path, port: int, secure: bool) -> Service:
+    """An upstream that serves files."""
+    tls = f"ssl_certificate {folder}/certificate.pem; ssl_certificate_key {folder}/key.pem;" if secure else ""
+    server = f"server {{ listen 127.0.0.1:{port}{' ssl' if secure else ''} backlog=4096; {tls} root {folder}/www; }}"
+    return _nginx("origin-secure" if secure else "origin", folder, port, server)
+
+
+def stream_origin(folder: Path, port: int) -> Service:
+    return Service("origin-stream", [sys.executable, "-m", "benchmarks.origin", str(port), str(folder)], port, folder)
+
+
+def _nginx(name: str, folder: Path, port: int, servers: str) -> Service:
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{name}-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    path = folder / f"{name}.conf"
+    path.write_text(
+        f"daemon off; master_process off; pid {folder}/{name}.pid; error_log stderr error;\n"
+        "events { worker_connections 30000; }\n"
+        f"http {{ access_log off; sendfile on; keepalive_requests 100000000; client_max_body_size 0; {temporary}\n"
+        f"{servers} }}\n",
+        encoding="utf-8",
+    )
+    return Service(name, [program("nginx") or "nginx", "-c", str(path), "-p", str(folder)], port, folder)
+
+
+# Servers
+
+
+def start(name: str, origins: Origins, secure: bool = False) -> Service:
+    """The server of that name on a port of its own; `secure` gives the application its route to the TLS upstream."""
+    port = free_port()
+    if name in ("proxy", "logged", "bare"):
+        return _pyramid(name, origins, port, secure)
+    return {"haproxy": _haproxy, "nginx": _nginx_peer, "revproxy": _revproxy}[name](origins, port)
+
+
+def _pyramid(name: str, origins: Origins, port: int, secure: bool) -> Service:
+    variables = {
+        "addon": "" if name == "bare" else "pyramid_threaded_proxy",
+        "access_level": "INFO" if name == "logged" else "CRITICAL",
+        "access_file": f"{origins.folder}/access-{port}.log",
+        "http_port": port,
+        "files_port": origins.files,
+        "stream_port": origins.stream,
+        "secure_port": origins.secure,
+        "certificate": origins.certificate,
+    }
+    command = [sys.executable, "-m", "pyramid.scripts.pserve", "--server-name", "main",
+               "--app-name", "secure" if secure else "main", str(INI)]  # fmt: skip
+    return Service(name, [*command, *(f"{key}={value}" for key, value in variables.items())], port, origins.folder)
+
+
+def _haproxy(origins: Origins, port: int) -> Service:
+    path = origins.folder / f"haproxy-{port}.cfg"
+    path.write_text(
+        f"""global
+  maxconn 4000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  option splice-request
+  option splice-response
+  http-reuse always
+frontend front
+  bind 127.0.0.1:{port} backlog 4096
+  http-response set-header X-Frame-Options DENY
+  use_backend stream if {{ path_beg /stream/ }}
+  default_backend files
+backend files
+  server files 127.0.0.1:{origins.files}
+backend stream
+  server stream 127.0.0.1:{origins.stream}
+""",
+        encoding="utf-8",
+    )
+    return Service("haproxy", [program("haproxy") or "haproxy", "-db", "-f", str(path)], port, origins.folder)
+
+
+def _nginx_peer(origins: Origins, port: int) -> Service:
+    ports = {"files": ("http", origins.files), "stream": ("http", origins.stream), "secure": ("https", origins.secure)}
+    upstreams = "".join(
+        f"upstream {name} {{ server 127.0.0.1:{at}; keepalive 64; }}\n" for name, (_, at) in ports.items()
+    )
+    locations = "".join(
+        f"location /{name}/ {{ proxy_pass {scheme}://{name}; }}\n" for name, (scheme, _) in ports.items()
+    )
+    server = f"""{upstreams} server {{ listen 127.0.0.1:{port} backlog=4096;
+proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_buffer_size 256k; proxy_buffers 8 256k;
+client_body_buffer_size 256k; proxy_request_buffering on; proxy_ssl_verify on; proxy_ssl_name localhost;
+proxy_ssl_trusted_certificate {origins.certificate}; add_header X-Frame-Options DENY;
+{locations} }}"""
+    return _nginx("nginx", origins.folder, port, server)
+
+
+def _revproxy(origins: Origins, port: int) -> Service:
+    os.environ["BENCHMARK_UPSTREAM"] = f"http://127.0.0.1:{origins.files}/files/"
+    command = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", "16", "--keep-alive", "75",
+               "-b", f"127.0.0.1:{port}", "--log-level", "error", "benchmarks.django_peer:application"]  # fmt: skip
+    return Service("revproxy", command, port, origins.folder)
