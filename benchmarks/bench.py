@@ -71,6 +71,14 @@ class Bench:
         """Where `benchmarks.origin` listens, for whoever asks it directly."""
         return self._origins.stream
 
+    def warm(self, path: str) -> None:
+        """Have the kernel hold a file before it is downloaded by anyone."""
+        file = self._origins.folder / "www" / path.lstrip("/")
+        if file.is_file():
+            with file.open("rb", buffering=0) as content:
+                while content.read(1 << 20):
+                    pass
+
     @contextmanager
     def running(self, *names: str, secure: bool = False) -> Iterator[dict[str, Service]]:
         """Those of the servers that are installed, by name."""

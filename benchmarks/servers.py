@@ -72,11 +72,12 @@ def versions() -> dict[str, str]:
 
 def make_files(folder: Path) -> None:
     """The files that are downloaded, full of zeros and without a place on the disk, and a certificate for 127.0.0.1."""
-    for mount in ("files", "secure"):
-        (folder / "www" / mount).mkdir(parents=True, exist_ok=True)
-        for name, size in FILES.items():
-            with (folder / "www" / mount / name).open("wb") as file:
-                file.truncate(size)
+    files = folder / "www" / "files"
+    files.mkdir(parents=True)
+    (folder / "www" / "secure").symlink_to(files)
+    for name, size in FILES.items():
+        with (files / name).open("wb") as file:
+            file.truncate(size)
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1",
                "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", f"{folder}/key.pem",
                "-out", f"{folder}/certificate.pem"]  # fmt: skip

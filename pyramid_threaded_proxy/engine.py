@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, HookFailed
-from pyramid_threaded_proxy.exchange import Exchange
+from pyramid_threaded_proxy.exchange import Body, Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.operator_log import LimitLog, answer_refused
@@ -113,6 +113,13 @@ class Engine:
         if fetch.place is not None:
             fetch.place.release()
 
+    def close_body(self, body: Body, in_loop: bool) -> None:
+        """Close a body of the application's (`relay.Host`)."""
+        if in_loop:
+            self.scheduler.pool.submit(_close_body, body)
+        else:
+            _close_body(body)
+
     def report(self, fetch: Fetch) -> Steps | None:
         """The access log; then steps that tell the `complete` hook and the subscribers (`relay.Host`)."""
         accesslog.write(fetch.exchange)
@@ -164,3 +171,10 @@ class Engine:
         for pool in self.upstreams.pools():
             pool.close()
         self.pipes.close()
+
+
+def _close_body(body: Body) -> None:
+    try:
+        body.close()
+    except Exception:
+        log.exception("closing a request body that the application gave raised")

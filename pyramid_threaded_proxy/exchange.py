@@ -18,13 +18,13 @@ Fields = list[tuple[str, str]]
 
 
 class Body:
-    """A request body to be sent upstream, at most once more than once: `rewind` tells whether it can be sent again.
+    """A request body to be sent upstream; `repeatable` tells whether it can be sent twice.
 
     Exactly one of the sources is set: `data`, `file` (with `length` bytes from its beginning), or `chunks`, which
-    is read in a pool thread, sent chunked, and closed on every path.
+    is read in a pool thread and sent chunked. What a view or hook gave is `owned`, and closed on every path.
     """
 
-    __slots__ = ("chunks", "data", "file", "length", "start")
+    __slots__ = ("chunks", "data", "file", "length", "owned", "start")
 
     def __init__(
         self,
@@ -33,11 +33,13 @@ class Body:
         chunks: Iterator[bytes] | None = None,
         length: int | None = None,
         start: int | None = None,
+        owned: bool = False,
     ) -> None:
         self.data = data
         self.file = file
         self.chunks = chunks
         self.length = len(data) if data is not None else length
+        self.owned = owned
         self.start = start  # where the file's body begins; None: it can't be read twice
 
     @property
@@ -46,9 +48,9 @@ class Body:
         return self.data is not None or (self.file is not None and self.start is not None)
 
     def close(self) -> None:
-        """Close an iterable of the application's; files belong to whoever opened them."""
-        close = getattr(self.chunks, "close", None)
-        if close is not None:
+        """Close what a view or hook gave; the client's own body is the server's. May run code of the application's."""
+        close = getattr(self.chunks if self.file is None else self.file, "close", None)
+        if self.owned and close is not None:
             close()
 
 

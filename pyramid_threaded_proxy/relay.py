@@ -29,7 +29,7 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamGone,
     ValueRefused,
 )
-from pyramid_threaded_proxy.exchange import UpstreamAnswer
+from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
 from pyramid_threaded_proxy.fields import connection_options, merge_application_fields
 from pyramid_threaded_proxy.framing import Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.head import HeadReader, ResponseHead, render_head
@@ -75,6 +75,9 @@ class Host(Protocol):
 
     def ended(self, fetch: Fetch) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
+
+    def close_body(self, body: Body, in_loop: bool) -> None:
+        """Close a body of the application's: its code may block, and so runs in a pool thread where there are some."""
 
     def report(self, fetch: Fetch) -> Steps | None:
         """Tell the log; steps that tell hooks and subscribers, None where there are none."""
@@ -128,8 +131,8 @@ class Relay:
             self._closed = True
             self._client.break_off()
         body = self._exchange.request.body
-        if body is not None:
-            body.close()
+        if body is not None and body.owned:
+            self._host.close_body(body, self._client.endpoint is not None)
         self._exchange.stats.finished = time.monotonic()
         if self._flight is not None:
             self._flight.flights.pop()

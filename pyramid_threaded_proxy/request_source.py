@@ -110,14 +110,14 @@ def given_body(value: Any) -> Body | None:
         return _file_body(value)
     if not isinstance(value, Iterable):
         raise TypeError(f"a body is bytes, a file, an iterable of bytes or the request, not {type(value).__name__}")
-    return Body(chunks=_Chunks(value))
+    return Body(chunks=_Chunks(value), owned=True)
 
 
 class _Chunks:
     """An iterable of the application's, as an iterator. Closed once, at the latest when nobody refers to it."""
 
-    def __init__(self, value: Iterable[bytes]) -> None:
-        self._open: list[Any] = [value]
+    def __init__(self, value: Iterable[bytes], *besides: Any) -> None:
+        self._open: list[Any] = [value, *besides]
         self._chunks = iter(value)
         if self._chunks is not value:
             self._open.insert(0, self._chunks)
@@ -146,5 +146,5 @@ def _file_body(file: Any) -> Body:
         length = file.seek(0, 2) - start
         file.seek(start)
     except (OSError, AttributeError, TypeError):
-        return Body(chunks=_blocks(file, None))
-    return Body(file=file, length=length, start=start)
+        return Body(chunks=_Chunks(_blocks(file, None), file), owned=True)
+    return Body(file=file, length=length, start=start, owned=True)

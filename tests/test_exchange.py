@@ -89,12 +89,13 @@ def test_a_body_knows_whether_it_can_be_sent_again(body: Body, repeatable: bool,
 
 
 def test_a_body_closes_what_is_its_own() -> None:
-    """An iterable is closed, a file belongs to whoever opened it."""
-    chunks, file = Chunks(), BytesIO(b"abc")
-    Body(chunks=iter(chunks)).close()
-    Body(file=file, length=3, start=0).close()
-    Body(chunks=iter([b""])).close()
-    assert (chunks.closed, file.closed) == (1, False)
+    """What a view gave is closed, iterable or file; the client's own body belongs to the server."""
+    chunks, given, received = Chunks(), BytesIO(b"abc"), BytesIO(b"abc")
+    Body(chunks=iter(chunks), owned=True).close()
+    Body(file=given, length=3, start=0, owned=True).close()
+    Body(file=received, length=3, start=0).close()
+    Body(chunks=iter([b""]), owned=True).close()
+    assert (chunks.closed, given.closed, received.closed) == (1, True, False)
 
 
 def _exchange(fields: Fields | None = None) -> Exchange:

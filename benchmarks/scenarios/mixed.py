@@ -7,6 +7,7 @@ from benchmarks.processes import Load
 
 
 def run(bench: Bench) -> None:
+    bench.warm("/files/64m")
     with bench.running("proxy", "haproxy") as running:
         for _ in range(bench.sizes.rounds):
             for name, service in running.items():

@@ -11,6 +11,7 @@ from benchmarks.servers import MIB
 
 def move(bench: Bench, data: str, names: tuple[str, ...], load: str, secure: bool = False, **arguments: Any) -> None:
     """Rounds of one bulk load on each of the servers."""
+    bench.warm(arguments["path"])
     with bench.running(*names, secure=secure) as running:
         # A first small answer has the server start what it starts once.
         first = "/secure/1k" if secure else "/files/1k"

@@ -10,6 +10,7 @@ _RATE = 50_000
 
 
 def run(bench: Bench) -> None:
+    bench.warm("/files/64m")
     with bench.running("proxy", "haproxy", "nginx") as running:
         for name, service in running.items():
             bench.place(service, alone=False)
