@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := nginx haproxy chromium
 
-.PHONY: serve test lint docs clean
+.PHONY: serve test lint docs bench clean
 
 serve: $(VENV)/.runtime
 	$(BIN)/pserve development.ini
@@ -24,6 +24,11 @@ docs: $(VENV)/.runtime
 	$(BIN)/python -m pyramid_threaded_proxy.settings > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
+# QUICK=1 does less of the same, in under three minutes.
+bench: $(VENV)/.benchmarks
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || { echo "bench needs nginx, which serves the files"; exit 1; }
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
 clean:
 	rm -rf $(VENV)
 
@@ -36,4 +41,8 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 
 $(VENV)/.testing: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[testing]'
+	touch $@ $(VENV)/.runtime
+
+$(VENV)/.benchmarks: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'
 	touch $@ $(VENV)/.runtime

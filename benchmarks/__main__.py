@@ -44,7 +44,7 @@ def run(names: list[str], quick: bool, folder: Path) -> dict[str, Any]:
         "left_out": bench.left_out,
         "notes": bench.notes,
         "failures": failures,
-        "ini": servers.INI.read_text(encoding="utf-8"),
+        "ini": servers.shown_ini(),
         "samples": bench.samples,
     }
 

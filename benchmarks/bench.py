@@ -65,6 +65,7 @@ class Bench:
             ):
                 self._origin_pids.append(stack.enter_context(service).pid)
             yield
+        self._origin_pids.clear()
 
     @property
     def stream_port(self) -> int:
@@ -83,8 +84,8 @@ class Bench:
     def running(self, *names: str, secure: bool = False) -> Iterator[dict[str, Service]]:
         """Those of the servers that are installed, by name."""
         with ExitStack() as stack:
-            os.sched_setaffinity(0, machine.ALL)
             present = [name for name in names if name not in self.left_out]
+            stack.callback(machine.pin, os.getpid(), machine.ALL)
             yield {name: stack.enter_context(servers.start(name, self._origins, secure)) for name in present}
 
     def place(self, service: Service, alone: bool) -> None:

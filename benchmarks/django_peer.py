@@ -1,6 +1,6 @@
 """The Python peer: django-revproxy in a Django application of one file, for gunicorn."""
 
-# mypy: disable-error-code="import-not-found"
+# mypy: disable-error-code="import-not-found,import-untyped"
 from __future__ import annotations
 
 import os

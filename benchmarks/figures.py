@@ -60,7 +60,7 @@ def evaluate(goal: Goal, samples: Samples) -> Row:
     own = list(samples.get(goal.data, {}).get(goal.subject, ()))
     subject = _middle(goal, own)
     if goal.against is None:
-        return Row(goal, subject, None, subject, spread(own), verdict(goal, subject))
+        return Row(goal, subject, None, subject, None if goal.worst else spread(own), verdict(goal, subject))
     other = list(samples.get(goal.against_data or goal.data, {}).get(goal.against, ()))
     baseline = _middle(goal, other)
     measured = subject / baseline if subject is not None and baseline else None
@@ -75,7 +75,7 @@ def evaluate_all(samples: Samples) -> list[Row]:
 
 def noise(rows: Sequence[Row]) -> tuple[float, float, Row] | None:
     """How far rounds of one run lie apart: median and worst spread of the rows, and the worst row."""
-    spreads = [(row.spread, index) for index, row in enumerate(rows) if row.spread is not None and not row.goal.worst]
+    spreads = [(row.spread, index) for index, row in enumerate(rows) if row.spread is not None]
     if not spreads:
         return None
     worst, index = max(spreads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,14 @@ def versions() -> dict[str, str]:
             told = subprocess.run([path, "-v"], capture_output=True, text=True, check=True)
             found[name] = (told.stdout + told.stderr).splitlines()[0]
     return found
+
+
+def shown_ini() -> str:
+    """The ini file of all runs, with ports and paths as they might be."""
+    values = {"addon": "pyramid_threaded_proxy", "access_level": "CRITICAL", "access_file": "access.log",
+              "http_port": "8080", "files_port": "9001", "stream_port": "9002", "secure_port": "9443",
+              "certificate": "certificate.pem"}  # fmt: skip
+    return re.sub(r"%\((\w+)\)s", lambda found: values.get(found[1], found[0]), INI.read_text(encoding="utf-8"))
 
 
 # Upstreams
@@ -174,7 +183,8 @@ def _nginx_peer(origins: Origins, port: int) -> Service:
         f"location /{name}/ {{ proxy_pass {scheme}://{name}; }}\n" for name, (scheme, _) in ports.items()
     )
     server = f"""{upstreams} server {{ listen 127.0.0.1:{port} backlog=4096;
-proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_buffer_size 256k; proxy_buffers 8 256k;
+proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_buffer_size 256k;
+proxy_buffers 8 256k;
 client_body_buffer_size 256k; proxy_request_buffering on; proxy_ssl_verify on; proxy_ssl_name localhost;
 proxy_ssl_trusted_certificate {origins.certificate}; add_header X-Frame-Options DENY;
 {locations} }}"""

@@ -28,6 +28,8 @@ Piece = bytes | memoryview
 _LAST_CHUNK = b"0\r\n\r\n"
 #: Bytes: more than this at a time saves nothing.
 _MOST_AT_ONCE = 256 * 1024
+#: How many exchanges of a thread may hold more than a small read for a slow client: the others take small reads.
+_MOST_HOLDING = 8
 
 
 class BodyReader(Protocol):
@@ -121,6 +123,7 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(_MOST_AT_ONCE))
+        self.holding = 0  # tasks of this thread that hold more than a small read
 
 
 _scratch = _Scratch()
@@ -181,7 +184,8 @@ class BodyMover:
         size, burst = self._buffer, 0
         while not reader.done:
             view = _scratch.view
-            received = self._receive(view[: min(size, reader.most())])
+            most = size if _scratch.holding < _MOST_HOLDING else min(size, SMALL_READ)
+            received = self._receive(view[: min(most, reader.most())])
             if received is None:
                 burst = 0
                 yield Ready(self._source, READ, self._read_timeout, ReadTimedOut)
@@ -213,6 +217,12 @@ class BodyMover:
         if not rest:
             return False
         # The bytes outlive this turn, and the buffer that they lie in doesn't.
-        yield from self._client.send(bytes(rest))
+        rest, big = bytes(rest), len(rest) > SMALL_READ
+        del data, pieces
+        _scratch.holding += big
+        try:
+            yield from self._client.send(rest)
+        finally:
+            _scratch.holding -= big
         self._moved(len(rest))
         return True

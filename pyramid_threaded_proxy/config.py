@@ -126,6 +126,7 @@ def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None
     every.append(declared)
     intr = config.introspectable(CATEGORY, settings.name, settings.name, "proxied route")
     intr.update({key: getattr(settings, key) for key in type(settings).__dataclass_fields__})
+    intr["upstream"] = " ".join(settings.upstream)
     intr["mount"] = declared.mount
     intr.relate("routes", settings.name)
     config.add_route(settings.name, _pyramid_pattern(settings), factory=factory, pregenerator=declared.mark)

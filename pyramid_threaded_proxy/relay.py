@@ -14,7 +14,7 @@ import webob
 from webob.exc import status_map
 
 from pyramid_threaded_proxy.balance import Upstream
-from pyramid_threaded_proxy.body import BodyMover, body_reader
+from pyramid_threaded_proxy.body import BodyMover, BodyReader, body_reader
 from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.exceptions import (
@@ -143,12 +143,11 @@ class Relay:
     def _answer(self) -> Steps:
         head, framing, length = yield from self._ask()
         self._exchange.stats.first_byte = time.monotonic()
-        rest = self._reader.rest
         if head.status == 101:
-            return (yield from self._switch(head, rest))
-        if framing is Framing.NONE and rest:
+            return (yield from self._switch(head, self._reader.rest))
+        if framing is Framing.NONE and self._reader.rest:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
-        yield from self._pass_on(head, framing, length, rest)
+        yield from self._pass_on(head, framing, length)
 
     def _ask(self) -> Any:
         """Steps: the answer's final head, framing and length; asks again where RFC 9110 9.2.2 allows it."""
@@ -288,7 +287,7 @@ class Relay:
 
     # The answer comes down
 
-    def _pass_on(self, head: ResponseHead, framing: Framing, length: int, rest: bytes) -> Steps:
+    def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         exchange, policy = self._exchange, self._policy
         fields = policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
@@ -305,14 +304,26 @@ class Relay:
             yield from self._write_answer(answer, shown, shown_length)
             return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
-        pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
-        first = b"".join([self._open(answer, shown, shown_length), *pieces])
-        if unsent := self._client.send_now(first):
+        unsent, brought = self._begin(answer, shown, shown_length, reader)
+        if unsent:
             yield from self._client.send(unsent)
-        exchange.stats.bytes_down += sum(map(len, pieces))
+        del unsent
+        exchange.stats.bytes_down += brought
         if framing is not Framing.NONE and not reader.done:
             yield from self._move_rest(reader)
         self._keep_connection(head, framing)
+
+    def _begin(
+        self, answer: UpstreamAnswer, framing: Framing, length: int | None, reader: BodyReader
+    ) -> tuple[bytes | memoryview, int]:
+        """Write the head and what of the body came with it; returns what is not sent yet, and that body's length.
+
+        In a function of its own so that it holds none of it while the rest of the body is moved.
+        """
+        rest, self._reader.rest = self._reader.rest, b""
+        pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
+        first = b"".join([self._open(answer, framing, length), *pieces])
+        return self._client.send_now(first), sum(map(len, pieces))
 
     # Or the connection is switched to another protocol
 
@@ -383,7 +394,7 @@ class Relay:
         except ValueRefused as error:
             raise HookFailed(str(error)) from None
 
-    def _move_rest(self, reader: Any) -> Steps:
+    def _move_rest(self, reader: BodyReader) -> Steps:
         assert self._connection is not None
         policy = self._policy
         timeouts = (policy.read_timeout, policy.send_timeout)

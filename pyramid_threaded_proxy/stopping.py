@@ -76,6 +76,7 @@ class Stop:
         self._told: list[int] = []  # the signals that came
         self._deadline: float | None = None
         self._cut_at: float | None = None
+        self._announced = False
         self._over = threading.Event()
 
     @property
@@ -118,8 +119,15 @@ class Stop:
     def _step(self, now: float) -> bool:
         """Go on with the stop; whether it has come to its end."""
         if self._deadline is None:
-            self._deadline = now + max(relay.drain_timeout for relay in self.relays)
+            self._deadline = now + self._patience()
             self._begin()
+        elif not self._announced and self._busy():
+            self._announced = True  # not at once: most often what is left ends within a moment
+            log.warning(
+                "stopping after %s: requests in flight have %g s to end; another signal cuts them",
+                signal.Signals(self._told[0]).name,
+                self._patience(),
+            )
         if self._cut_at is None and (now >= self._deadline or len(self._told) > 1) and self._busy():
             self._cut_at = now
             log.warning("stopping: what is still in flight is cut")
@@ -129,6 +137,10 @@ class Stop:
             relay.cut()
         return now >= self._cut_at + LAST_WORDS or not any(relay.busy() for relay in self.relays)
 
+    def _patience(self) -> float:
+        """Seconds: two applications in one process have the longer of their times."""
+        return max(relay.drain_timeout for relay in self.relays)
+
     def _busy(self) -> bool:
         return self.loop.busy() or any(relay.busy() for relay in self.relays)
 
@@ -136,12 +148,6 @@ class Stop:
         self.loop.stop_listening()
         for relay in self.relays:
             relay.drain()
-        if self._busy():
-            log.warning(
-                "stopping after %s: requests in flight have %g s to end; another signal cuts them",
-                signal.Signals(self._told[0]).name,
-                max(relay.drain_timeout for relay in self.relays),
-            )
         threading.Thread(target=self._keep_looking, name="pproxy-stopping", daemon=True).start()
 
     def _keep_looking(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import waitress
 from pyramid.authorization import ACLHelper, Authenticated, Everyone
@@ -178,13 +179,23 @@ class Origin:
     """An upstream whose every connection runs `script` in a thread of its own, and is closed when that returns.
 
     An exception in a script fails the test when the origin is closed, unless the proxy's end was closed.
+    `listener` is another socket to listen on; `wrap` makes something else, such as TLS, of each accepted one.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(
+        self,
+        script: Script,
+        listener: socket.socket | None = None,
+        wrap: Callable[[socket.socket], socket.socket] | None = None,
+    ) -> None:
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._wrap = wrap
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=512)
+        name = self._listener.getsockname()
+        self.port: int = 0 if isinstance(name, str) else name[1]
+        self.url = f"http{'s' if wrap else ''}://127.0.0.1:{self.port}"
+        if isinstance(name, str):
+            self.url = f"http+unix://{quote(name, safe='')}"
         self.authority = f"127.0.0.1:{self.port}"
         self.accepted = 0
         self.requests: list[Request] = []
@@ -208,6 +219,8 @@ class Origin:
 
     def _run(self, wire: OriginWire) -> None:
         try:
+            if self._wrap is not None:
+                wire.sock = self._wrap(wire.sock)
             self._script(wire)
         except (ConnectionError, TimeoutError):
             pass

@@ -116,7 +116,7 @@ def leaves(request: bytes, after_head: bool) -> Callable[[Site], str]:
 def never_reads(site: Site) -> str:
     """Asks for much and takes nothing, until the server resets the connection."""
     client = slow_client(site)
-    client.send(get("/slow/flood"))
+    client.send(get("/full/flood"))
     wait_until(lambda: client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "the reset")
     client.close()
     return "reset"
@@ -168,7 +168,7 @@ KINDS: dict[str, tuple[Callable[[Site], str], set[str]]] = {
     "client gone before the head": (leaves(own("/r/silent"), False), {"left"}),
     "client gone after the head": (leaves(own("/r/stops"), True), {"left"}),
     "read time-out": (ordinary(own("/slow/silent")), {"504"}),
-    "read time-out in the body": (ordinary(own("/slow/stops")), {"reset", "200"}),
+    "read time-out in the body": (ordinary(own("/slow/stops")), {"reset", "200", "504"}),
     "client time-out": (never_reads, {"reset"}),
     "hook": (ordinary(own("/hook/whole")), {"500"}),
     "abandoned": (ordinary(own("/r/abandoned")), {"200"}),
@@ -180,14 +180,19 @@ KINDS: dict[str, tuple[Callable[[Site], str], set[str]]] = {
 
 
 def settings(url: str, refused: str) -> dict[str, str]:
-    return {
-        "proxy.threads": "4",
-        **route("r", url),
-        **route("refused", refused),
-        **route("slow", url, read_timeout="100ms", send_timeout="150ms"),
-        **route("hook", url, hooks__headers="test_descriptors.raising_hook"),
-        **route("few", url, methods="GET POST", max_body="1000"),
+    """No upstream rests however often it fails: the next exchange is to fail as well."""
+    keys: dict[str, dict[str, str]] = {
+        "r": {},
+        "refused": {},
+        "slow": {"read_timeout": "250ms"},
+        "full": {"send_timeout": "250ms"},
+        "hook": {"hooks__headers": "test_descriptors.raising_hook"},
+        "few": {"methods": "GET POST", "max_body": "1000"},
     }
+    made = {"proxy.threads": "4"}
+    for name, others in keys.items():
+        made |= route(name, refused if name == "refused" else url, health__fails="0", **others)
+    return made
 
 
 def run(site: Site, count: int) -> Counter[str]:
@@ -206,8 +211,8 @@ def run(site: Site, count: int) -> Counter[str]:
 
 def what_is_open(site: Site, upstream: Any) -> tuple[int, list[str]]:
     """The number of descriptors and the names of the threads, when all is quiet and nothing is kept for reuse."""
-    wait_until(lambda: not site.engine.admission.in_flight, "the places")
-    wait_until(lambda: not connections(site), "the end of all connections")
+    assert site.get("/r/whole").status == 200  # behind it no connection waits to be accepted
+    wait_until(lambda: not connections(site) and not site.engine.admission.in_flight, "the end of all exchanges")
     for wire in upstream.wires:
         with suppress(OSError):
             wire.sock.shutdown(socket.SHUT_RDWR)
@@ -222,8 +227,8 @@ def test_nothing_is_left_behind(
     origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After 2,000 exchanges of every kind the process has as many descriptors, threads and places as before."""
-    caplog.set_level(logging.INFO, "pyramid_threaded_proxy.access")
     caplog.set_level(logging.ERROR, "waitress.queue")
+    caplog.set_level(logging.INFO, "pyramid_threaded_proxy.access")
     upstream = origin(upstream_script)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         refused = f"http://127.0.0.1:{closed.getsockname()[1]}"

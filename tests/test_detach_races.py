@@ -160,7 +160,7 @@ def test_waitress_closes_while_a_worker_detaches(
     """
     app = site(route("r", origin(gate).url), sockets=sockets)
     entered, closed, channels = threading.Event(), threading.Event(), []
-    original, detaching = getattr(detach.DetachableChannel, method), detach.DetachableChannel._detach
+    original, make = getattr(detach.DetachableChannel, method), detach.DetachedConnection.__init__
 
     def closing(self: Any) -> None:
         entered.set()
@@ -170,16 +170,15 @@ def test_waitress_closes_while_a_worker_detaches(
         getattr(channels[0], method)()
         closed.set()
 
-    def detaching_late(self: Any, *arguments: Any) -> None:
-        channels.append(self)
-        with self.outbuf_lock:
-            self.server.trigger.pull_trigger(close_on_main_thread)
-            assert entered.wait(PATIENCE)
-            detaching(self, *arguments)
+    def making(self: Any, channel: Any) -> None:
+        channels.append(channel)
+        channel.server.trigger.pull_trigger(close_on_main_thread)
+        assert entered.wait(PATIENCE)
+        make(self, channel)
 
     with monkeypatch.context() as patch:
         patch.setattr(detach.DetachableChannel, method, closing)
-        patch.setattr(detach.DetachableChannel, "_detach", detaching_late)
+        patch.setattr(detach.DetachedConnection, "__init__", making)
         client = app.client()
         client.send(get("/r/x"))
         gate.wait_asked()

@@ -92,7 +92,7 @@ def test_nothing_is_taken_before_the_first_exchange(run: Callable[..., Site], nu
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
 def test_an_idle_process_ends_at_once(run: Callable[..., Site], gate: Gate, number: int, code: int) -> None:
-    """After an exchange the exit code is the same, kept connections or not, and nothing is said of waiting."""
+    """After an exchange the exit code is the same, and kept connections delay nothing."""
     site = run(proxy__drain_timeout="5m")
     client = site.first_exchange(gate)
     idle = site.connect()
@@ -100,7 +100,7 @@ def test_an_idle_process_ends_at_once(run: Callable[..., Site], gate: Gate, numb
     site.process.tell(number)
     assert site.process.ended() == code
     assert client.rest() == idle.rest() == b""
-    assert "stopping" not in site.process.text
+    assert "is cut" not in site.process.text
 
 
 # What was received is answered

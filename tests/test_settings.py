@@ -99,7 +99,9 @@ def test_route_defaults() -> None:
         idle_timeout=3600.0,
         max_exchanges=None, max_exchanges_per_user=None, hooks_request=None, hooks_response=None, hooks_headers=None, hooks_complete=None,
         hooks_error=None, connect_timeout=5.0, read_timeout=60.0, send_timeout=60.0, max_body=None, max_head=65536,
-        buffer=262144,
+        buffer=262144, retries=1, balance="round_robin", health_fails=3, health_pause=10.0, health_path=None,
+        health_interval=10.0, keepalive=32, tls_verify=True, tls_ca_file=None, tls_cert_file=None, tls_key_file=None,
+        tls_server_name=None,
     )  # fmt: skip
 
 
@@ -445,7 +447,7 @@ def test_fetch_templates_have_no_placeholders_of_a_pattern() -> None:
 
 @pytest.mark.parametrize("char", ["\r", "\n", "\0", "\x7f", "\ud800"])
 @pytest.mark.parametrize(
-    "key", ["prefix", "pattern", "upstream", "permission", "factory", "forwarded", "request.set.X", "response.add.X",
+    "key", ["prefix", "pattern", "permission", "factory", "forwarded", "request.set.X", "response.add.X",
             "request.authorization", "cache", "hooks.error"],
 )  # fmt: skip
 def test_control_characters(key: str, char: str) -> None:

@@ -91,7 +91,8 @@ def test_a_reload_waits(stack: ExitStack, tmp_path: Path, gate: Gate) -> None:
 def test_ctrl_c_ends_reloader_and_worker(stack: ExitStack, tmp_path: Path, gate: Gate, relayed: bool) -> None:
     """Ctrl-C reaches both, and the exit code is the same with an exchange behind it and without one."""
     origin = stack.enter_context(Origin(gate))
-    process = stack.enter_context(pserve(write_site(tmp_path, origin.authority), "--reload"))
+    # By default hupper kills its worker after a second, of which its own thread may need one.
+    process = stack.enter_context(pserve(write_site(tmp_path, origin.authority), "--reload", "--reload-interval", "5"))
     port = process.ports()[0]
     if relayed:
         first_exchange(process, port, gate)

@@ -1,0 +1,278 @@
+"""The benchmarks: how figures are read, compared and shown, and that a small run of them runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+# Not installed with the package: it is run from its checkout.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import __main__ as command
+from benchmarks import accounts, figures, machine, page, plots, report, servers
+from benchmarks.bench import QUICK, Bench
+from benchmarks.goals import GOALS, Goal
+from benchmarks.loads import wire
+from benchmarks.processes import ProcessFailed, Service, free_port
+from benchmarks.scenarios import chunked, held, own_view, tunnels
+
+STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 2 3 4 {utime} {stime} {cutime} {cstime} 20 0 {threads} 0 12345"
+
+
+def goal(**changes: Any) -> Goal:
+    return Goal("a scenario", "a figure", "data", 1.0, 2.0)._replace(**changes)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """What a run writes, of two servers and two rounds."""
+    samples = {"downloads.cpu": {"proxy": [0.2, 0.3], "haproxy": [0.4, 0.4], "nginx": [0.6, 0.8]},
+               "in_flight.small.10": {"proxy": [100.0]}, "in_flight.small.100": {"proxy": [110.0]}}  # fmt: skip
+    return {
+        "taken": "2030-01-01 00:00 UTC", "quick": True, "rounds": 2, "machine": {"cores": "2"}, "versions": {},
+        "load_average": 0.1, "left_out": {"revproxy": "not installed: django"}, "notes": [], "failures": {},
+        "ini": "[app:main]\n", "samples": samples, **changes,
+    }  # fmt: skip
+
+
+# Statistics
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1))
+def test_a_percentile_is_a_value_that_so_many_do_not_exceed(values: list[float], share: float) -> None:
+    """At least the share lies at or below it, and less than the share strictly below."""
+    found = figures.percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
+    assert sum(value < found for value in values) < share * len(values) + 1e-9
+
+
+def test_percentiles_of_a_hundred() -> None:
+    """Nearest rank: the 99th of a hundred values is the 99th smallest."""
+    values = [float(value) for value in range(100, 0, -1)]
+    assert [figures.percentile(values, share) for share in (0.5, 0.99, 1)] == [50, 99, 100]
+    with pytest.raises(ValueError, match="no values"):
+        figures.percentile([], 0.5)
+
+
+def test_spread_is_a_share_of_the_median() -> None:
+    """One round, and a median of nothing, have no spread."""
+    assert figures.spread([9, 10, 12]) == pytest.approx(0.3)
+    assert figures.spread([10]) is None
+    assert figures.spread([0, 0]) is None
+
+
+@pytest.mark.parametrize(
+    ("at_most", "must", "aim", "measured", "expected"),
+    [
+        (True, 1.5, 1.0, 1.0, "aim"),
+        (True, 1.5, 1.0, 1.5, "must"),
+        (True, 1.5, 1.0, 1.51, "MISSED"),
+        (False, 0.8, 1.0, 1.0, "aim"),
+        (False, 0.8, 1.0, 0.8, "must"),
+        (False, 0.8, 1.0, 0.79, "MISSED"),
+        (False, None, None, 5.0, ""),
+        (True, 1.5, 1.0, None, "no figure"),
+    ],
+)
+def test_verdicts(at_most: bool, must: float | None, aim: float | None, measured: float | None, expected: str) -> None:
+    """Bounds belong to what they allow; nothing measured is never a success."""
+    assert figures.verdict(goal(must=must, aim=aim, at_most=at_most), measured) == expected
+
+
+def test_a_ratio_is_of_medians_and_its_spread_of_rounds() -> None:
+    """The two servers' medians are divided; the spread pairs what was measured in one round."""
+    samples = {"data": {"proxy": [10.0, 30.0, 20.0], "nginx": [10.0, 10.0, 10.0]}}
+    row = figures.evaluate(goal(against="nginx"), samples)
+    assert (row.subject, row.baseline, row.measured) == (20, 10, 2)
+    assert row.spread == pytest.approx(1)
+
+
+def test_other_samples_may_be_the_measure() -> None:
+    """64 connections are compared with the ceiling at 16; without its figure there is no ratio."""
+    rows = {"data": {"proxy": [10.0], "bare": [1.0]}, "other": {"bare": [5.0]}}
+    assert figures.evaluate(goal(against="bare", against_data="other"), rows).measured == 2
+    assert figures.evaluate(goal(against="haproxy"), rows).verdict == "no figure"
+
+
+def test_growth_is_the_worst_round() -> None:
+    """Where the worst counts, a single bad round is not outvoted."""
+    assert figures.evaluate(goal(worst=True), {"data": {"proxy": [1.0, 9.0, 1.0]}}).measured == 9
+
+
+def test_noise_names_the_worst_row() -> None:
+    """The row whose rounds lay furthest apart is found; one round says nothing."""
+    found = figures.noise(figures.evaluate_all(document()["samples"]))
+    assert found is not None
+    assert found[1:2] == (pytest.approx(0.4),)
+    assert found[2].goal.data == "downloads.cpu"
+    assert figures.noise(figures.evaluate_all({"downloads.cpu": {"proxy": [1.0]}})) is None
+
+
+def test_aims_are_not_below_musts() -> None:
+    """Every aim asks at least as much as its must, and a row has both or neither."""
+    for row in GOALS:
+        assert (row.must is None) == (row.aim is None)
+        if row.must is not None and row.aim is not None:
+            assert row.aim <= row.must if row.at_most else row.aim >= row.must
+        assert {row.subject, row.against or "proxy"} <= set(servers.TITLES)
+
+
+# The system's accounts
+
+
+@given(st.text(st.characters(codec="latin-1", exclude_characters="\0\n"), max_size=15))
+def test_a_stat_line_is_read_whatever_the_process_is_called(name: str) -> None:
+    """Blanks and parentheses in a name move no field."""
+    line = STAT.format(pid=7, name=name, parent=3, utime=10, stime=20, cutime=30, cstime=40, threads=5)
+    assert accounts.parse_stat(line) == accounts.Stat(7, 3, 100, 5)
+
+
+def test_resident_memory_is_read_in_bytes() -> None:
+    """VmRSS is in kB; a process that has ended has no such line."""
+    assert accounts.parse_rss("Name:\tpython\nVmHWM:\t  99 kB\nVmRSS:\t    12 kB\n") == 12288
+    assert accounts.parse_rss("Name:\tpython\nState:\tZ (zombie)\n") == 0
+    with pytest.raises(ValueError, match="VmRSS in MB"):
+        accounts.parse_rss("VmRSS:\t 1 MB\n")
+
+
+def test_descendants_are_found_over_generations() -> None:
+    """A worker's own children count; another's do not."""
+    stats = [accounts.Stat(pid, parent, 0, 1) for pid, parent in ((4, 3), (3, 2), (2, 1), (9, 1), (5, 2))]
+    assert {stat.pid for stat in accounts.descendants(2, stats)} == {2, 3, 4, 5}
+
+
+def test_usage_of_this_process() -> None:
+    """CPU that was spent shows in the accounts."""
+    with accounts.Watch(os.getpid()) as watch:
+        while accounts.usage(os.getpid()).cpu < watch.before.cpu + 2 / accounts.TICKS:
+            sum(range(10000))
+    assert watch.cpu >= 2 / accounts.TICKS
+    assert watch.most.rss > 1 << 20
+    assert watch.most.threads >= 1
+
+
+# What is shown
+
+
+def test_the_table_has_must_and_aim_beside_the_ratio() -> None:
+    """Measured, must, aim, verdict, both figures, the peers beside them, and the spread."""
+    line = next(line for line in report.table(document()).splitlines() if "CPU-s/GiB" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:] == ["0.625 x", "≤ 1.15", "≤ 0.9", "aim", "0.25", "haproxy 0.4", "nginx 0.7", "40%"]
+
+
+def test_what_is_missing_is_named() -> None:
+    """A peer that is not installed, a scenario that failed, a row without figures."""
+    lines = report.left_out(document(failures={"https": "no certificate"}, notes=["9,000 at once: no"]))
+    assert lines[:3] == [
+        "left out: django-revproxy, gunicorn gthread: not installed: django",
+        "9,000 at once: no",
+        "FAILED: scenario https: no certificate",
+    ]
+    assert "2,000 idle tunnels" in lines[3]
+    assert "8 downloads of 256 MiB;" not in lines[3]
+
+
+def test_a_busy_machine_is_told() -> None:
+    """The load before the run stands beside the noise."""
+    assert "not idle" in report.how_noisy(document(load_average=2.0))
+    assert "not idle" not in report.how_noisy(document())
+    assert "nothing is known" in report.how_noisy(document(samples={}))
+
+
+@pytest.mark.parametrize("samples", [document()["samples"], {}], ids=["some", "none"])
+def test_plots_are_xml(samples: dict[str, Any]) -> None:
+    """Every plot is a well-formed SVG with a title, of an empty run too."""
+    for drawing in plots.draw(document(samples=samples)).values():
+        root = ElementTree.fromstring(drawing)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root[0].text
+
+
+def test_labels_are_escaped() -> None:
+    """A label can't become markup."""
+    assert "a &lt;b&gt;" in plots.bars("a <b>", {"x": [plots.Bar("proxy", 1, "1")]})
+
+
+def test_only_what_stands_between_the_marks_is_rewritten() -> None:
+    """The prose around the figures is left alone; a page without marks is refused."""
+    text = f"before\n{page.BEGIN}old\n{page.END}after\n"
+    assert page.replaced(text, "new\n") == f"before\n{page.BEGIN}\nnew\n\n{page.END}after\n"
+    assert page.replaced(page.replaced(text, "x\n"), "new\n") == page.replaced(text, "new\n")
+    with pytest.raises(ValueError, match="lacks one of its two marks"):
+        page.replaced("no marks", "new\n")
+
+
+def test_the_page_shows_the_reference() -> None:
+    """docs/how-fast.md and its plots are what the command makes of the committed run."""
+    reference = command.read(command.REFERENCE)
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text == page.replaced(text, page.block(reference))
+    for name, drawing in plots.draw(reference).items():
+        assert (page.PLOTS / name).read_text(encoding="utf-8") == drawing
+
+
+def test_the_ini_is_shown_without_variables() -> None:
+    """What is printed with the table can be read as an ini file."""
+    shown = servers.shown_ini()
+    assert "%(" not in shown.replace("%(message)s", "")
+    for line in ("threads = 4", "recv_bytes = 262144", "asyncore_use_poll = true"):
+        assert f"\n{line}\n" in shown
+
+
+# Reading answers, as far as the loads do
+
+
+def test_answers_other_than_200_are_refused() -> None:
+    """A load that counted errors would measure something else."""
+    assert wire.head_length(b"HTTP/1.1 200 OK\r\n") == 0
+    assert wire.head_length(b"HTTP/1.1 200 OK\r\n\r\nbody") == 19
+    assert wire.body_length(b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 12\r\n\r\n") == 12
+    with pytest.raises(wire.BadAnswer, match="503"):
+        wire.head_length(b"HTTP/1.1 503 Service Unavailable\r\n")
+    with pytest.raises(wire.BadAnswer, match="without Content-Length"):
+        wire.body_length(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+def test_a_browser_sends_twelve_fields() -> None:
+    """With Host there are twelve."""
+    assert wire.request("/x", wire.BROWSER_FIELDS).count(b": ") == 12
+
+
+# Running
+
+
+def test_a_server_that_does_not_start_is_told_with_its_words(tmp_path: Path) -> None:
+    """The failure carries what the process wrote."""
+    command_line = [sys.executable, "-c", "raise SystemExit('no such thing')"]
+    with pytest.raises(ProcessFailed, match="ended with 1; it wrote: no such thing"):
+        Service("broken", command_line, free_port(), tmp_path).__enter__()
+
+
+def test_a_tiny_run(tmp_path: Path, need_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers start, loads run, samples of both placements are there, and this process is where it was before."""
+    need_program("nginx")
+    need_program("openssl")
+    monkeypatch.setattr(tunnels, "_COUNT", 20)
+    monkeypatch.setattr(held, "_SECONDS", 0.2)
+    tmp_path.chmod(0o755)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    sizes = QUICK._replace(rounds=1, seconds=0.1, share=512, held=(20,), lasting_seconds=0.2)
+    bench = Bench(tmp_path, sizes)
+    bench.left_out.update(haproxy="not wanted", nginx="not wanted")
+    with bench.upstreams():
+        for scenario in (own_view, chunked, held, tunnels):
+            scenario.run(bench)
+    assert os.sched_getaffinity(0) == machine.ALL
+    assert set(bench.samples) >= {"own.one", "own.two", "chunked.cpu", "chunked.rate", "held20.p99", "tunnels.p99"}
+    assert bench.samples["own.two"]["bare"][0] > 0
+    assert bench.samples["held20.done"]["proxy"][0] >= 0.2
