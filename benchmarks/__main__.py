@@ -45,6 +45,7 @@ def run(names: list[str], quick: bool, folder: Path) -> dict[str, Any]:
         "notes": bench.notes,
         "failures": failures,
         "ini": servers.shown_ini(),
+        "rows": report.rows(bench.samples),
         "samples": bench.samples,
     }
 
@@ -81,13 +82,13 @@ def main() -> None:
         raise SystemExit("nginx is not installed; it is the upstream that serves files")
     machine.raise_descriptor_limit()
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        # nginx, started by root, works as another user.
-        Path(folder).chmod(0o755)
         document = run(arguments.scenarios or list(SCENARIOS), arguments.quick, Path(folder))
     write(document, REFERENCE if arguments.reference else LATEST)
     for name, drawing in plots.draw(document).items():
         (RESULTS / name).write_text(drawing, encoding="utf-8")
     print(report.text(document))
+    if document["failures"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class Row(NamedTuple):
 
     goal: Goal
     subject: float | None
+    peer: str | None
     baseline: float | None
     measured: float | None
     spread: float | None
@@ -55,17 +56,26 @@ def _middle(goal: Goal, values: Sequence[float]) -> float | None:
     return max(values) if goal.worst else statistics.median(values)
 
 
+def _strongest(goal: Goal, against: str, peers: Mapping[str, Sequence[float]]) -> str:
+    """The best of a peer's kinds: those of its name, and of its name with something behind a hyphen."""
+    kinds = [name for name in peers if name.partition("-")[0] == against and peers[name]]
+    best = min if goal.at_most else max
+    return best(kinds, key=lambda name: statistics.median(peers[name])) if kinds else against
+
+
 def evaluate(goal: Goal, samples: Samples) -> Row:
     """One row, from the samples of a run."""
     own = list(samples.get(goal.data, {}).get(goal.subject, ()))
     subject = _middle(goal, own)
     if goal.against is None:
-        return Row(goal, subject, None, subject, None if goal.worst else spread(own), verdict(goal, subject))
-    other = list(samples.get(goal.against_data or goal.data, {}).get(goal.against, ()))
+        return Row(goal, subject, None, None, subject, None if goal.worst else spread(own), verdict(goal, subject))
+    peers = samples.get(goal.against_data or goal.data, {})
+    peer = _strongest(goal, goal.against, peers)
+    other = list(peers.get(peer, ()))
     baseline = _middle(goal, other)
     measured = subject / baseline if subject is not None and baseline else None
     ratios = [one / two for one, two in zip(own, other, strict=False) if two]
-    return Row(goal, subject, baseline, measured, spread(ratios), verdict(goal, measured))
+    return Row(goal, subject, peer, baseline, measured, spread(ratios), verdict(goal, measured))
 
 
 def evaluate_all(samples: Samples) -> list[Row]:

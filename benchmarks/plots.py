@@ -11,32 +11,36 @@ from benchmarks.figures import evaluate_all
 from benchmarks.report import Document, number
 from benchmarks.servers import TITLES
 
-_COLORS = {"proxy": "#1b6ca8", "logged": "#7fb3d5", "bare": "#8a8a8a", "haproxy": "#c0504d", "nginx": "#4f8f4f",
-           "revproxy": "#b58900"}  # fmt: skip
-_WIDTH, _LEFT, _BAR, _GAP = 860, 300, 16, 12
+_COLORS = {"proxy": "#1b6ca8", "logged": "#7fb3d5", "bare": "#8a8a8a", "haproxy": "#c0504d", "haproxy-mt": "#e39c99",
+           "nginx": "#4f8f4f", "revproxy": "#b58900"}  # fmt: skip
+#: Pixels: the room for bars, for what is written behind them, a bar's height with its gap, and between groups.
+_ROOM, _BEHIND, _BAR, _GAP = 460, 140, 16, 10
+#: Pixels that a letter takes, rather more than less.
+_LETTER = 6.6
 _STYLE = "font-family='system-ui, sans-serif' font-size='12' fill='#222'"
 
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 class Bar(NamedTuple):
-    """One bar: whose it is, how long, and what is written at its end."""
+    """One bar: whose it is, how long, what is written behind it, and a value that is marked across it."""
 
     server: str
     value: float
     label: str
+    mark: float | None = None
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(text)}</text>"
 
 
-def _page(height: float, title: str, parts: list[str]) -> str:
+def _page(width: float, height: float, title: str, parts: list[str]) -> str:
     return "\n".join(
         [
-            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {height:.0f}' {_STYLE}>",
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:.0f} {height:.0f}' {_STYLE}>",
             f"<title>{escape(title)}</title>",
-            f"<rect width='{_WIDTH}' height='{height:.0f}' fill='#fff'/>",
+            f"<rect width='{width:.0f}' height='{height:.0f}' fill='#fff'/>",
             f"<g font-weight='bold'>{_text(16, 24, title)}</g>",
             *parts,
             "</svg>\n",
@@ -44,31 +48,46 @@ def _page(height: float, title: str, parts: list[str]) -> str:
     )
 
 
-def _legend(names: Sequence[str], y: float) -> list[str]:
+def _legend(names: Sequence[str], y: float, width: float) -> tuple[list[str], float]:
+    """The colours' meaning, in as many lines as it takes; and where the last line stands."""
     parts, x = [], 16.0
     for name in names:
+        needed = 34 + _LETTER * len(TITLES[name])
+        if x > 16 and x + needed > width:
+            x, y = 16.0, y + 18
         parts.append(f"<rect x='{x:.1f}' y='{y - 10:.1f}' width='10' height='10' fill='{_COLORS[name]}'/>")
         parts.append(_text(x + 14, y, TITLES[name]))
-        x += 34 + 6.3 * len(TITLES[name])
-    return parts
+        x += needed
+    return parts, y
+
+
+def _bar(bar: Bar, left: float, y: float, scale: float) -> list[str]:
+    length = max(1.0, bar.value * scale)
+    color = _COLORS[bar.server]
+    parts = [f"<rect x='{left:.1f}' y='{y:.1f}' width='{length:.1f}' height='{_BAR - 3}' fill='{color}'/>"]
+    end = length
+    if bar.mark is not None:
+        at = bar.mark * scale
+        end = max(length, at)
+        parts.append(f"<path d='M{left + at:.1f} {y - 2:.1f}v{_BAR + 1}' stroke='#222' stroke-width='2'/>")
+    return [*parts, _text(left + end + 6, y + 11, bar.label)]
 
 
 def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> str:
     """Groups of horizontal bars; all on one scale."""
-    most = max((bar.value for group in groups.values() for bar in group), default=1) or 1
-    names = list(dict.fromkeys(bar.server for group in groups.values() for bar in group))
-    parts, y = _legend(names, 46), 66.0
+    every = [bar for group in groups.values() for bar in group]
+    scale = _ROOM / (max((max(bar.value, bar.mark or 0) for bar in every), default=0) or 1)
+    left = 30 + _LETTER * max(map(len, groups), default=0)
+    width = left + _ROOM + _BEHIND
+    parts, y = _legend(list(dict.fromkeys(bar.server for bar in every)), 46, width)
+    y += 20
     for label, group in groups.items():
-        parts.append(_text(_LEFT - 10, y + 12, label, "end"))
+        parts.append(_text(left - 10, y + 11, label, "end"))
         for bar in group:
-            length = max(1.0, bar.value / most * (_WIDTH - _LEFT - 90))
-            parts.append(
-                f"<rect x='{_LEFT}' y='{y:.1f}' width='{length:.1f}' height='{_BAR - 3}' fill='{_COLORS[bar.server]}'/>"
-            )
-            parts.append(_text(_LEFT + length + 6, y + 11, bar.label))
+            parts += _bar(bar, left, y, scale)
             y += _BAR
         y += _GAP
-    return _page(y + 8, title, parts)
+    return _page(width, y + 8, title, parts)
 
 
 def compared(title: str, samples: Samples, labels: Mapping[str, str]) -> str:
@@ -85,7 +104,7 @@ def lines(title: str, series: Mapping[str, Mapping[int, float]]) -> str:
     """Values over a number that grows tenfold from step to step."""
     steps = sorted({step for values in series.values() for step in values})
     most = max((value for values in series.values() for value in values.values()), default=1) or 1
-    left, right, top, bottom = 70.0, _WIDTH - 170.0, 50.0, 290.0
+    left, right, top, bottom = 70.0, 620.0, 50.0, 290.0
     across = {step: left + index * (right - left) / max(1, len(steps) - 1) for index, step in enumerate(steps)}
     parts = [f"<path d='M{left} {top}V{bottom}H{right}' fill='none' stroke='#888'/>"]
     parts += [_text(x, bottom + 18, f"{step:,}", "middle") for step, x in across.items()]
@@ -97,7 +116,7 @@ def lines(title: str, series: Mapping[str, Mapping[int, float]]) -> str:
         parts.append(f"<polyline points='{drawn}' fill='none' stroke='{color}' stroke-width='2'/>")
         parts += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{color}'/>" for x, y in points]
         parts.append(_text(right + 10, points[-1][1] + 4, label))
-    return _page(bottom + 36, title, parts)
+    return _page(right + 150, bottom + 36, title, parts)
 
 
 def _reached(samples: Samples) -> str:
@@ -107,8 +126,9 @@ def _reached(samples: Samples) -> str:
         if row.goal.against and row.goal.must is not None and row.measured is not None:
             sign = "≤" if row.goal.at_most else "≥"
             label = f"{number(row.measured)} (must {sign} {number(row.goal.must)})"
-            groups[f"{row.goal.scenario}: {row.goal.figure}"[:52]] = [Bar(row.goal.subject, row.measured, label)]
-    return bars("Measured ratios, and what must be reached", groups)
+            bar = Bar(row.goal.subject, row.measured, label, row.goal.must)
+            groups[f"{row.goal.scenario}: {row.goal.figure}"] = [bar]
+    return bars("Measured ratios; the marks are what must be reached", groups)
 
 
 def _in_flight(samples: Samples) -> dict[str, dict[int, float]]:

@@ -12,7 +12,7 @@ from benchmarks.servers import TITLES
 #: The document that a run writes as JSON.
 Document = Mapping[str, Any]
 
-_HEAD = ("scenario", "figure", "measured", "must", "aim", "reached", "proxy", "against", "others", "spread")
+_HEAD = ("scenario", "figure", "measured", "must", "aim", "reached", "itself", "against", "others", "spread")
 
 
 def number(value: float | None) -> str:
@@ -33,7 +33,7 @@ def _share(value: float | None) -> str:
 def _others(row: Row, samples: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Servers that were measured beside the two that are compared."""
     measured = samples.get(row.goal.data, {}) if row.goal.subject == "proxy" else {}
-    shown = {row.goal.subject, row.goal.against, "proxy", "logged"}
+    shown = {row.goal.subject, row.peer, "proxy", "logged"}
     return ", ".join(f"{name} {number(statistics.median(measured[name]))}" for name in measured if name not in shown)
 
 
@@ -41,7 +41,7 @@ def cells(row: Row, samples: Mapping[str, Mapping[str, Sequence[float]]]) -> tup
     """One line of the table."""
     goal = row.goal
     measured = number(row.measured) + (" x" if goal.against and row.measured is not None else "")
-    against = f"{goal.against} {number(row.baseline)}" if goal.against else ""
+    against = f"{row.peer} {number(row.baseline)}" if row.peer else ""
     return (
         goal.scenario, goal.figure, measured, _bound(row, goal.must), _bound(row, goal.aim), row.verdict,
         number(row.subject), against, _others(row, samples), _share(row.spread),
@@ -94,6 +94,14 @@ def conditions(document: Document) -> str:
     kind = "a quick run (bulk sizes divided by 8)" if document["quick"] else "a full run"
     peers = "; ".join(document["versions"].values())
     return f"Taken {document['taken']} in {kind}, {document['rounds']} rounds. {machine}. {peers}."
+
+
+def rows(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
+    """The table's rows for whoever reads the JSON; what was not measured is null."""
+    return [
+        {**row.goal._asdict(), "measured": row.measured, "spread": row.spread, "reached": row.verdict}
+        for row in evaluate_all(samples)
+    ]
 
 
 def verdicts(document: Document) -> str:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.machine import CORES
 from benchmarks.processes import Service, free_port
 
 INI = Path(__file__).with_name("benchmark.ini")
@@ -24,7 +25,8 @@ TITLES = {
     "proxy": "pyramid_threaded_proxy",
     "logged": "pyramid_threaded_proxy, access log on",
     "bare": "the application without it",
-    "haproxy": "HAProxy, splice",
+    "haproxy": "HAProxy, splice, one thread",
+    "haproxy-mt": "HAProxy, splice, a thread a core",
     "nginx": "nginx, 256k, unbuffered",
     "revproxy": "django-revproxy, gunicorn gthread",
 }
@@ -50,7 +52,8 @@ def program(name: str) -> str | None:
 
 def missing() -> dict[str, str]:
     """The servers that can't be run here, each with what is not installed."""
-    found = {name: f"{name} is not installed" for name in ("haproxy", "nginx") if program(name) is None}
+    kinds = {"haproxy": "haproxy", "haproxy-mt": "haproxy", "nginx": "nginx"}
+    found = {name: f"{needed} is not installed" for name, needed in kinds.items() if program(needed) is None}
     absent = [name for name in ("django", "revproxy", "gunicorn") if importlib.util.find_spec(name) is None]
     if absent:
         found["revproxy"] = f"not installed: {', '.join(absent)}"
@@ -127,7 +130,9 @@ def start(name: str, origins: Origins, secure: bool = False) -> Service:
     port = free_port()
     if name in ("proxy", "logged", "bare"):
         return _pyramid(name, origins, port, secure)
-    return {"haproxy": _haproxy, "nginx": _nginx_peer, "revproxy": _revproxy}[name](origins, port)
+    if name in ("haproxy", "haproxy-mt"):
+        return _haproxy(origins, port, threads=1 if name == "haproxy" else len(CORES))
+    return {"nginx": _nginx_peer, "revproxy": _revproxy}[name](origins, port)
 
 
 def _pyramid(name: str, origins: Origins, port: int, secure: bool) -> Service:
@@ -146,11 +151,12 @@ def _pyramid(name: str, origins: Origins, port: int, secure: bool) -> Service:
     return Service(name, [*command, *(f"{key}={value}" for key, value in variables.items())], port, origins.folder)
 
 
-def _haproxy(origins: Origins, port: int) -> Service:
+def _haproxy(origins: Origins, port: int, threads: int) -> Service:
     path = origins.folder / f"haproxy-{port}.cfg"
     path.write_text(
         f"""global
   maxconn 4000
+  nbthread {threads}
 defaults
   mode http
   timeout connect 5s

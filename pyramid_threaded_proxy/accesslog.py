@@ -53,7 +53,7 @@ def write(exchange: Exchange) -> None:
     access_log.info(
         '%s - %s [%s] "%s %s %s" %d %d "%s" "%s" %s %s %d %s %d/%d %s',
         exchange.client_addr or "-",
-        _shown(exchange.userid or "-").replace(" ", "\\x20"),
+        _shown((exchange.userid or "-")[:256]).replace(" ", "\\x20"),
         time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime()),
         method,
         path,

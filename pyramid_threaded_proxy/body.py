@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.framing import ChunkedReader, Framing
 from pyramid_threaded_proxy.poller import READ
-from pyramid_threaded_proxy.tasks import Endpoint, Hop, Ready, Steps
+from pyramid_threaded_proxy.tasks import Endpoint, Hop, Ready, Steps, Turn
 from pyramid_threaded_proxy.transfer import (
     SMALL_READ,
     WORTH_MOVING,
@@ -26,6 +26,8 @@ from pyramid_threaded_proxy.transfer import (
 Piece = bytes | memoryview
 
 _LAST_CHUNK = b"0\r\n\r\n"
+#: Bytes after which the other exchanges of a mover have their turn.
+A_TURN = 1024 * 1024
 #: Bytes: more than this at a time saves nothing.
 _MOST_AT_ONCE = 256 * 1024
 #: How many exchanges of a thread may hold more than a small read for a slow client: the others take small reads.
@@ -181,7 +183,7 @@ class BodyMover:
         self._pipes.give_back(pipe)
 
     def _copy(self, reader: BodyReader) -> Steps:
-        size, burst = self._buffer, 0
+        size, burst, turn = self._buffer, 0, 0
         while not reader.done:
             view = _scratch.view
             most = size if _scratch.holding < _MOST_HOLDING else min(size, SMALL_READ)
@@ -195,6 +197,10 @@ class BodyMover:
             # A slow client must not make us hold a big buffer for it.
             size = SMALL_READ if slow else self._buffer
             burst += received
+            turn += received
+            if turn >= A_TURN:
+                turn = 0
+                yield Turn()
             if burst >= WORTH_MOVING:
                 yield from self._hop()
 

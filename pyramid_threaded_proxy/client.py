@@ -203,6 +203,7 @@ class SocketClient:
 
     def _forget(self) -> None:
         """Before the socket is another's: a poller must not know it any more when it is closed."""
+        self.endpoint.released = True
         if self.endpoint.loop is not None:
             self.endpoint.loop.forget(self.endpoint)
 

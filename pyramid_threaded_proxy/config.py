@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -106,6 +107,8 @@ class _Declared:
         self.origin = origin
         self.sequence = sequence
         self.mark = _Mark()
+        #: Security policy, default permission and CSRF options that its view was derived with.
+        self.seen: tuple[Any, Any, Any] | None = None
 
     @property
     def place(self) -> tuple[int, bool, int, int]:
@@ -130,14 +133,26 @@ def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None
     intr["mount"] = declared.mount
     intr.relate("routes", settings.name)
     config.add_route(settings.name, _pyramid_pattern(settings), factory=factory, pregenerator=declared.mark)
+
+    def remember() -> None:
+        """Runs when the view is derived: what it asks then is what it will ask."""
+        declared.seen = _guards(config.registry)
+
     # After the route: under autocommit the introspectable is related to it at once.
-    config.action(("proxied route", settings.name), introspectables=(intr,))
+    config.action(("proxied route", settings.name), remember, introspectables=(intr,))
     config.add_view(
         ProxyView(config.registry[ENGINE], settings.name),
         route_name=settings.name,
         permission=NO_PERMISSION_REQUIRED if settings.public else settings.permission,
         require_csrf=settings.require_csrf,
     )
+
+
+def _guards(registry: Registry) -> tuple[Any, Any, Any]:
+    """Security policy, default permission and CSRF options, as views are derived with them."""
+    kinds = (ISecurityPolicy, IDefaultPermission, IDefaultCSRFOptions)
+    policy, permission, csrf = (registry.queryUtility(kind) for kind in kinds)
+    return policy, permission, csrf
 
 
 def _imported(config: Configurator, settings: RouteSettings) -> tuple[Hooks, Any]:
@@ -193,7 +208,8 @@ def _application_created(event: ApplicationCreated) -> None:
     engine.router = event.app
     for declared in every:
         try:
-            engine.routes[declared.settings.name] = _compiled(registry, engine, declared)
+            inner = _mounts_inside(declared, every)
+            engine.routes[declared.settings.name] = replace(_compiled(registry, engine, declared), inner=inner)
         except ValueRefused as error:
             faults.append(f"proxy.routes.{declared.settings.name}: {error}")
     if faults:
@@ -228,13 +244,20 @@ def _taken_names(registry: Registry, every: list[_Declared]) -> Iterator[str]:
 
 
 def _unguarded(registry: Registry, every: list[_Declared]) -> Iterator[str]:
-    default = registry.queryUtility(IDefaultPermission)
-    policy = registry.queryUtility(ISecurityPolicy)
+    policy, default, csrf = now = _guards(registry)
     for declared in every:
         settings = declared.settings
+        key = f"proxy.routes.{settings.name}"
+        seen = declared.seen or now
+        if settings.require_csrf is None and seen[2] is not csrf:
+            yield f"{key}: the CSRF options were set after its view was made: set them before config.commit()"
         if settings.public:
             continue
-        key = f"proxy.routes.{settings.name}"
+        if seen[0] is not policy or (settings.permission is None and seen[1] != default):
+            yield (
+                f"{key}: the security policy or default permission was set after its view was made, which would not "
+                "ask it: set it before config.commit(), and with autocommit before the include"
+            )
         if settings.permission is None and default in (None, NO_PERMISSION_REQUIRED):
             yield (
                 f"{key}: nobody would be asked: it has no `permission`, and the application has no default permission; "
@@ -251,6 +274,18 @@ def _missing_tween(registry: Registry) -> Iterator[str]:
     tweens = registry.queryUtility(ITweens)
     if tweens is not None and tweens.explicit and TWEEN not in [name for name, _ in tweens.explicit]:
         yield f"pyramid.tweens: {TWEEN} is missing; put it below pyramid.tweens.excview_tween_factory"
+
+
+def _mounts_inside(outer: _Declared, every: list[_Declared]) -> tuple[str, ...]:
+    """What other routes take below the mount of this one, from there on."""
+    if outer.settings.prefix is None:
+        return ()
+    below = outer.mount + "/"
+    return tuple(
+        one.mount[len(outer.mount) :]
+        for one in every
+        if one.settings.prefix is not None and one.mount.startswith(below) and one.place < outer.place
+    )
 
 
 def _compiled(registry: Registry, engine: Engine, declared: _Declared) -> Route:

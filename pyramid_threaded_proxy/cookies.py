@@ -95,6 +95,10 @@ class CookieFilter:
         return allowed and not self._own.read_in(remaining)
 
 
+#: Browsers ignore longer attributes, and would take the directory of the request (RFC 6265bis 5.6).
+_LONGEST_ATTRIBUTE = 1024
+
+
 class SetCookieFilter:
     """Which Set-Cookie fields of an upstream reach the client, and how they are confined to the mount."""
 
@@ -129,7 +133,10 @@ class SetCookieFilter:
             elif name and name != "domain":
                 kept.append(attribute)
         # Without a Path the client would take the directory of the request, which is above the mount for the mount.
-        return f"{';'.join(kept)}; Path={self._public_path(path, mount.rstrip('/'))}"
+        public = self._public_path(path, mount.rstrip("/"))
+        if len(public) > _LONGEST_ATTRIBUTE:
+            public = mount.rstrip("/") or "/"
+        return f"{';'.join(kept)}; Path={public}"
 
     def _public_path(self, path: str, mount: str) -> str:
         if path.startswith("/") and path != "/":

@@ -115,6 +115,9 @@ class _Parser(HTTPRequestParser):
         HTTPRequestParser.parse_header(self, header_plus)
         headers = self.headers
         self.asks_upgrade = "UPGRADE" in headers
+        if self.body_rcv is None:
+            # waitress would answer 100 and take the next request for the rest of this one (RFC 9110 10.1.1).
+            self.expect_continue = False
         if self.chunked and "CONTENT_LENGTH" in headers:
             # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1).
             self.connection_close = True
@@ -127,7 +130,7 @@ class _Task(WSGITask):
         channel = self.channel
         try:
             WSGITask.service(self)
-            if self.request.early:
+            if self.request.asks_upgrade:
                 self.close_on_finish = True
         except _Detach:
             channel.handover, channel.task_ends = None, ()
@@ -141,7 +144,7 @@ class _Task(WSGITask):
         handover = self.channel.handover
         if handover is not None and self.status is handover.status and not self.wrote_header:
             raise _Detach(handover, self.response_headers)
-        if self.request.early:
+        if self.request.asks_upgrade:
             self.set_close_on_finish()
         WSGITask.finish(self)
 
@@ -220,7 +223,12 @@ class DetachableChannel(HTTPChannel):
                 connection = DetachedConnection(self)
                 self.__class__ = _DetachedChannel
         if connection is not None:
-            handover.take(connection, fields)
+            try:
+                handover.take(connection, fields)
+            except BaseException:  # no thread or descriptor could be had: nobody else will give it back
+                handover.abandon()
+                connection.break_off()
+                raise
         else:
             handover.abandon()
             _run_epilogue(self, close=True)
@@ -349,7 +357,7 @@ class DetachedConnection:
         self.endpoint = Endpoint(channel.socket)
         self.minor = 1 if request.version == "1.1" else 0
         # Bytes behind a request for an upgrade were never HTTP: there is no next request to wait for.
-        self._keep_alive = not request.connection_close and not request.early
+        self._keep_alive = not request.connection_close and not request.asks_upgrade
         self.server_name: str = channel.adj.ident or ""
 
     @property
@@ -560,6 +568,18 @@ def descriptor_of(channel: DetachableChannel) -> int:
     """The number of the client's socket; -1 when it is closed."""
     number = channel._fileno
     return -1 if number is None else int(number)
+
+
+def url_prefix(environ: Mapping[str, Any]) -> str:
+    """The prefix that waitress was told its URLs have; "" where there is none."""
+    channel = channel_of(environ)
+    return str(channel.adj.url_prefix) if channel is not None else ""
+
+
+def sent_method(environ: Mapping[str, Any]) -> str:
+    """The method that the client sent, whatever became of it since: it decides whether an answer has a body."""
+    channel = channel_of(environ)
+    return str(channel.requests[0].command if channel is not None else environ["REQUEST_METHOD"])
 
 
 def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
-from pyramid_threaded_proxy.exceptions import ExchangeClosed, HookFailed
+from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Body, Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.in_flight import InFlight
@@ -86,7 +87,14 @@ class Engine:
         answer = StreamedAnswer(
             relay.run(), client, fetch.exchange, fetch.recheck, fetch.policy.total_timeout
         )
-        self.in_flight.add(fetch.exchange, answer.cancel)
+        # Weakly: middleware may drop the answer without closing it, and then nobody is in flight any more.
+        known = weakref.ref(answer)
+
+        def cancel(error: ExchangeFailed) -> None:
+            if (found := known()) is not None:
+                found.cancel(error)
+
+        self.in_flight.add(fetch.exchange, cancel)
         self.probes.start()
         return answer
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from pyramid.httpexceptions import HTTPBadRequest, HTTPException, HTTPForbidden, HTTPRequestEntityTooLarge
+from pyramid.httpexceptions import (
+    HTTPBadRequest,
+    HTTPException,
+    HTTPForbidden,
+    HTTPMethodNotAllowed,
+    HTTPRequestEntityTooLarge,
+)
 from pyramid.request import Request
 from pyramid.response import Response
 
@@ -100,13 +106,15 @@ def forward(
     recheck: tuple[float, Check] | None = None,
     permit: Callable[[Origin], Origin] | None = None,
     choice: Choice | None = None,
+    methods: frozenset[str] | None = None,
 ) -> Response:
     """Forward the client's request to `target` at `origin`; returns what a `request` hook returns, if it does.
 
     `mount` is the public path of the upstream's base (None: nothing is rewritten), `prefix` that of X-Forwarded-Prefix.
-    `choice` says which of a route's upstreams `origin` is, where it is one.
+    `choice` says which of a route's upstreams `origin` is, where it is one; `methods` are those that it allows.
     """
     environ = request.environ
+    _check_method(methods, environ["REQUEST_METHOD"])
     check_message(environ)
     body = client_body(environ, sending.max_body)
     fields = _own_fields(request, origin, sending, prefix)
@@ -129,6 +137,13 @@ def forward(
         permit=permit,
         choice=choice,
     )
+
+
+def _check_method(allowed: frozenset[str] | None, method: str) -> None:
+    """After authorization: what a route allows is nobody's business who may not use it."""
+    if method in NEVER or (allowed is not None and method not in allowed):
+        known = allowed or {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+        raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})
 
 
 def asked_protocols(request: Request, sending: RequestPolicy, body: Body | None) -> tuple[str, ...]:
@@ -223,14 +238,21 @@ def finish(
     """
     hook = answering.hooks.request
     if hook is not None:
-        instead = _run_request_hook(hook, request, exchange)
+        given = exchange.request.body
+        try:
+            instead = _run_request_hook(hook, request, exchange)
+            if instead is None:
+                if exchange.request.changed_url is not None:
+                    choice = None  # whatever it says now, this was the hook's choice
+                changed = _after_hook(exchange.request, origin, preserve_host)
+                if changed != origin:
+                    origin = changed if permit is None else permit(changed)
+        except BaseException:
+            _close_unsent(given)
+            raise
         if instead is not None:
+            _close_unsent(given)
             return instead
-        if exchange.request.changed_url is not None:
-            choice = None  # whatever it says now, this was the hook's choice
-        changed = _after_hook(exchange.request, origin, preserve_host)
-        if changed != origin:
-            origin = changed if permit is None else permit(changed)
     exchange.request.fields += framing_fields(exchange.request.method, exchange.request.body)
     if upgrade:
         exchange.request.fields += [("Connection", "Upgrade"), ("Upgrade", ", ".join(upgrade))]
@@ -240,7 +262,7 @@ def finish(
             exchange,
             origin,
             answering,
-            head_only=request.environ["REQUEST_METHOD"] == "HEAD",
+            head_only=detach.sent_method(request.environ) == "HEAD",
             accept=request.environ.get("HTTP_ACCEPT", ""),
             public_url=public_url(request),
             mount=mount,
@@ -249,6 +271,12 @@ def finish(
             choice=choice,
         ),
     )
+
+
+def _close_unsent(body: Body | None) -> None:
+    """There will be no exchange to close what the view gave."""
+    if body is not None:
+        body.close()
 
 
 def _run_request_hook(hook: RequestHook, request: Request, exchange: Exchange) -> Response | None:

@@ -18,6 +18,8 @@ _MAX_LINE = 256
 _MAX_TRAILERS = 8192
 _MAX_TRAILER_FIELDS = 200
 
+# What a refusal may show of a framing field's value.
+_HARMLESS = re.compile(r"(?:[0-9, ]|chunked|compress|deflate|gzip|identity)+", re.IGNORECASE)
 # 18 digits, and 15 hexadecimal ones, stay below 2**63: no peer's counter can wrap.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _SIZE = rb"([0-9A-Fa-f]{1,15})"
@@ -81,7 +83,8 @@ def _check_codings(codings: list[str], lengths: list[str], head: ResponseHead) -
 
 
 def _field_refused(rule: str, value: str) -> AnswerRefused:
-    return refused(rule, value.encode("latin-1"))
+    # Lengths and the usual codings are no secrets; whatever else is there may be.
+    return refused(rule, value.encode("latin-1") if _HARMLESS.fullmatch(value) else b"")
 
 
 def keeps_alive(head: ResponseHead) -> bool:
@@ -228,7 +231,7 @@ class ChunkedReader:
 
     def _hold_line(self, seen: bytes, stop: int) -> int:
         if len(seen) >= _MAX_LINE:
-            raise refused(f"a chunk's size line is longer than {_MAX_LINE} bytes", seen)
+            raise refused(f"a chunk's size line is longer than {_MAX_LINE} bytes")
         if not _SIZE_LINE_START.fullmatch(seen):
             raise _size_line_refused(seen)
         self._held = seen
@@ -241,7 +244,7 @@ class ChunkedReader:
         end = trailers.find(b"\r\n\r\n", max(0, searched - 3), _MAX_TRAILERS)
         if end < 0:
             if len(trailers) >= _MAX_TRAILERS:
-                raise refused(f"the trailers are longer than {_MAX_TRAILERS} bytes", bytes(trailers[2:]))
+                raise refused(f"the trailers are longer than {_MAX_TRAILERS} bytes")
             check_line_ends(trailers, searched)
             return position + len(trailers) - searched
         parse_field_section(bytes(trailers[2 : end + 2]), _MAX_TRAILER_FIELDS)
@@ -267,4 +270,5 @@ def _parse_size_line(line: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _size_line_refused(line: bytes) -> AnswerRefused:
-    return refused("a chunk's size line is not 1 to 15 hexadecimal digits and extensions (RFC 9112 7.1)", line)
+    # Four bytes tell what went wrong, and are no part of a body worth reading.
+    return refused("a chunk's size line is not 1 to 15 hexadecimal digits and extensions (RFC 9112 7.1)", line[:4])

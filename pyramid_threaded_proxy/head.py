@@ -148,7 +148,7 @@ class HeadReader:
     def _check_start(self, searched: int) -> None:
         held = self._held
         if len(held) >= self._max_size:
-            raise refused(f"the head is longer than {self._max_size} bytes", bytes(held[:_SHOWN]))
+            raise refused(f"the head is longer than {self._max_size} bytes")
         if searched < len(_STATUS_SAMPLE):
             # What has not come yet is borrowed from a good status line.
             start = bytes(held[: len(_STATUS_SAMPLE)])
@@ -187,7 +187,7 @@ def _parse_lines(section: bytes, text: str, max_fields: int) -> Fields:
     if section.translate(None, _TEXT_BYTES) != b"\r\n" * lines:
         raise _section_refused(section)
     if lines - 1 > max_fields:
-        raise refused(f"more than {max_fields} field lines", section.rsplit(b"\r\n", 2)[-2].partition(b":")[0])
+        raise refused(f"more than {max_fields} field lines")
     fields: Fields = _FIELD_LINE.findall(text)
     # Matches begin at line ends only, so as many matches as lines means that every line is a field.
     if len(fields) != lines - 1:
@@ -204,23 +204,24 @@ def check_line_ends(held: bytes | bytearray, searched: int) -> None:
         raise _section_refused(bytes(held).removesuffix(b"\r"))
 
 
-def refused(rule: str, fault: bytes) -> AnswerRefused:
-    """The refusal of an answer: the rule that it breaks, and the bytes at fault, cut for the log."""
-    return AnswerRefused(f"{rule}: {fault[:_SHOWN]!r}")
+def refused(rule: str, fault: bytes = b"") -> AnswerRefused:
+    """The refusal of an answer: the rule that it breaks, and the bytes at fault where they can't be a secret."""
+    return AnswerRefused(f"{rule}: {fault[:_SHOWN]!r}" if fault else rule)
 
 
 def _status_line_refused(head: bytes) -> AnswerRefused:
     rule = "no status line of HTTP/1.0 or HTTP/1.1 with a status from 100 to 599 (RFC 9112 4, RFC 9110 15)"
-    return refused(rule, head.partition(b"\r\n")[0])
+    # No further than the status: where no status line is, anything may be, such as the rest of a body.
+    return refused(rule, head.partition(b"\r\n")[0][: 12 if head.startswith(b"HTTP/") else 8])
 
 
 def _section_refused(section: bytes) -> AnswerRefused:
     found, rule = next((found, rule) for pattern, rule in _SECTION_FAULTS if (found := pattern.search(section)))
     line = section[section.rfind(b"\n", 0, found.end() - 1) + 1 :]
-    # What stands behind the colon stays out of the message: it may be a secret.
-    name = re.split(rb"[:\r\n]", line, maxsplit=1)[0]
+    # A name is shown, but neither a value nor a line without a name: they may be secrets.
+    name = re.match(rb"([^:\s][^:\r\n]*):", line)
     byte = f" {found[0]!r}" if len(found[0]) == 1 else ""
-    return refused(f"{rule}{byte}, in the line", name)
+    return refused(f"{rule}{byte}, in the line", name[1]) if name else refused(f"{rule}{byte}")
 
 
 def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:

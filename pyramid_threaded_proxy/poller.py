@@ -17,6 +17,8 @@ WRITE = 0x004
 HANGUP = 0x2000
 #: An error, or both sides closed: epoll reports these whatever was asked for.
 BROKEN = 0x008 | 0x010
+#: An error alone: the peer reset the connection.
+RESET = 0x008
 
 
 class Poller(Protocol):

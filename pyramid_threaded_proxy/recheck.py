@@ -29,7 +29,13 @@ class Probe:
     A client can't make one: nothing of a request becomes an object in the environ.
     """
 
-    allowed = False
+    def __init__(self, userid: str | None) -> None:
+        self._userid = userid
+        self.allowed = False
+
+    def answer(self, userid: object) -> None:
+        """The view was reached: yes, if it is still the same user who asks."""
+        self.allowed = (None if userid is None else str(userid)) == self._userid
 
 
 def question_for(environ: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def route_check(router: Callable[..., Any], question: Mapping[str, Any]) -> Chec
     """
 
     def check(exchange: Exchange) -> bool:
-        probe = Probe()
+        probe = Probe(exchange.userid)
         statuses: list[str] = []
 
         def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
@@ -82,7 +88,7 @@ def allows(check: Check, exchange: Exchange) -> bool:
     """Ask; a question that can't be answered counts as no. A pool thread, or the one of a streamed exchange."""
     try:
         return bool(check(exchange))
-    except Exception:
+    except BaseException:
         log.exception("the permission of %r could not be asked for again", exchange)
         return False
 
@@ -94,8 +100,7 @@ class Recheck:
     """
 
     def __init__(self, scheduler: Scheduler, task: Task, exchange: Exchange, interval: float, check: Check) -> None:
-        self._loop = scheduler.loop
-        self._pool = scheduler.pool
+        self._scheduler = scheduler
         self._task = task
         self._exchange = exchange
         self._interval = interval
@@ -103,15 +108,15 @@ class Recheck:
 
     def start(self) -> None:
         """Any thread."""
-        self._loop.post(self._wait)
+        self._scheduler.loop.post(self._wait)
 
     def _wait(self) -> None:
-        self._loop.call_at(self, self._loop.now + self._interval)
+        self._scheduler.loop.call_at(self, self._scheduler.loop.now + self._interval)
 
     def on_timer(self, now: float) -> None:
         """The interval is over (`timers.Timed`)."""
         if not self._task.done:
-            self._pool.submit(self._ask, None)
+            self._scheduler.pool.submit(self._ask, None)
 
     def _ask(self, _: None) -> None:
         if self._task.done:

@@ -37,7 +37,7 @@ from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body
 from pyramid_threaded_proxy.route import Fetch
-from pyramid_threaded_proxy.tasks import Call, Endpoint, Ready, Steps
+from pyramid_threaded_proxy.tasks import CHECKPOINT, Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream import Connection, OriginPool
@@ -50,6 +50,8 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 MOST_INTERIM = 16
 #: Bytes read at a time while a head is expected: most small answers come whole.
 HEAD_READ = 64 * 1024
+
+_LONGEST_ACCEPT = 1024
 
 #: What the client is told; the exception itself is for the log.
 _EXPLANATIONS = {
@@ -106,6 +108,7 @@ class Relay:
         """Steps: the whole exchange. Whatever happens, the client, the connection and the place are given back."""
         try:
             try:
+                yield CHECKPOINT
                 if not self._client.is_ready():
                     yield from self._client.ready()
                 yield from self._answer()
@@ -159,6 +162,7 @@ class Relay:
                 if connection is None:
                     connection = yield from self._connect()
                 self._connection = connection
+                yield CHECKPOINT  # it may have been told to end while it connected
                 yield from self._send(connection.endpoint)
                 head = yield from self._read_head(connection.endpoint)
                 answer = (head, *answer_framing(self._exchange.request.method, head))
@@ -407,7 +411,8 @@ class Relay:
         """Only a connection whose messages both ended where their framing says is used again."""
         connection = self._connection
         assert connection is not None
-        if self._request_sent and framing is not Framing.CLOSE and keeps_alive(head):
+        # After an upgrade was asked for, what the upstream takes the connection for is anybody's guess.
+        if self._request_sent and framing is not Framing.CLOSE and not self._fetch.upgrade and keeps_alive(head):
             self._connection = None
             self._pool.give_back(connection, self._policy.keepalive)
         else:
@@ -423,6 +428,8 @@ class Relay:
     def _send_response(self, response: webob.Response) -> Steps:
         """Steps: answer with a response of a hook's or of ours; the upstream's body is dropped."""
         self._drop_connection()
+        if response.status_int < 200:
+            raise HookFailed(f"a hook answered with the interim status {response.status_int}")
         try:
             chunks = iter(response.app_iter)
             fields = merge_application_fields([], response.headerlist)
@@ -482,6 +489,8 @@ def error_response(error: ExchangeFailed, accept: str) -> webob.Response:
     made = status_map[error.status](_EXPLANATIONS.get(error.status))
     if error.status == 503:
         made.headers["Retry-After"] = "1"
+    if len(accept) > _LONGEST_ACCEPT:
+        accept = ""  # reading it takes WebOb long, and other exchanges wait meanwhile
     return webob.Request.blank("/", headers={"Accept": accept or "*/*"}).get_response(made)
 
 

@@ -179,6 +179,7 @@ def proxy_forward(
             recheck=_recheck(given, recheck_with),
             permit=partial(_permitted, engine) if route is None else None,
             choice=choice,
+            methods=None if route is None else route.methods,
         )
     except RequestRefused as error:
         raise http_error(error) from None

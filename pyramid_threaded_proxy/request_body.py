@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from io import BytesIO
 from typing import IO, Any
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.poller import READ, WRITE
-from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready
+from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready, Turn
 from pyramid_threaded_proxy.transfer import Hear, Moved, send_file
 
 _READ_SIZE = 64 * 1024
+#: Bytes after which the other exchanges of a mover have their turn.
+_A_TURN = 1024 * 1024
 
 
 def send_body(endpoint: Endpoint, head: bytes, body: Body | None, timeout: float, moved: Moved, hear: Hear) -> Any:
@@ -63,16 +67,16 @@ def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float,
     assert file is not None
     assert length is not None
     if body.start is not None:
-        file.seek(body.start)
+        yield from _on_file(body, file.seek, body.start)
     if length <= _READ_SIZE:
-        data = _read(file, length)
+        data = yield from _on_file(body, _read, file, length)
         return (yield from _send_data(endpoint, head, data, timeout, moved, hear))
     if not (yield from _send(endpoint, head, timeout, hear)):
         return False
     if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file) and endpoint.raw:
         steps = send_file(file, body.start, length, endpoint, timeout, moved, hear)
     else:
-        steps = _send_blocks(endpoint, file, length, timeout, moved, hear)
+        steps = _send_blocks(endpoint, body, length, timeout, moved, hear)
     return (yield from _send_in_mover(endpoint, steps))
 
 
@@ -87,14 +91,26 @@ def _send_in_mover(endpoint: Endpoint, steps: Any) -> Any:
     return whole
 
 
-def _send_blocks(endpoint: Endpoint, file: IO[bytes], length: int, timeout: float, moved: Moved, hear: Hear) -> Any:
-    left = length
+def _on_file(body: Body, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Steps: what a file object of the application's does may take long; memory and real files are read at once."""
+    file = body.file
+    assert file is not None
+    if not body.owned or isinstance(file, BytesIO) or _is_real_file(file):
+        return function(*arguments)
+    return (yield Call(function, *arguments))
+
+
+def _send_blocks(endpoint: Endpoint, body: Body, length: int, timeout: float, moved: Moved, hear: Hear) -> Any:
+    left, turn = length, 0
     while left:
-        data = _read(file, min(left, _READ_SIZE))
+        data = yield from _on_file(body, _read, body.file, min(left, _READ_SIZE))
         if not (yield from _send(endpoint, data, timeout, hear)):
             return False
         left -= len(data)
         moved(len(data))
+        if (turn := turn + len(data)) >= _A_TURN:
+            turn = 0
+            yield Turn()
     return True
 
 

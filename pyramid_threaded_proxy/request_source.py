@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 Environ = Mapping[str, Any]
 
 _BLOCK = 64 * 1024
+#: Characters of a client's text that the access log shows: a line is written in the loop's thread.
+_SHOWN = 1024
+#: Before a URL's host a name and password may stand (RFC 3986 3.2.1).
+_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@")
 
 
 def raw_target(environ: Environ) -> tuple[str, str | None]:
@@ -32,7 +37,7 @@ def raw_target(environ: Environ) -> tuple[str, str | None]:
         path = escaped_path(script_name + path_info) or "/"
         return split_target(path if query is None else f"{path}?{query}")
     path, query = split_target(raw)
-    if script_name and public_path_matches(path, path_info, ""):
+    if script_name and script_name == detach.url_prefix(environ) and public_path_matches(path, path_info, ""):
         # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
         path = escaped_path(script_name) + path
     if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
@@ -54,19 +59,22 @@ def client_body(environ: Environ, max_body: int | None) -> Body | None:
 
     Raises `BodyTooLarge` when it is larger than `max_body` bytes.
     """
+    file = environ["wsgi.input"]
     channel = detach.channel_of(environ)
     if channel is not None:
-        file, length = detach.request_body(channel)
-        _check_size(length, max_body)
-        return Body(file=file, length=length, start=0) if length else None
+        received, length = detach.request_body(channel)
+        # Only while nobody has put another one in its place: what was looked at is what is sent.
+        if received is file:
+            _check_size(length, max_body)
+            return Body(file=file, length=length, start=0) if length else None
     text = environ.get("CONTENT_LENGTH") or ""
-    file = environ["wsgi.input"]
     if text:
         if not (text.isascii() and text.isdigit()):
             raise ProtocolRefused("Content-Length is not a number (RFC 9110 8.6)")
         _check_size(int(text), max_body)
-        start = 0 if environ.get("webob.is_body_seekable") else None
-        return Body(file=file, length=int(text), start=start) if int(text) else None
+        # WebOb's copy, or what the application has put there: once the request is over nobody else closes it.
+        seekable = bool(environ.get("webob.is_body_seekable"))
+        return Body(file=file, length=int(text), start=0 if seekable else None, owned=seekable) if int(text) else None
     if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
         return Body(chunks=_blocks(file, max_body))
     return None
@@ -87,15 +95,21 @@ def _blocks(file: IO[bytes], max_body: int | None) -> Iterator[bytes]:
 
 
 def log_values(environ: Environ) -> tuple[str, str, str, str, str]:
-    """What the access log shows of the request: no query, in the path or in Referer, ever gets there."""
-    target = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "-")
+    """What the access log shows of the request: no query and no user of a URL, in target or Referer, gets there."""
+    target: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "-")
     return (
-        environ.get("REQUEST_METHOD", "-"),
-        target.partition("?")[0],
+        environ.get("REQUEST_METHOD", "-")[:_SHOWN],
+        _shown_url(target),
         environ.get("SERVER_PROTOCOL", "-"),
-        environ.get("HTTP_REFERER", "-").partition("?")[0].partition("#")[0],
-        environ.get("HTTP_USER_AGENT", "-"),
+        _shown_url(environ.get("HTTP_REFERER", "-")),
+        environ.get("HTTP_USER_AGENT", "-")[:_SHOWN],
     )
+
+
+def _shown_url(url: str) -> str:
+    """A URL or path without query, fragment and user."""
+    url = url.partition("?")[0].partition("#")[0]
+    return (_USER.sub(r"\1", url) if "@" in url else url)[:_SHOWN]
 
 
 def given_body(value: Any) -> Body | None:

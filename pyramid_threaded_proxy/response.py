@@ -112,7 +112,7 @@ class ProxyResponse(Response):
         try:
             descriptors.check(detach.descriptor_of(channel))
         except DescriptorsExhausted as error:
-            raise TooManyExchanges(f"open files ({error})") from None
+            raise TooManyExchanges("open files") from error
 
     def _pending(self) -> Fetch:
         if self._fetch is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pyramid_threaded_proxy.admission import Limits, Place
 from pyramid_threaded_proxy.balance import Balance, Choice, Upstream
@@ -145,6 +146,8 @@ class Route:
     methods: frozenset[str] | None
     request: RequestPolicy
     answer: AnswerPolicy
+    #: Mounts of other routes below this one's, from there on.
+    inner: tuple[str, ...] = ()
 
     @property
     def is_prefix(self) -> bool:
@@ -164,11 +167,24 @@ class Route:
             rest = rest_below(path, public)
             if rest is None:
                 raise TargetRefused("the path as it was sent is not below the mount")
+            if self.inner:
+                self._check_inner(path, public)
             target = join(upstream.base, rest, query)
         check_upstream_target(target)
         return target
 
 
+    def _check_inner(self, path: str, public: str) -> None:
+        """Upstreams that merge slashes or drop parameters could take the path for one that another route guards."""
+        means = _SLASHES.sub("/", _PARAMETERS.sub("", unquote(path)))
+        for rest in self.inner:
+            mount = unquote(public + rest)
+            if means == mount or means.startswith(mount + "/"):
+                raise TargetRefused("the path could mean another resource, which has a route of its own")
+
+
+_SLASHES = re.compile("/{2,}")
+_PARAMETERS = re.compile(";[^/]*")
 #: What may stand unescaped in a path (RFC 3986 3.3): a made path differs from a sent one as little as it can.
 _PATH_SAFE = "/~!$&'()*+,;=:@"
 

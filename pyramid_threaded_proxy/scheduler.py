@@ -85,11 +85,10 @@ class Loop:
         for fd, mask in events:
             endpoint = self._endpoints.get(fd)
             if endpoint is not None and endpoint.owner is not None:
-                endpoint.owner.on_event(endpoint, mask)
+                _guarded(endpoint.owner.on_event, endpoint, mask)
         inbox = self._inbox
         for _ in range(len(inbox)):
-            item = inbox.popleft()
-            item[0](*item[1:])
+            _guarded(*inbox.popleft())
         self._timers.run(self.now)
 
     def _disown(self) -> None:
@@ -114,9 +113,9 @@ class Loop:
             except IndexError:
                 return  # another thread may pass on the same items
             task = getattr(function, "__self__", None)
-            if isinstance(task, Task) and function == task.start and self._replacement is not None:
+            if isinstance(task, Task) and task not in self.tasks and self._replacement is not None and not task.done:
                 task.loop = self._replacement
-                task.loop.post(task.start)
+                task.loop.post(function)
 
     def look_at(self, task: Task, due: float) -> None:
         """Have the task look at its deadline at `due`."""
@@ -131,6 +130,8 @@ class Loop:
         """Tell `owner` when `endpoint` is ready for `events`."""
         endpoint.owner = owner
         endpoint.wanted = events
+        if endpoint.reset and not events:
+            return
         if endpoint.watched:
             events |= HANGUP
         if endpoint.armed != events:
@@ -168,6 +169,17 @@ class Loop:
             endpoint.loop = None
             del self._endpoints[endpoint.fd]
             self._poller.forget(endpoint.fd)
+
+
+def _guarded(function: Callable[..., None], *arguments: Any) -> None:
+    """Run one step of one task; what goes wrong there is that task's affair."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        log.exception("a step of the loop failed")
+        task = getattr(function, "__self__", None)
+        if isinstance(task, Task) and not task.done:
+            task.advance(None, RelayFailed(f"{type(error).__name__}: {error}"))
 
 
 def _nothing() -> None:
@@ -290,6 +302,11 @@ class Scheduler:
                 return None
             number = self._loops.index(loop)
             self._loops[number] = self._new_loop(number)
+            if number == 0:
+                # It looked after what the movers' exchanges may and may not do any more.
+                for mover in self._loops[1:]:
+                    for task in list(mover.tasks):
+                        task.cancel(RelayFailed("the loop broke"))
             return self._loops[number]
 
     def stop(self, timeout: float = 5.0) -> None:

@@ -55,7 +55,11 @@ class StreamedAnswer:
             raise self._exchange.error or RelayFailed("the exchange ended without an answer")
         status, fields = self._client.head
         self._left = next((int(value) for name, value in fields if name.lower() == "content-length"), None)
-        start_response(status, fields)
+        try:
+            start_response(status, fields)
+        except BaseException:
+            self.close()  # the server has not got this object yet, and so will not close it
+            raise
         return self
 
     def __iter__(self) -> Iterator[bytes]:
@@ -93,6 +97,9 @@ class StreamedAnswer:
     def _block(self, wait: Wait) -> Any:
         """Wait in this thread, in slices: nobody can wake it to say that the exchange is to end."""
         if not isinstance(wait, Ready):
+            interruption = self._interrupted()
+            if interruption is not None:
+                raise interruption
             return wait.block()
         deadline = time.monotonic() + wait.timeout
         while True:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TotalTimedOut
-from pyramid_threaded_proxy.poller import BROKEN, HANGUP, READ, wait_for
+from pyramid_threaded_proxy.poller import BROKEN, HANGUP, READ, RESET, wait_for
 
 if TYPE_CHECKING:
     from pyramid_threaded_proxy.scheduler import Loop, Scheduler
@@ -38,7 +38,7 @@ Steps = Generator["Wait", Any, None]
 class Endpoint:
     """A non-blocking socket and what a poller knows about it. Touched only by the loop that its task is in."""
 
-    __slots__ = ("armed", "fd", "loop", "may_half_close", "owner", "sock", "wanted", "watched")
+    __slots__ = ("armed", "fd", "loop", "may_half_close", "owner", "released", "reset", "sock", "wanted", "watched")
     #: Whether what the descriptor carries is what is read and written: nothing is encrypted.
     raw: ClassVar[bool] = True
 
@@ -49,6 +49,8 @@ class Endpoint:
         self.wanted = 0  # the events that the owner waits for
         self.watched = False  # whether a hang-up ends the owner
         self.may_half_close = False  # a hang-up means no more than that no more bytes come
+        self.reset = False  # the peer reset it: there is nothing to wait for
+        self.released = False  # it is another's by now: only its number is known here
         self.owner: Owner | None = None
         self.loop: Loop | None = None  # the loop whose poller knows it
 
@@ -169,19 +171,30 @@ class Ready(Wait):
 class Call(Wait):
     """Runs ``function(*arguments)`` in the pool; its value is what that returns, what it raises is raised in the task.
 
-    It is never abandoned half-way: an interruption waits until it ends, so that what it made has an owner.
+    One that has begun is never abandoned half-way: an interruption waits until it ends, so that what it made has an
+    owner. One that still waits for a thread is withdrawn.
     """
 
-    __slots__ = ("arguments", "function")
+    __slots__ = ("_ticket", "arguments", "function")
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function = function
         self.arguments = arguments
+        self._ticket = [None]  # who takes it, the pool or an interruption, decides
 
     def begin(self, task: Task) -> None:
         task.scheduler.pool.submit(self._run, task)
 
+    def _taken(self) -> bool:
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return True
+        return False
+
     def _run(self, task: Task) -> None:
+        if self._taken():
+            return
         try:
             value = self.function(*self.arguments)
         except BaseException as error:
@@ -193,7 +206,10 @@ class Call(Wait):
         return self.function(*self.arguments)
 
     def interrupt(self, task: Task, error: ExchangeFailed) -> None:
-        task.interruption = error
+        if self._taken():
+            task.interruption = error
+        else:
+            task.advance(None, error)
 
 
 class Hop(Wait):
@@ -217,6 +233,33 @@ class Hop(Wait):
 
     def interrupt(self, task: Task, error: ExchangeFailed) -> None:
         task.interruption = error
+
+
+class Turn(Wait):
+    """Lets the loop's other tasks have their turn; what ends the task is heard of then."""
+
+    __slots__ = ()
+
+    def begin(self, task: Task) -> None:
+        task.post(task.advance, None, None)
+
+    def block(self) -> None:
+        return None
+
+    def interrupt(self, task: Task, error: ExchangeFailed) -> None:
+        task.interruption = error
+
+
+class Checkpoint(Wait):
+    """Waits for nothing, but an exchange that was told to end meanwhile goes no further."""
+
+    __slots__ = ()
+
+    def block(self) -> None:
+        return None
+
+
+CHECKPOINT = Checkpoint()
 
 
 class Task:
@@ -278,8 +321,9 @@ class Task:
             except BaseException:
                 log.exception("an exchange ended with an unforeseen error")
                 return self._end()
+            value = None
             error, self.interruption = self.interruption, None
-            if error is None:
+            if error is None and wait is not CHECKPOINT:
                 error = self._begin(wait)
                 if error is None:
                     return
@@ -311,6 +355,13 @@ class Task:
         elif endpoint.watched and events & (HANGUP | BROKEN):
             self.loop.forget(endpoint)  # said once is enough: the poller would report it without end
             self.interrupt(ClientGone("the client closed its connection"))
+        elif endpoint.may_half_close and events & RESET:
+            # Nothing was awaited from this side, but what the other one sends has nowhere to go any more.
+            endpoint.reset = True
+            self.loop.forget(endpoint)
+            if isinstance(self.wait, Ready):
+                self.wait.stop()
+                self.advance((endpoint, events), None)
         else:
             self.loop.disarm(endpoint, events)
 
@@ -332,6 +383,8 @@ class Task:
             self.interrupt(wait.timed_out())
 
     def _begin_to_last(self) -> None:
+        if self.client is not None and self.client.released:
+            return  # only what follows the answer is still under way
         if self.on_lasting is not None:
             self.on_lasting()
         if self.client is not None:
@@ -349,7 +402,7 @@ class Task:
     def _arrive(self) -> None:
         loop = self.loop
         loop.tasks.add(self)
-        if self.client is not None and self.lasting:
+        if self.client is not None and self.lasting and not self.client.released:
             loop.watch(self.client, self)
         loop.look_at(self, loop.now + LASTING)
         self.advance(None, None)

@@ -7,7 +7,6 @@ The relay reads and writes plain sockets: what can't move at once is a `Blocking
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import ssl
 from dataclasses import dataclass
@@ -34,8 +33,13 @@ class TlsSocket(ssl.SSLSocket):
     layer, where no poller sees it.
     """
 
+    said_end = False  # our close_notify is out
+    over = False  # the peer's has come too: what comes now comes in the clear, from anybody
+
     def recv(self, buflen: int = 16384, flags: int = 0) -> bytes:
         """The next bytes; empty after the peer's close_notify. An end without one is an `OSError`."""
+        if self.over:
+            return b""
         try:
             return super().recv(buflen, flags)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -45,6 +49,8 @@ class TlsSocket(ssl.SSLSocket):
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
         """As `recv`, into a buffer."""
+        if self.over:
+            return 0
         try:
             return super().recv_into(buffer, nbytes, flags)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -65,13 +71,24 @@ class TlsSocket(ssl.SSLSocket):
         `ssl`'s own would go on in the clear. OpenSSL looks for the peer's close_notify at once, and drops data that
         it finds instead: where something has come already, the end of the TCP stream has to do.
         """
-        if select.select([self], [], [], 0)[0]:
+        if self.said_end or self._has_something():
             socket.socket.shutdown(self, how)
             return
+        self.said_end = True
         try:
             self.unwrap()
+            self.over = True
         except ssl.SSLWantReadError:
             pass  # ours is out, the peer's has not come: the usual case
+
+
+    def _has_something(self) -> bool:
+        """Whether bytes, or an end, have come that nobody has read; below the TLS layer."""
+        try:
+            socket.socket.recv(self, 1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def _would_block() -> NoReturn:

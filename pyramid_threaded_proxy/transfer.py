@@ -21,7 +21,7 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamGone,
 )
 from pyramid_threaded_proxy.poller import READ, WRITE
-from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps
+from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Turn
 
 #: Bytes: a body with at least so much to go is worth a hop to a mover.
 WORTH_MOVING = 64 * 1024
@@ -31,6 +31,8 @@ PIPE_SIZE = 1024 * 1024
 KEPT_PIPES = 16
 #: Bytes that should be there before a waiting mover is woken.
 LOW_WATER = 128 * 1024
+#: Bytes that the kernel moves before the other exchanges of a mover have their turn.
+A_TURN = 16 * 1024 * 1024
 #: Seconds that a fast upstream may take to get there, before every byte counts again.
 PATIENCE = 0.1
 #: Bytes that are taken from an upstream whose client is slower than it.
@@ -147,7 +149,7 @@ def splice_body(
 ) -> Steps:
     """Steps: move exactly `length` bytes from the upstream to the client through a pipe."""
     left = length
-    low_water = 1
+    low_water, turn = 1, 0
     while left or pipe.held:
         if left and pipe.held < pipe.size // 2:
             taken = _splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
@@ -168,6 +170,9 @@ def splice_body(
         else:
             pipe.held -= sent
             moved(sent)
+            if (turn := turn + sent) >= A_TURN:
+                turn = 0
+                yield Turn()
 
 
 def _await_bytes(source: Endpoint, low_water: int, timeout: float) -> Any:
@@ -202,7 +207,7 @@ def send_file(
     source: IO[bytes], start: int, length: int, target: Endpoint, timeout: float, moved: Moved, hear: Hear
 ) -> Any:
     """Steps: send `length` bytes of a real file to the upstream; returns False when that answers before the end."""
-    offset, end = start, start + length
+    offset, end, turn = start, start + length, 0
     descriptor = source.fileno()
     while offset < end:
         try:
@@ -218,4 +223,7 @@ def send_file(
                 raise EOFError(f"the request body ends {end - offset} bytes early")
             offset += sent
             moved(sent)
+            if (turn := turn + sent) >= A_TURN:
+                turn = 0
+                yield Turn()
     return True

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TunnelIdle, UpstreamGone
-from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.poller import READ, RESET, WRITE
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps
 
 #: Bytes read at a time.
@@ -94,6 +94,7 @@ def tunnel(
 
     Raises `ClientGone` or `UpstreamGone` when a side resets, `TunnelIdle` after `idle_timeout` seconds without a move.
     """
+    client.may_half_close = upstream.may_half_close = True
     up = _Way(client, upstream, early[0], moved[0], (ClientGone, UpstreamGone))
     down = _Way(upstream, client, early[1], moved[1], (UpstreamGone, ClientGone))
     while True:
@@ -101,7 +102,16 @@ def tunnel(
         down.advance()
         if up.done and down.done:
             return
-        yield Ready(client, _wanted(up, down), idle_timeout, TunnelIdle, upstream, _wanted(down, up))
+        reset, events = yield Ready(client, _wanted(up, down), idle_timeout, TunnelIdle, upstream, _wanted(down, up))
+        if events & RESET:
+            _on_reset(up if reset is upstream else down)
+
+
+def _on_reset(towards: _Way) -> None:
+    """A side has reset: what goes towards it is lost. What came from it before may still be read, or says so itself."""
+    if towards.gone_target is ClientGone:
+        raise ClientGone("the client reset the switched connection")
+    towards.open, towards.pending = False, b""
 
 
 def _wanted(outward: _Way, inward: _Way) -> int:

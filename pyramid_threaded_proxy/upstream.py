@@ -104,7 +104,7 @@ class Connection:
         if not self.endpoint.raw:
             try:
                 self.sock.shutdown(socket.SHUT_WR)
-            except OSError:
+            except (OSError, ValueError):
                 pass  # broken already, or its last write was cut short
         self.endpoint.close()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyramid.httpexceptions import HTTPMethodNotAllowed, HTTPNoContent
+from pyramid.httpexceptions import HTTPNoContent
 from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused
-from pyramid_threaded_proxy.forward import NEVER, choose, forward, http_error
+from pyramid_threaded_proxy.forward import choose, forward, http_error
 from pyramid_threaded_proxy.recheck import PROBE, Check, Probe, question_for, route_check
 from pyramid_threaded_proxy.request_source import raw_target
 from pyramid_threaded_proxy.route import Route, escaped_path
@@ -27,10 +27,9 @@ class ProxyView:
     def __call__(self, context: Any, request: Request) -> Response:
         probe = request.environ.get(PROBE)
         if isinstance(probe, Probe):
-            probe.allowed = True
+            probe.answer(request.authenticated_userid)
             return HTTPNoContent()
         route = self._engine.routes[self._name]
-        _check_method(route, request.environ["REQUEST_METHOD"])
         try:
             script_name = request.environ.get("SCRIPT_NAME", "")
             public = escaped_path(script_name) + route.mount if script_name else route.mount
@@ -53,6 +52,7 @@ class ProxyView:
                 prefix,
                 recheck=self._recheck(route, request),
                 choice=choice,
+                methods=route.methods,
             )
         except RequestRefused as error:
             raise http_error(error) from None
@@ -62,11 +62,3 @@ class ProxyView:
         if interval is None or router is None:
             return None
         return interval, route_check(router, question_for(request.environ))
-
-
-def _check_method(route: Route, method: str) -> None:
-    """After authorization: what a route allows is nobody's business who may not use it."""
-    allowed = route.methods
-    if method in NEVER or (allowed is not None and method not in allowed):
-        known = allowed or {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-        raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})

@@ -31,6 +31,7 @@ def held(request):
     connection.request("GET", "/held")
     body = connection.getresponse().read()
     connection.close()
+    print("held has been answered", flush=True)
     return Response(body)
 
 def taken(request):
@@ -157,10 +158,13 @@ class Process:
 
         def matches() -> list[str]:
             found = re.findall(pattern, self.text)
-            assert len(found) >= count or self._reader.is_alive(), f"it ended without {pattern!r}:\n{self.text}"
+            assert len(found) >= count or self._reader.is_alive(), f"it ended without {pattern!r}"
             return found if len(found) >= count else []
 
-        found: list[str] = wait_until(matches, f"{pattern!r}")
+        try:
+            found: list[str] = wait_until(matches, f"{pattern!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it has written:\n{self.text[-4000:]}") from None
         return found
 
     def ports(self, count: int = 1) -> list[int]:

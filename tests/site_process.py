@@ -69,7 +69,7 @@ class SiteProcess:
         return Vitals(*json.loads(self.get("/vitals")))
 
     def quiet_vitals(self) -> Vitals:
-        """What it holds when nothing is in flight, and nothing is kept for reuse."""
+        """What it holds when nothing is in flight and nothing is kept for reuse; at least one exchange has been."""
         wait_until(lambda: self.vitals().in_flight == 0, "the end of all exchanges")
         self.get("/forget")
         last: list[int] = []

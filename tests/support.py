@@ -109,6 +109,14 @@ class Wire:
         first, *lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")[:-2]
         return first, {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
+    def rest_or_reset(self) -> bytes:
+        """Everything until the peer closes, in whatever way."""
+        with suppress(ConnectionResetError):
+            while data := self.receive():
+                self.buffer += data
+        found, self.buffer = self.buffer, b""
+        return found
+
     def is_closed(self) -> bool:
         """Whether the peer has closed or reset; never waits."""
         if not select.select([self.sock], [], [], 0)[0]:

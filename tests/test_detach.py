@@ -208,8 +208,6 @@ def test_a_body_that_the_application_has_read(origin: MakeOrigin, site: MakeSite
     def reader(handler: Any, registry: Any) -> Any:
         def tween(request: Any) -> Any:
             seen.append(dict(request.POST))
-            # WebOb has made a copy, in a file that it leaves to the garbage collector.
-            request.add_finished_callback(lambda request: request.environ["wsgi.input"].close())
             return handler(request)
 
         return tween

@@ -5,28 +5,20 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import os
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
-from wsgiref.validate import validator
 
 import pytest
-import webtest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import PATIENCE, Answer, Origin, OriginWire, Script, received, wait_until
+from servers import ENGINE, SERVERS, Ask
+from support import PATIENCE, Origin, OriginWire, Script, received, wait_until
 
 from pyramid_threaded_proxy import ClientGone, Exchange, UpstreamGone
 
-ENGINE = "pyramid_threaded_proxy.engine"
 MakeOrigin = Callable[[Script], Origin]
 
 
@@ -113,95 +105,12 @@ def upstream_script(wire: OriginWire) -> None:
             wire.answer(b"" if request.method == "HEAD" else request.raw, "Content-Type: text/plain")
 
 
-# The servers
-
-
-Ask = Callable[..., Answer]
-
-
-@contextmanager
-def under_webtest(upstream: str, folder: Path) -> Iterator[Ask]:
-    made = application(upstream)
-    browser = webtest.TestApp(made)
-
-    def ask(path: str, method: str = "GET", body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
-        sent = dict(headers or {})
-        answer = browser.request(path, method=method, body=body, headers=sent, expect_errors=True)
-        code, _, reason = answer.status.partition(" ")
-        return Answer(int(code), reason, list(answer.headerlist), answer.body)
-
-    yield ask
-    made.registry[ENGINE].close()
-
-
-def over_http(port: int) -> Ask:
-    def ask(path: str, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, response.reason, response.getheaders(), response.read())
-        finally:
-            connection.close()
-
-    return ask
-
-
-class QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def under_wsgiref(upstream: str, folder: Path) -> Iterator[Ask]:
-    made = application(upstream)
-    server = make_server("127.0.0.1", 0, validator(made), handler_class=QuietHandler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield over_http(server.server_port)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        made.registry[ENGINE].close()
-
-
-@contextmanager
-def under_gunicorn(worker: str, upstream: str, folder: Path) -> Iterator[Ask]:
-    with socket.create_server(("127.0.0.1", 0)) as listener, (folder / f"{worker}.log").open("wb") as log:
-        # With more than one thread gunicorn makes a threaded worker of the sync one.
-        threads = "2" if worker == "gthread" else "1"
-        command = [
-            sys.executable, "-m", "gunicorn", "--worker-class", worker, "--threads", threads,
-            "--bind", f"fd://{listener.fileno()}", "--pythonpath", str(Path(__file__).parent),
-            "--worker-tmp-dir", str(folder), f"{__name__}:application({upstream!r})",
-        ]  # fmt: skip
-        environ = {**os.environ, "HOME": str(folder)}
-        process = subprocess.Popen(
-            command, pass_fds=[listener.fileno()], stdout=log, stderr=log, cwd=folder, env=environ
-        )
-        try:
-            yield over_http(listener.getsockname()[1])
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
-
-
-SERVERS: dict[str, Any] = {
-    "webtest": under_webtest,
-    "wsgiref": under_wsgiref,
-    "gunicorn-sync": lambda *arguments: under_gunicorn("sync", *arguments),
-    "gunicorn-gthread": lambda *arguments: under_gunicorn("gthread", *arguments),
-}
-
-
 @pytest.fixture(scope="module", params=SERVERS)
 def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Asks the application under one of the servers; one process serves the whole module."""
     with ExitStack() as stack:
         upstream = stack.enter_context(Origin(upstream_script))
-        yield stack.enter_context(SERVERS[request.param](upstream.url, tmp_path_factory.mktemp("server")))
+        yield stack.enter_context(SERVERS[request.param](application, upstream.url, tmp_path_factory.mktemp("server")))
 
 
 def told(ask: Ask) -> dict[str, Any]:

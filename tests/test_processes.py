@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -63,10 +64,11 @@ def hold(site: Site, gate: Gate, target: str) -> Wire:
 
 
 def tell(site: Site, number: int) -> None:
-    """Send the signal, and wait until it is obeyed."""
+    """Send the signal, and wait until nobody listens and the process has looked more than once at what is left."""
     site.process.tell(number)
     for port in site.ports:
         wait_refused(port)
+    site.process.wait_for("another signal cuts them")
 
 
 def last_answer(client: Wire) -> bytes:
@@ -201,6 +203,22 @@ def test_a_new_connection_is_served(run: Callable[..., Site], gate: Gate) -> Non
     assert site.process.ended() == -15
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+def test_what_the_kernel_has_is_served(run: Callable[..., Site], gate: Gate, kept: bool) -> None:
+    """Requests that the process has not read yet are served: on a connection that it had, or had not accepted yet."""
+    site = run(proxy__drain_timeout="5m")
+    known = site.first_exchange(gate)
+    site.process.tell(signal.SIGSTOP)
+    os.waitid(os.P_PID, site.process.pid, os.WSTOPPED | os.WNOWAIT)
+    client = known if kept else site.connect()
+    client.send(get("/own"))
+    site.process.tell(TERM)
+    site.process.tell(signal.SIGCONT)
+    assert read_answer(client)[2] == b"own"  # it may have been read before the signal was
+    assert client.rest() == b""
+    assert site.process.ended() == -15
+
+
 def test_a_silent_connection_is_not_waited_for(run: Callable[..., Site], gate: Gate) -> None:
     """A new connection that says nothing delays the end for no more than that moment."""
     site = run(proxy__drain_timeout="5m")
@@ -209,6 +227,17 @@ def test_a_silent_connection_is_not_waited_for(run: Callable[..., Site], gate: G
     site.process.tell(TERM)
     assert site.process.ended() == -15
     client.wait_closed()
+
+
+def test_a_view_whose_client_has_left_ends(run: Callable[..., Site], gate: Gate) -> None:
+    """An own view under way is not cut short because nobody waits for its answer."""
+    site = run(proxy__drain_timeout="5m", waitress__channel_request_lookahead="1")
+    site.first_exchange(gate)
+    hold(site, gate, "/held").close()
+    tell(site, TERM)
+    gate.opened.set()
+    assert site.process.ended() == -15
+    assert "held has been answered" in site.process.text
 
 
 def test_idle_upstream_connections_close(run: Callable[..., Site], gate: Gate) -> None:

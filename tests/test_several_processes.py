@@ -22,7 +22,7 @@ from support import PATIENCE, Origin, echo, wait_until
 
 OPERATING = Path(__file__).parent.parent / "docs" / "operating.md"
 #: Loads the application, and forks two processes that serve it. The parent ends when they have.
-FORKING = """
+FORKING = r"""
 import os, socket, sys
 from pyramid.paster import get_app, setup_logging
 from waitress import serve
@@ -33,13 +33,13 @@ listening = socket.socket(fileno=3)
 for number in range(2):
     child = os.fork()
     if child == 0:
-        print("child", os.getpid(), flush=True)
+        os.write(1, f"child {os.getpid()}\n".encode())
         serve(application, sockets=[listening])
         os._exit(0)
 listening.close()
 for _ in range(2):
     child, status = os.wait()
-    print("ended", child, os.waitstatus_to_exitcode(status), flush=True)
+    os.write(1, f"ended {child} {os.waitstatus_to_exitcode(status)}\n".encode())
 """
 
 

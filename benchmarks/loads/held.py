@@ -14,8 +14,8 @@ from benchmarks.loads.wire import BadAnswer, body_length, head_length, request
 
 #: Connections that are being opened at one time.
 _OPENING = 256
-#: Seconds after which a connection that was not taken is tried anew. The kernel itself would wait for whole seconds once
-#: the listener's queue was full, twice as long each time, and its waiting would be what is measured.
+#: Seconds after which a connection that was not taken is tried anew. The kernel itself would wait for whole seconds
+#: once the listener's queue was full, and its waiting would be what is measured.
 _IMPATIENCE = 0.05
 
 

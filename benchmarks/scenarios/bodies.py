@@ -8,5 +8,5 @@ from benchmarks.scenarios.moving import move
 
 def run(bench: Bench) -> None:
     times = 512 // bench.sizes.share
-    names = ("proxy", "haproxy", "nginx", "revproxy")
+    names = ("proxy", "haproxy", "haproxy-mt", "nginx", "revproxy")
     move(bench, "bodies", names, "bulk", path="/files/1m", connections=4, times=times)

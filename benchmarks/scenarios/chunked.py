@@ -9,4 +9,4 @@ from benchmarks.servers import MIB
 
 def run(bench: Bench) -> None:
     path = f"/stream/chunked/{512 * MIB // bench.sizes.share}"
-    move(bench, "chunked", ("proxy", "haproxy", "nginx"), "bulk", path=path, connections=1, chunked=True)
+    move(bench, "chunked", ("proxy", "haproxy", "haproxy-mt", "nginx"), "bulk", path=path, connections=1, chunked=True)

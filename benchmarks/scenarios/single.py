@@ -8,4 +8,4 @@ from benchmarks.scenarios.moving import move
 
 def run(bench: Bench) -> None:
     path = "/files/2g" if bench.sizes.share == 1 else "/files/256m"
-    move(bench, "single", ("proxy", "haproxy", "nginx"), "bulk", path=path, connections=1)
+    move(bench, "single", ("proxy", "haproxy", "haproxy-mt", "nginx"), "bulk", path=path, connections=1)
