@@ -72,7 +72,8 @@ class RequestFields:
         Raises `FieldRefused` for a value with a control character.
         """
         names = self._names
-        fields = [(name, value) for key, value in environ.items() if (name := names[key])]
+        # Servers join repeated fields: where the last one is empty, white space is left at the end (RFC 9110 5.5).
+        fields = [(name, value.strip(" \t")) for key, value in environ.items() if (name := names[key])]
         if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
             fields.append(("Content-Type", content_type))
         if self._cookies is not None and (cookie := environ.get("HTTP_COOKIE")):

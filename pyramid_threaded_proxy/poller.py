@@ -9,6 +9,7 @@ import os
 import select
 import selectors
 import socket
+import threading
 from typing import Protocol
 
 READ = 0x001
@@ -48,6 +49,7 @@ class EpollPoller:
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Edge-triggered: each write is an event of its own, and nobody has to read the counter back.
         self._epoll.register(self._eventfd, READ | select.EPOLLET)
+        self._closing = threading.Lock()  # a wake-up that comes late must not reach a descriptor of somebody else's
 
     def set(self, fd: int, events: int, known: bool) -> None:
         if known:
@@ -65,11 +67,14 @@ class EpollPoller:
         return events
 
     def wake(self) -> None:
-        os.eventfd_write(self._eventfd, 1)
+        with self._closing:
+            if not self._epoll.closed:
+                os.eventfd_write(self._eventfd, 1)
 
     def close(self) -> None:
-        self._epoll.close()
-        os.close(self._eventfd)
+        with self._closing:
+            self._epoll.close()
+            os.close(self._eventfd)
 
 
 class SelectorPoller:
@@ -141,6 +146,8 @@ class SelectorPoller:
             self._waker.send(b"x")
         except BlockingIOError:
             pass  # so full of wake-ups that one more would say nothing new
+        except OSError:
+            pass  # closed: nobody polls any more
 
     def close(self) -> None:
         self._selector.close()

@@ -72,6 +72,7 @@ class Probes:
             request = render_head(f"GET {route.settings.health_path} HTTP/1.1", fields)
             return _answer(connection, request, min(policy.read_timeout, PATIENCE), policy.max_head)
         finally:
+            connection.sock.setblocking(False)  # a farewell by TLS waits for nobody
             connection.close()
 
 

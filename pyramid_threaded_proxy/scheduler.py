@@ -109,13 +109,14 @@ class Loop:
         """Exchanges that had not begun when the loop died begin in the one that took its place."""
         while True:
             try:
-                function, *_ = self._inbox.popleft()
+                function, *arguments = self._inbox.popleft()
             except IndexError:
                 return  # another thread may pass on the same items
             task = getattr(function, "__self__", None)
-            if isinstance(task, Task) and task not in self.tasks and self._replacement is not None and not task.done:
-                task.loop = self._replacement
-                task.loop.post(function)
+            if not isinstance(task, Task) or self._replacement is None or (task.done and function != task.start):
+                continue
+            task.loop = self._replacement
+            task.loop.post(function, *arguments)
 
     def look_at(self, task: Task, due: float) -> None:
         """Have the task look at its deadline at `due`."""

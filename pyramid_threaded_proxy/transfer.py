@@ -107,17 +107,6 @@ def can_splice() -> bool:
     return hasattr(os, "splice") and hasattr(os, "pipe2")
 
 
-def read_some(source: Endpoint, size: int, timeout: float) -> Any:
-    """Steps: the next bytes from an upstream, at most `size`; empty at its end."""
-    while True:
-        try:
-            return source.sock.recv(size)
-        except BlockingIOError:
-            yield Ready(source, READ, timeout, ReadTimedOut)
-        except OSError as error:
-            raise upstream_gone(error) from None
-
-
 def send_to_client(target: Endpoint, data: bytes | memoryview, timeout: float) -> Steps:
     """Steps: write everything to the client."""
     view = memoryview(data)

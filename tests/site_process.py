@@ -108,6 +108,7 @@ def _status(pid: int, name: str) -> int:
 
 
 def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, int]) -> None:
+    import gc
     import resource
 
     from pyramid.config import Configurator
@@ -132,6 +133,7 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     def forget(request: Request) -> Response:
         engine.drain()
         engine.pipes.close()
+        gc.collect()  # an error's traceback may keep a file of waitress's for a while
         return Response()
 
     def own(request: Request) -> Response:

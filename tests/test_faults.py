@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,8 @@ def ask(connection: http.client.HTTPConnection, route: str, target: str, method:
 
 def ask_once(proxy: SiteProcess, target: str) -> str:
     """The same on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE)
-    try:
+    with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=PATIENCE)) as connection:
         return ask(connection, "/r", target)
-    finally:
-        connection.close()
 
 
 def is_an_end(framing: str, stage: str, how: str) -> bool:
@@ -86,7 +84,7 @@ def test_a_fault_at_a_stage(framing: str, stage: str, how: str, upstream: Origin
     if stage in ("before", "head"):
         assert seen == ("504" if how == "hang" else "502")
     else:
-        assert seen == "broken"
+        assert seen == "broken" or (how == "reset" and seen == "502")  # a reset takes along what was not read yet
     if how == "kill":
         upstream.wait_killed()
         assert ask_once(proxy, "/length/whole/-/2/10") == "502"
@@ -112,20 +110,21 @@ class Client:
             self.faults.append(repr(error))
 
     def _run(self) -> None:
-        connection = self._connect()
-        for number in range(self._exchanges):
-            if self._random.random() < 0.02:
-                connection.close()
-                connection = self._connect()
-            if self._random.random() < 0.02:
-                self._leave()
-                continue
-            seen = self._ask(connection, number)
-            self.seen[seen] += 1
-            if seen != "whole":
-                for upstream in self._upstreams:
-                    upstream.restart_if_dead()
-        connection.close()
+        done = 0
+        while done < self._exchanges:
+            with closing(self._connect()) as connection:
+                for _ in range(min(self._random.randrange(1, 100), self._exchanges - done)):
+                    done += 1
+                    self._exchange(connection, done)
+
+    def _exchange(self, connection: http.client.HTTPConnection, number: int) -> None:
+        if self._random.random() < 0.02:
+            return self._leave()
+        seen = self._ask(connection, number)
+        self.seen[seen] += 1
+        if seen != "whole":
+            for upstream in self._upstreams:
+                upstream.restart_if_dead()
 
     def _connect(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", self._proxy.port, timeout=PATIENCE)
@@ -133,16 +132,21 @@ class Client:
             connection._http_vsn, connection._http_vsn_str = 10, "HTTP/1.0"  # type: ignore[attr-defined]
         return connection
 
-    def _target(self, number: int) -> str:
+    def _target(self, number: int) -> tuple[str, str]:
+        """A route and a target."""
         framing, stage, how = self._random.choice(FAULTS)
+        while framing == "close" and how == "kill":
+            framing, stage, how = self._random.choice(FAULTS)
+        # A killed process's connections end in an orderly way: nobody can tell that from the end of such a body.
+        route = "/steady" if framing == "close" else self._random.choice(("/r", "/two"))
         size = self._random.choice((0, 10, 1000, 20_000, 200_000))
         rare = {"kill": 0.02, "hang": 0.2}.get(how, 1.0)
         if self._random.random() > 0.3 * rare:
             stage, how = "whole", "-"
-        return f"/{framing}/{stage}/{how}/{number}-{self._random.randrange(1 << 30)}/{size}"
+        return route, f"/{framing}/{stage}/{how}/{number}-{self._random.randrange(1 << 30)}/{size}"
 
     def _ask(self, connection: http.client.HTTPConnection, number: int) -> str:
-        route, target = self._random.choice(("/r", "/r", "/two")), self._target(number)
+        route, target = self._target(number)
         if self._random.random() < 0.15:
             return ask(connection, route, target, "POST", sealed(target))
         return ask(connection, route, target)
@@ -152,7 +156,8 @@ class Client:
         with socket.create_connection(("127.0.0.1", self._proxy.port), timeout=PATIENCE) as sock:
             sock.sendall(b"GET /r/chunked/whole/-/1/200000 HTTP/1.1\r\nHost: a\r\n\r\n")
             if self._random.random() < 0.5:
-                sock.recv(1000)
+                with suppress(ConnectionError):
+                    sock.recv(1000)
         self.seen["left"] += 1
 
 
@@ -172,11 +177,12 @@ def test_no_body_is_wrong_or_silently_short(tmp_path: Path) -> None:
     """10,000 exchanges with faults at random: a whole answer, a true error or a broken connection; nothing is left."""
     seed = int(os.environ.get("FAULTS_SEED") or random.randrange(1 << 30))
     print(f"FAULTS_SEED={seed}")
-    with OriginProcess() as first, OriginProcess() as second:
+    with OriginProcess() as first, OriginProcess() as second, OriginProcess() as steady:
         two = f"{first.url} {second.url}"
         settings = {
             "proxy.threads": "2",
             **route("r", first.url, **TIMEOUTS),
+            **route("steady", steady.url, **TIMEOUTS),
             **route("two", two, read_timeout="250ms", health__pause="200ms"),
         }
         with SiteProcess(tmp_path, settings) as proxy:
@@ -190,6 +196,7 @@ def test_no_body_is_wrong_or_silently_short(tmp_path: Path) -> None:
             assert min(seen["broken"], seen["502"], seen["left"]) > 100
             assert seen["504"] > 10
             assert first.kills > 3
+            assert steady.kills == 0
             assert (after.descriptors, after.threads, after.in_flight) == (before.descriptors, before.threads, 0)
             assert after.memory - before.memory < 8 * MIB
         for word in ("Traceback", "unforeseen", "ResourceWarning", "Exception ignored"):

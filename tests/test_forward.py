@@ -394,7 +394,9 @@ class Everybody(Policy):
 
 
 @pytest.mark.parametrize("sent", ["/app/reports/x%2Fy", "/reports/x%2Fy"])
-def test_a_url_prefix_may_be_stripped_in_front(origin: Origins, site: Sites, sent: str) -> None:
+def test_a_url_prefix_may_be_stripped_in_front(
+    origin: Callable[[Script], Origin], site: Callable[..., Site], sent: str
+) -> None:
     """With waitress's url_prefix the same resource is meant whether the front server leaves the prefix or takes it."""
     upstream = origin(echo)
     answer = site(route("reports", upstream.url + "/v2"), url_prefix="/app").get(sent)

@@ -33,7 +33,7 @@ def test_a_policy_that_comes_too_late_is_a_start_up_error(autocommit: bool) -> N
     config.include("pyramid_threaded_proxy")
     config.commit()
     config.set_security_policy(Policy())
-    with pytest.raises(SettingsError, match="proxy.routes.r: the security policy or default permission was set after"):
+    with pytest.raises(SettingsError, match=r"proxy\.routes\.r: the security policy or default permission was set"):
         config.make_wsgi_app()
 
 
@@ -46,7 +46,7 @@ def test_csrf_options_that_come_too_late_are_a_start_up_error() -> None:
         config.commit()
         config.set_default_csrf_options(require_csrf=True)
         if fails:
-            with pytest.raises(SettingsError, match="proxy.routes.r: the CSRF options were set after"):
+            with pytest.raises(SettingsError, match=r"proxy\.routes\.r: the CSRF options were set after"):
                 config.make_wsgi_app()
         else:
             config.make_wsgi_app()
@@ -78,7 +78,7 @@ def test_a_view_forwards_only_what_the_route_allows(origin: Origins, site: Sites
     )
     assert here.get("/own", method="DELETE").status == 405
     assert here.get("/own").status == 200
-    assert [wire for wire in upstream.wires if wire] and upstream.accepted == 1
+    assert upstream.accepted == 1
 
 
 @pytest.mark.parametrize("how", ["view", "middleware"])

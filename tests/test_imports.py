@@ -23,7 +23,8 @@ LAYERS = (
     ("scheduler", "tasks", "poller", "timers"),
     # says what is wanted
     ("route", "settings", "settings_table", "settings_urls", "settings_sources", "settings_values"),
-    ("in_flight", "admission", "descriptors", "stopping", "events", "hooks", "rules", "exchange", "balance", "health", "origin", "tls"),
+    ("in_flight", "admission", "descriptors", "stopping", "events", "hooks", "rules", "exchange"),
+    ("balance", "health", "origin", "tls"),
     # pure bytes: no sockets, clocks, threads, Pyramid
     ("forwarded", "fields", "cookies", "target", "framing", "head", "allow"),
     ("exceptions",),

@@ -178,6 +178,7 @@ def test_a_request_body_of_unknown_length(ask: Ask) -> None:
     """A chunked request body goes up chunked; `max_body` is noticed while it is sent."""
     request = received(ask("/r/plain", "POST", iter([b"abc", b"de"])))
     assert (request.one("Transfer-Encoding"), request.body) == ("chunked", b"abcde")
+    wait_until(lambda: told(ask)["in_flight"] == 0, "the place")
     assert ask("/small/plain", "POST", iter([b"12345678901"])).status == 413
 
 

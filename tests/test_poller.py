@@ -184,3 +184,17 @@ def test_the_relay_lives_on_selectors(
     for wire in upstream.wires:
         wire.sock.shutdown(socket.SHUT_RDWR)
     assert where.get("/r/").status == 200
+
+
+@pytest.mark.parametrize("kind", [EpollPoller, SelectorPoller])
+def test_a_wake_up_that_comes_too_late(kind: Callable[[], Poller], stack: ExitStack) -> None:
+    """A poller that is closed is not woken, and nothing is written to whoever has its descriptors now."""
+    made = kind()
+    made.close()
+    pairs = [socket.socketpair() for _ in range(4)]
+    made.wake()
+    for pair in pairs:
+        for sock in map(stack.enter_context, pair):
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)

@@ -338,6 +338,7 @@ def test_a_switched_connection(tls_origin: MakeTls, authority: Authority, site: 
         wire.sock.suppress_ragged_eofs = False
         assert wire.receive() == b""  # close_notify, not a ragged end
         wire.send(b"bye")
+        wire.sock.unwrap()
         ended.set()
 
     upstream = tls_origin(script, maximum=maximum)
@@ -395,3 +396,20 @@ def test_the_log_names_no_file_contents(
     where.get("/r/x?secret=1")
     wait_until(lambda: any("not valid" in record.getMessage() for record in caplog.records))
     assert not any("secret" in record.getMessage() for record in caplog.records)
+
+
+def test_probes_over_tls(tls_origin: MakeTls, authority: Authority, site: MakeSite) -> None:
+    """An active probe speaks TLS as the route does, and doesn't wait for the upstream's farewell."""
+    asked = []
+
+    def script(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            asked.append(request.target)
+            wire.answer(b"")
+
+    upstream = tls_origin(script)
+    keys = {"tls__ca_file": authority.ca_file, "health__path": "/well", "health__interval": "20ms"}
+    where = site(route("r", upstream.url, **keys))
+    assert where.get("/r/").status == 200
+    wait_until(lambda: asked.count("/well") > 3, "some probes")
+    assert not where.engine.routes["r"].balance.upstreams[0].health.down

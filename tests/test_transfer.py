@@ -21,7 +21,7 @@ from pyramid_threaded_proxy import transfer
 from pyramid_threaded_proxy.exceptions import ClientGone, ReadTimedOut, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.tasks import Endpoint
-from pyramid_threaded_proxy.transfer import KEPT_PIPES, Pipe, Pipes, read_some, send_file, send_to_client, splice_body
+from pyramid_threaded_proxy.transfer import KEPT_PIPES, Pipe, Pipes, send_file, send_to_client, splice_body
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -261,16 +261,8 @@ def test_splice_times_out_and_tells_who_is_gone(pair: MakePair) -> None:
     pipe.close()
 
 
-def test_read_some_and_send_to_client_time_out(pair: MakePair) -> None:
-    """A read gives what is there, an empty one is the end; a client that takes nothing is a time-out."""
-    source, upstream = pair()
-    with pytest.raises(ReadTimedOut):
-        drive(read_some(source, 10, 0.02))
-    upstream.sendall(b"abc")
-    assert drive(read_some(source, 2, 5)) == b"ab"
-    assert drive(read_some(source, 2, 5)) == b"c"
-    upstream.close()
-    assert drive(read_some(source, 2, 5)) == b""
+def test_send_to_client_times_out(pair: MakePair) -> None:
+    """A client that takes nothing is a time-out."""
     with pytest.raises(transfer.ClientTimedOut):
         drive(send_to_client(pair()[0], bytes(32 << 20), 0.02))
 

@@ -104,7 +104,7 @@ def test_nginx(nginx: dict[str, str], site: MakeSite, kind: str) -> None:
     assert (part.status, len(part.body)) == (206, 100)
     assert where.get("/r/none").status == 404
     assert where.get("/r/here").one("Location") in (f"{where.url}/r/there", "/r/there")
-    assert sum(len(pool._idle) for pool in where.engine.upstreams.pools()) == 1
+    wait_until(lambda: sum(len(pool._idle) for pool in where.engine.upstreams.pools()) == 1, "the connection")
 
 
 def test_all_of_them_as_one_set(nginx: dict[str, str], site: MakeSite) -> None:

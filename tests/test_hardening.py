@@ -1,0 +1,210 @@
+"""What a review of threads and ownership found: each way to hold up, break or fool the relay that was once open."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+from support import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
+
+from pyramid_threaded_proxy import upstream as upstream_module
+
+Origins = Callable[[Script], Origin]
+Sites = Callable[..., Site]
+
+
+def with_view(view: Callable[[Any], Any]) -> Callable[[Configurator], None]:
+    def configure(config: Configurator) -> None:
+        config.add_route("own", "/own")
+        config.add_view(view, route_name="own")
+
+    return configure
+
+
+def test_a_slow_complete_hook_touches_no_socket(origin: Origins, site: Sites) -> None:
+    """A hook that outlasts its answer by far leaves the connection, which is waitress's or closed by then, alone."""
+    held, gate, in_hook = threading.Event(), threading.Event(), threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            if request.target == "/held":
+                held.set()
+                gate.wait(PATIENCE)
+            wire.answer(b"ok")
+
+    def complete(exchange: Any) -> None:
+        in_hook.set()
+        gate.wait(PATIENCE)
+
+    upstream = origin(script)
+    here = site(
+        route("r", upstream.url),
+        configure=with_view(lambda request: request.proxy_fetch(upstream.url + "/x", on_complete=complete)),
+    )
+    innocent = here.client()
+    innocent.send(b"GET /r/held HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert held.wait(PATIENCE)
+    assert here.get("/own", {"Connection": "close"}).body == b"ok"
+    kept = here.client()
+    kept.send(b"GET /own HTTP/1.1\r\nHost: a\r\n\r\n")
+    kept.until(b"\r\n\r\nok")
+    assert in_hook.wait(PATIENCE)
+    loop = here.engine.scheduler.loop
+    tasks = set(loop.tasks)
+    wait_until(lambda: all(task.lasting for task in tasks), "the tasks to last")
+    assert here.engine.scheduler.loop is loop
+    kept.send(b"GET /r/again HTTP/1.1\r\nHost: a\r\n\r\n")
+    kept.until(b"\r\n\r\nok")
+    gate.set()
+    innocent.until(b"\r\n\r\nok")
+    for client in (innocent, kept):
+        client.close()
+
+
+def test_what_was_told_to_end_is_not_sent(origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exchange that is closed while its connection is made sends nothing, be the connection ready a moment later."""
+    connecting, go_on = threading.Event(), threading.Event()
+    upstream = origin(echo)
+    here = site(route("r", upstream.url))
+    connect = upstream_module.OriginPool.connect
+
+    def slowly(self: Any, *arguments: Any) -> Any:
+        connecting.set()
+        go_on.wait(PATIENCE)
+        return connect(self, *arguments)
+
+    monkeypatch.setattr(upstream_module.OriginPool, "connect", slowly)
+    client = here.client()
+    client.send(b"POST /r/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+    assert connecting.wait(PATIENCE)
+    assert here.engine.in_flight.close(route="r") == 1
+    go_on.set()
+    assert client.head()[0].startswith("HTTP/1.1 503 ")
+    client.close()
+    wait_until(lambda: upstream.wires and upstream.wires[0].sock.fileno() < 0, "the end of the connection")
+    assert upstream.requests == []
+
+
+def test_a_fast_stream_of_small_chunks_can_be_ended(origin: Origins, site: Sites) -> None:
+    """While both sides are as fast as the mover, other bodies move on and the exchange hears that it is to end."""
+    block = b"40\r\n" + bytes(64) + b"\r\n"
+
+    def script(wire: OriginWire) -> None:
+        request = wire.request()
+        if request is None:
+            return
+        if request.target == "/big":
+            wire.answer(bytes(3_000_000))
+            return
+        wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            wire.send(block * 8000)
+
+    here = site(route("r", origin(script).url))
+    readers = []
+    for _ in range(2):
+        client = here.client()
+        client.send(b"GET /r/endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        reader = threading.Thread(target=client.wait_closed)
+        reader.start()
+        readers.append((reader, client))
+    wait_until(lambda: all(one.stats.bytes_down > 1_000_000 for one in here.engine.in_flight), "the streams to run")
+    assert len(here.get("/r/big").body) == 3_000_000
+    assert here.engine.in_flight.close(route="r") == 2
+    for reader, client in readers:
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+        client.close()
+
+
+def test_a_slow_file_of_a_view_holds_nobody_up(origin: Origins, site: Sites) -> None:
+    """A file object whose `read` blocks is read in the pool: other exchanges go on meanwhile."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(io.RawIOBase):
+        def __init__(self) -> None:
+            self.inner = io.BytesIO(b"x" * 100_000)
+
+        def tell(self) -> int:
+            return self.inner.tell()
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return self.inner.seek(offset, whence)
+
+        def read(self, size: int = -1) -> bytes:
+            reading.set()
+            go_on.wait(PATIENCE)
+            return self.inner.read(size)
+
+    upstream = origin(echo)
+    here = site(
+        route("r", upstream.url),
+        configure=with_view(lambda request: request.proxy_fetch(upstream.url, method="PUT", body=Slow())),
+    )
+    client = here.client()
+    client.send(b"GET /own HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert reading.wait(PATIENCE)
+    assert here.get("/r/").status == 200
+    go_on.set()
+    assert client.rest().endswith(b"x" * 1000)
+    client.close()
+
+
+def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: Origins, site: Sites) -> None:
+    """Streamed: when `start_response` raises, the place and the upstream's connection are given back."""
+    upstream = origin(echo)
+    here = site(route("r", upstream.url))
+
+    def refusing(status: str, fields: Any, exc_info: Any = None) -> Any:
+        raise ValueError("no")
+
+    environ = {
+        "REQUEST_METHOD": "GET", "PATH_INFO": "/r/x", "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_NAME": "a",
+        "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "a", "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(), "REMOTE_ADDR": "127.0.0.1",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no"):
+        here.application(environ, refusing)
+    assert here.engine.admission.in_flight == 0
+    assert len(here.engine.in_flight) == 0
+
+
+def test_a_call_that_has_not_begun_is_withdrawn(
+    origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While every pool thread looks names up, an exchange that waits for one can still be ended."""
+    busy, go_on = threading.Semaphore(0), threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hanging(host: Any, *arguments: Any, **keywords: Any) -> Any:
+        if host == "slow.example":
+            busy.release()
+            go_on.wait(PATIENCE)
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return look_up(host, *arguments, **keywords)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    here = site(
+        route("slow", "http://slow.example:1") | route("r", origin(echo).url) | {"proxy.threads": "2"}
+    )
+    clients = []
+    for path in ("/slow/", "/slow/", "/r/"):
+        client = here.client()
+        client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        clients.append(client)
+        if path == "/slow/":
+            assert busy.acquire(timeout=PATIENCE)
+    wait_until(lambda: len(here.engine.in_flight) == 3)
+    wait_until(lambda: [task for task in here.engine.scheduler.loop.tasks if task.lasting], "the tasks to last")
+    assert here.engine.in_flight.close(route="r") == 1
+    assert clients[2].head()[0].startswith("HTTP/1.1 503 ")
+    go_on.set()
+    for client in clients[:2]:
+        assert client.head()[0].startswith("HTTP/1.1 502 ")
+    for client in clients:
+        client.close()
