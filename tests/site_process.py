@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -54,15 +55,11 @@ class SiteProcess:
 
     def get(self, path: str) -> bytes:
         """The body of one of the application's own pages."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-            assert response.status == 200, (response.status, body)
-            return body
-        finally:
-            connection.close()
+        with closing(self._connect()) as connection:
+            return _read(connection, path)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     def vitals(self) -> Vitals:
         """What it holds at this moment."""
@@ -71,15 +68,17 @@ class SiteProcess:
     def quiet_vitals(self) -> Vitals:
         """What it holds when nothing is in flight and nothing is kept for reuse; at least one exchange has been."""
         wait_until(lambda: self.vitals().in_flight == 0, "the end of all exchanges")
-        self.get("/forget")
-        last: list[int] = []
+        seen: list[Vitals] = []
+        # All on one connection: one for each would be counted, or not, while it is closed.
+        with closing(self._connect()) as connection:
+            _read(connection, "/forget")
 
-        def settled() -> bool:
-            last.append(self.vitals().descriptors)
-            return len(last) > 10 and len(set(last[-10:])) == 1
+            def settled() -> bool:
+                seen.append(Vitals(*json.loads(_read(connection, "/vitals"))))
+                return len(seen) > 20 and len({vitals.descriptors for vitals in seen[-20:]}) == 1
 
-        wait_until(settled, "an end of closing")
-        return self.vitals()
+            wait_until(settled, "an end of closing")
+        return seen[-1]
 
     def forget_peak(self) -> None:
         """`peak` counts from here on."""
@@ -97,6 +96,14 @@ class SiteProcess:
         self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    assert response.status == 200, (response.status, body)
+    return body
 
 
 def _status(pid: int, name: str) -> int:

@@ -27,7 +27,7 @@ MakeOrigin = Callable[[Script], Origin]
 
 def application(upstream: str) -> Any:
     """An application with a proxied route, hooks, and views that tell how it fares."""
-    config = Configurator(settings={"proxy.max_exchanges": "1", "pyramid.includes": "pyramid_threaded_proxy"})
+    config = Configurator(settings={"proxy.max_exchanges": "2", "pyramid.includes": "pyramid_threaded_proxy"})
     state = {"complete": 0, "error": "", "streaming": 0, "held": []}
 
     class Listener(logging.Handler):
@@ -50,11 +50,12 @@ def application(upstream: str) -> Any:
         return Response(json_body={**state, "held": None, "in_flight": engine.admission.in_flight})
 
     def take(request: Request) -> Response:
-        state["held"] = [request.registry[ENGINE].admission.admit()]
+        state["held"] = [request.registry[ENGINE].admission.admit() for _ in range(2)]
         return Response()
 
     def free(request: Request) -> Response:
-        state["held"].pop().release()
+        while state["held"]:
+            state["held"].pop().release()
         return Response()
 
     def fetch(request: Request) -> Any:
@@ -225,6 +226,7 @@ def test_a_broken_answer(ask: Ask, path: str) -> None:
 
 def test_limits(ask: Ask) -> None:
     """Above `max_exchanges` there is a 503 with Retry-After, and then there is room again."""
+    wait_until(lambda: told(ask)["in_flight"] == 0, "the end of all exchanges")
     ask("/take")
     answer = ask("/r/plain")
     assert (answer.status, answer.one("Retry-After")) == (503, "1")

@@ -258,6 +258,7 @@ def test_a_hook_that_raises(ask: Ask) -> None:
 @pytest.fixture
 def take(ask: Ask) -> Iterator[Any]:
     """Takes places; all are given back in the end."""
+    wait_until(lambda: json.loads(ask("/tell").body)[0] == 0, "the end of all exchanges")
     yield lambda route, user="": ask(f"/take/{route}" + (f"?user={user}" if user else ""))
     ask("/free")
 
