@@ -81,7 +81,6 @@ class TlsSocket(ssl.SSLSocket):
         except ssl.SSLWantReadError:
             pass  # ours is out, the peer's has not come: the usual case
 
-
     def _has_something(self) -> bool:
         """Whether bytes, or an end, have come that nobody has read; below the TLS layer."""
         try:

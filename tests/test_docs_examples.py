@@ -6,11 +6,14 @@ import ast
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from certificates import Authority
+from conftest import program_path
 from docs_support import BIN, PAGES, ROOT, Block, blocks, every, ini, prose
 from pyramid.config import Configurator
 from pyramid.request import Request
@@ -196,7 +199,7 @@ ALICE = {"X-User": "alice"}
 def test_pages_with_python_have_a_test() -> None:
     """A page with a Python example is one of those that are run below, by the tutorial's test, or with processes."""
     with_python = {page for page in PAGES if blocks(page, "python")}
-    here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md"}
+    here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md"}
     # `test_docs_tutorial` and `test_several_processes`
     assert with_python == here | {"tutorial.md", "operating.md"}
 
@@ -315,6 +318,43 @@ def test_fetching_tells_faults(origin: OriginMaker, site: Callable[..., Site]) -
     answer = site(configure=configure).get("/")
     assert raised == ["ValueRefused", "ValueRefused", "TypeError", "SettingsError", "ProxyResponseError"]
     assert (answer.one("X-Frame-Options"), answer.one("X-Own"), answer.one("Cache-Control")) == ("DENY", "1", None)
+
+
+def test_upstreams(
+    library: Callable[[str, str], Library],
+    origin: OriginMaker,
+    site: Callable[..., Site],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The page's authority is believed for the name it gives; an upstream that fails is told of, and its return."""
+    caplog.set_level("INFO", logger="library")
+    authority = Authority(tmp_path, program_path("openssl"))
+    failing = threading.Event()
+    failing.set()
+
+    def moody(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None and not (failing.is_set() and request.target != "/ready"):
+            wire.answer(request.raw)
+
+    with Origin(echo_or_move, wrap=authority.server("DNS:accounts.library.example")) as secured:
+        made = library("upstreams.md", origin(moody).url)
+        running = made.site(
+            site,
+            **{
+                "proxy.routes.accounts.upstream": f"{secured.url}/v1",
+                "proxy.routes.accounts.tls.ca_file": str(authority.ca_file),
+                "proxy.routes.search.health.pause": "10ms",
+                "proxy.routes.search.health.interval": "20ms",
+                "proxy.routes.search.health.fails": "1",
+            },
+        )
+        assert running.get("/accounts/7", ALICE).body.startswith(b"GET /v1/7 HTTP/1.1\r\n")
+        assert running.get("/search/x", ALICE).status == 502
+        wait_until(lambda: " of search rests" in caplog.text, "the line of a failure")
+        failing.clear()
+        wait_until(lambda: " of search is back" in caplog.text, "the line of a return")
+        assert running.get("/search/x", ALICE).body.startswith(b"GET /x HTTP/1.1\r\n")
 
 
 def feed(wire: OriginWire) -> None:

@@ -58,7 +58,7 @@ def test_every_page_is_on_the_index() -> None:
 
 WAITRESS_SETTINGS = {
     "asyncore_use_poll", "connection_limit", "recv_bytes", "max_request_body_size", "max_request_header_size",
-    "inbuf_overflow", "trusted_proxy", "trusted_proxy_headers", "threads",
+    "inbuf_overflow", "trusted_proxy", "trusted_proxy_headers", "threads", "url_prefix",
 }  # fmt: skip
 #: What of other packages is named on the pages, in full or by its last part.
 FOREIGN_PATHS = {

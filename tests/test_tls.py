@@ -326,7 +326,7 @@ def test_a_stale_connection_is_replaced(tls_origin: MakeTls, authority: Authorit
 
 @VERSIONS
 def test_a_switched_connection(tls_origin: MakeTls, authority: Authority, site: MakeSite, maximum: Any) -> None:
-    """Bytes go both ways over TLS, many records' worth, and each side's end reaches the other, upstream as TLS's own."""
+    """Bytes go both ways over TLS, and each side's end reaches the other, upstream as TLS's own."""
     ended = threading.Event()
     load = os.urandom(1 << 20)
 
