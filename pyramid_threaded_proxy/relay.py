@@ -11,7 +11,6 @@ import time
 from typing import Any, Protocol
 
 import webob
-from webob.exc import status_map
 
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.body import BodyMover, BodyReader, body_reader
@@ -34,6 +33,7 @@ from pyramid_threaded_proxy.fields import connection_options, merge_application_
 from pyramid_threaded_proxy.framing import Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.head import HeadReader, ResponseHead, render_head
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
+from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body
 from pyramid_threaded_proxy.route import Fetch
@@ -50,17 +50,6 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 MOST_INTERIM = 16
 #: Bytes read at a time while a head is expected: most small answers come whole.
 HEAD_READ = 64 * 1024
-
-_LONGEST_ACCEPT = 1024
-
-#: What the client is told; the exception itself is for the log.
-_EXPLANATIONS = {
-    500: "The request could not be completed.",
-    403: "You may not go on with this request.",
-    502: "The server behind this page could not be reached, or gave no valid answer.",
-    503: "The request was ended by this server. Please try again later.",
-    504: "The server behind this page did not answer in time.",
-}
 
 
 class Host(Protocol):
@@ -298,14 +287,14 @@ class Relay:
         if policy.hooks.response is not None:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
             if instead is not None:
-                return (yield from self._send_response(instead))
+                return (yield from self._answer_instead(instead))
         answer.fields = merge_application_fields(answer.final_fields(), self._fetch.application_fields)
         answer.fields = policy.rules.apply(answer.fields)
         if policy.hooks.headers is not None:
             answer = yield from self._ask_headers_hook(answer)
         shown, shown_length = self._towards_client(answer.status, head, framing, length)
         if shown is Framing.NONE and framing is not Framing.NONE:
-            yield from self._write_answer(answer, shown, shown_length)
+            yield from self._client.send(opening(self._client, answer, shown, shown_length))
             return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
         unsent, brought = self._begin(answer, shown, shown_length, reader)
@@ -326,7 +315,7 @@ class Relay:
         """
         rest, self._reader.rest = self._reader.rest, b""
         pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
-        first = b"".join([self._open(answer, framing, length), *pieces])
+        first = b"".join([opening(self._client, answer, framing, length), *pieces])
         return self._client.send_now(first), sum(map(len, pieces))
 
     # Or the connection is switched to another protocol
@@ -350,7 +339,7 @@ class Relay:
         self._exchange.response = answer
         hook = self._policy.hooks.response
         if hook is not None and (instead := (yield Call(run_answering_hook, "response", hook, self._exchange))):
-            return (yield from self._send_response(instead))
+            return (yield from self._answer_instead(instead))
         answer.fields = self._policy.rules.apply(answer.fields)
         if self._policy.hooks.headers is not None:
             answer = yield from self._ask_headers_hook(answer)
@@ -392,12 +381,6 @@ class Relay:
         fresh.fields = merge_application_fields([], fresh.final_fields())
         return fresh
 
-    def _open(self, answer: UpstreamAnswer, framing: Framing, length: int | None) -> bytes:
-        try:
-            return self._client.open(answer.status, answer.reason, list(answer.fields), framing, length)
-        except ValueRefused as error:
-            raise HookFailed(str(error)) from None
-
     def _move_rest(self, reader: BodyReader) -> Steps:
         assert self._connection is not None
         policy = self._policy
@@ -423,46 +406,10 @@ class Relay:
         if connection is not None:
             connection.close()
 
-    # Answers of our own
-
-    def _send_response(self, response: webob.Response) -> Steps:
-        """Steps: answer with a response of a hook's or of ours; the upstream's body is dropped."""
+    def _answer_instead(self, response: webob.Response) -> Steps:
+        """Steps: a response of a hook's or of ours; the upstream's body is dropped."""
         self._drop_connection()
-        if response.status_int < 200:
-            raise HookFailed(f"a hook answered with the interim status {response.status_int}")
-        try:
-            chunks = iter(response.app_iter)
-            fields = merge_application_fields([], response.headerlist)
-            answer = UpstreamAnswer(response.status_int, response.status[4:], fields)
-            answer.fields = merge_application_fields(answer.fields, self._fetch.application_fields)
-            self._exchange.response = answer
-            bodiless = self._fetch.head_only or answer.status in (204, 304)
-            length = None if answer.status in (204, 304) else response.content_length
-            framing = Framing.NONE if bodiless else Framing.CHUNKED if length is None else Framing.LENGTH
-            yield from self._write_answer(answer, framing, length)
-            if not bodiless:
-                yield from self._send_chunks(chunks, framing, length)
-        finally:
-            close = getattr(response.app_iter, "close", None)
-            if close is not None:
-                yield Call(close)
-
-    def _write_answer(self, answer: UpstreamAnswer, framing: Framing, length: int | None) -> Steps:
-        yield from self._client.send(self._open(answer, framing, length))
-
-    def _send_chunks(self, chunks: Any, framing: Framing, length: int | None) -> Steps:
-        chunked = framing is Framing.CHUNKED and self._client.passes_framing and self._client.minor > 0
-        left = length or 0
-        while (chunk := (yield Call(_next_chunk, chunks))) is not None:
-            if length is not None and (left := left - len(chunk)) < 0:
-                raise HookFailed("a response's body is longer than its Content-Length")
-            if chunk:
-                yield from self._client.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-                self._exchange.stats.bytes_down += len(chunk)
-        if left:
-            raise HookFailed("a response's body is shorter than its Content-Length")
-        if chunked:
-            yield from self._client.send(b"0\r\n\r\n")
+        return send_response(response, self._fetch, self._client)
 
     # It failed
 
@@ -479,28 +426,9 @@ class Relay:
                 pass  # its traceback is in the log, and the first error is the one that counts
         if self._client.opened or isinstance(error, (ClientGone, ClientTimedOut)):
             return
-        yield from self._send_response(instead or error_response(error, self._fetch.accept))
+        yield from self._answer_instead(instead or error_response(error, self._fetch.accept))
         self._closed = True
         self._client.close()
-
-
-def error_response(error: ExchangeFailed, accept: str) -> webob.Response:
-    """What the client gets for an exchange that failed before its head: WebOb's own, in a form that it accepts."""
-    made = status_map[error.status](_EXPLANATIONS.get(error.status))
-    if error.status == 503:
-        made.headers["Retry-After"] = "1"
-    if len(accept) > _LONGEST_ACCEPT:
-        accept = ""  # reading it takes WebOb long, and other exchanges wait meanwhile
-    return webob.Request.blank("/", headers={"Accept": accept or "*/*"}).get_response(made)
-
-
-def _next_chunk(chunks: Any) -> bytes | None:
-    """The next piece of an application's iterable. A pool thread."""
-    try:
-        return next(chunks, None)
-    except Exception as error:
-        log.exception("the body of a hook's response broke")
-        raise HookFailed(f"a response's body raised {type(error).__name__}") from error
 
 
 def _said_length(head: ResponseHead) -> int | None:

@@ -18,7 +18,7 @@ LAYERS = (
     ("config", "views", "request", "tween", "forward", "response", "engine"),
     # moves an exchange
     ("request_source", "detach", "stream", "recheck", "accesslog", "operator_log", "probes"),
-    ("relay", "request_body", "tunnel", "body", "client", "transfer", "upstream"),
+    ("relay", "own_answer", "request_body", "tunnel", "body", "client", "transfer", "upstream"),
     # runs what is ready, parks what waits
     ("scheduler", "tasks", "poller", "timers"),
     # says what is wanted

@@ -1,0 +1,111 @@
+"""Answers that no upstream gave: a response of a hook's, or the page for an exchange that failed before its head."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import webob
+from webob.exc import status_map
+
+from pyramid_threaded_proxy.client import Client
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
+from pyramid_threaded_proxy.exchange import UpstreamAnswer
+from pyramid_threaded_proxy.fields import merge_application_fields
+from pyramid_threaded_proxy.framing import Framing
+from pyramid_threaded_proxy.route import Fetch
+from pyramid_threaded_proxy.tasks import Call, Steps
+
+log = logging.getLogger(__name__)
+
+#: Characters: reading a longer Accept takes WebOb long, and other exchanges wait meanwhile.
+_LONGEST_ACCEPT = 1024
+
+#: What the client is told; the exception itself is for the log.
+_EXPLANATIONS = {
+    500: "The request could not be completed.",
+    403: "You may not go on with this request.",
+    502: "The server behind this page could not be reached, or gave no valid answer.",
+    503: "The request was ended by this server. Please try again later.",
+    504: "The server behind this page did not answer in time.",
+}
+
+
+def error_response(error: ExchangeFailed, accept: str) -> webob.Response:
+    """What the client gets for an exchange that failed before its head: WebOb's own, in a form that it accepts."""
+    made = status_map[error.status](_EXPLANATIONS.get(error.status))
+    if error.status == 503:
+        made.headers["Retry-After"] = "1"
+    if len(accept) > _LONGEST_ACCEPT:
+        accept = ""
+    return webob.Request.blank("/", headers={"Accept": accept or "*/*"}).get_response(made)
+
+
+def opening(client: Client, answer: UpstreamAnswer, framing: Framing, length: int | None) -> bytes:
+    """Begin the answer; what overrides and hooks made of it is checked here. Raises `HookFailed`."""
+    try:
+        return client.open(answer.status, answer.reason, list(answer.fields), framing, length)
+    except ValueRefused as error:
+        raise HookFailed(str(error)) from None
+
+
+def send_response(response: webob.Response, fetch: Fetch, client: Client) -> Steps:
+    """Steps: answer with a WebOb response, whose body is read, and closed, in pool threads."""
+    if response.status_int < 200:
+        raise HookFailed(f"a hook answered with the interim status {response.status_int}")
+    try:
+        yield from _send(response, fetch, client)
+    except GeneratorExit:
+        _close(response)
+        raise
+    except BaseException:
+        yield Call(_close, response)
+        raise
+    yield Call(_close, response)
+
+
+def _send(response: webob.Response, fetch: Fetch, client: Client) -> Steps:
+    chunks = iter(response.app_iter)
+    fields = merge_application_fields([], response.headerlist)
+    answer = UpstreamAnswer(response.status_int, response.status[4:], fields)
+    answer.fields = merge_application_fields(answer.fields, fetch.application_fields)
+    fetch.exchange.response = answer
+    bodiless = fetch.head_only or answer.status in (204, 304)
+    length = None if answer.status in (204, 304) else response.content_length
+    framing = Framing.NONE if bodiless else Framing.CHUNKED if length is None else Framing.LENGTH
+    yield from client.send(opening(client, answer, framing, length))
+    if not bodiless:
+        yield from _send_chunks(chunks, framing, length, fetch, client)
+
+
+def _send_chunks(chunks: Any, framing: Framing, length: int | None, fetch: Fetch, client: Client) -> Steps:
+    chunked = framing is Framing.CHUNKED and client.passes_framing and client.minor > 0
+    left = length or 0
+    while (chunk := (yield Call(_next_chunk, chunks))) is not None:
+        if length is not None and (left := left - len(chunk)) < 0:
+            raise HookFailed("a response's body is longer than its Content-Length")
+        if chunk:
+            yield from client.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+            fetch.exchange.stats.bytes_down += len(chunk)
+    if left:
+        raise HookFailed("a response's body is shorter than its Content-Length")
+    if chunked:
+        yield from client.send(b"0\r\n\r\n")
+
+
+def _next_chunk(chunks: Any) -> bytes | None:
+    """The next piece of an application's iterable. A pool thread."""
+    try:
+        return next(chunks, None)
+    except Exception as error:
+        log.exception("the body of a hook's response broke")
+        raise HookFailed(f"a response's body raised {type(error).__name__}") from error
+
+
+def _close(response: webob.Response) -> None:
+    close = getattr(response.app_iter, "close", None)
+    try:
+        if close is not None:
+            close()
+    except Exception:
+        log.exception("closing the body of a hook's response raised")
