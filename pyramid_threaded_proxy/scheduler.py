@@ -199,19 +199,22 @@ class Pool:
         self._queue: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
+        self._stopped = False
         self._threads: list[threading.Thread] = []
 
     def submit(self, function: Callable[[Any], None], argument: Any) -> None:
         """Run ``function(argument)`` in one of the threads. `function` must not raise."""
         thread = None
         with self._lock:
-            if self._idle > self._queue.qsize() or len(self._threads) >= self._size:
-                pass
+            if self._stopped:
+                # Nobody waits in the queue any more, and what is still to be given back must be.
+                thread = threading.Thread(target=function, args=(argument,), name=f"{self._name}-late", daemon=True)
             else:
-                number = len(self._threads)
-                thread = threading.Thread(target=self._main, name=f"{self._name}-{number}", daemon=True)
-                self._threads.append(thread)
-        self._queue.put((function, argument))
+                self._queue.put((function, argument))
+                if self._idle < self._queue.qsize() and len(self._threads) < self._size:
+                    name = f"{self._name}-{len(self._threads)}"
+                    thread = threading.Thread(target=self._main, name=name, daemon=True)
+                    self._threads.append(thread)
         if thread is not None:
             thread.start()
 
@@ -230,6 +233,7 @@ class Pool:
     def stop(self) -> list[threading.Thread]:
         """Let the threads end when the queue is empty; returns them."""
         with self._lock:
+            self._stopped = True
             threads = list(self._threads)
         for _ in threads:
             self._queue.put(None)
@@ -316,5 +320,8 @@ class Scheduler:
             loops, self._loops, self._pid = self._loops, [], 0
         for loop in loops:
             loop.stop()
-        for thread in [loop.thread for loop in loops] + self.pool.stop():
+        for loop in loops:
+            loop.thread.join(timeout)
+        # After the loops: what they break off may still have something to do in the pool.
+        for thread in self.pool.stop():
             thread.join(timeout)

@@ -161,7 +161,7 @@ def test_usage_of_this_process() -> None:
     with accounts.Watch(os.getpid()) as watch:
         while accounts.usage(os.getpid()).cpu < watch.before.cpu + 2 / accounts.TICKS:
             sum(range(10000))
-    assert watch.cpu >= 2 / accounts.TICKS
+    assert watch.cpu >= 1.99 / accounts.TICKS
     assert watch.most.rss > 1 << 20
     assert watch.most.threads >= 1
 
