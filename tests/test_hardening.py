@@ -115,6 +115,7 @@ def test_a_fast_stream_of_small_chunks_can_be_ended(origin: Origins, site: Sites
         readers.append((reader, client))
     wait_until(lambda: all(one.stats.bytes_down > 1_000_000 for one in here.engine.in_flight), "the streams to run")
     assert len(here.get("/r/big").body) == 3_000_000
+    wait_until(lambda: len(here.engine.in_flight) == 2, "the end of the third")
     assert here.engine.in_flight.close(route="r") == 2
     for reader, client in readers:
         reader.join(PATIENCE)
