@@ -238,8 +238,9 @@ def test_a_subrequest_has_one_place(origin: MakeOrigin, site: MakeSite) -> None:
         config.add_subscriber(started.append, ExchangeStarted)
 
     made = site({**route("r", origin(echo).url), "proxy.max_exchanges": "1"}, configure=configure)
-    assert made.get("/own").status == 200
-    assert made.get("/own").status == 200
+    for _ in range(2):
+        wait_until(lambda: made.engine.admission.in_flight == 0)
+        assert made.get("/own").status == 200
     assert len(started) == 2
 
 
