@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import support
 from support import Origin, Script, Site
 
 
@@ -20,6 +22,11 @@ def program_path(name: str) -> str:
             pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
         pytest.skip(f"{name} is not installed")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _earlier_threads() -> None:
+    support.EARLIER = set(threading.enumerate())
 
 
 @pytest.fixture

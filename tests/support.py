@@ -35,6 +35,15 @@ def wait_until(condition: Callable[[], Any], what: str = "the condition", timeou
     return value
 
 
+#: The threads that were there when the present test began; one that blocks may outlive the test that made it.
+EARLIER: set[threading.Thread] = set()
+
+
+def own_threads(*prefixes: str) -> list[str]:
+    """The names of the threads that this test's own doings have started, those with one of the prefixes."""
+    return sorted(thread.name for thread in set(threading.enumerate()) - EARLIER if thread.name.startswith(prefixes))
+
+
 def open_descriptors() -> set[str]:
     """What this process has open, as ``number -> target``."""
     found = set()

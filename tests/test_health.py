@@ -12,7 +12,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.response import Response
-from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
+from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, own_threads, route, wait_until
 from webtest import TestApp
 
 from pyramid_threaded_proxy import UpstreamDown, UpstreamUp
@@ -328,7 +328,7 @@ def test_probes_stop(origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptu
         wait_until(lambda: upstream.accepted > 2)
         where.engine.close()
         asked = upstream.accepted
-        assert not any(thread.name.startswith("pproxy") for thread in threading.enumerate())
+        assert own_threads("pproxy") == []
         assert upstream.accepted == asked
         assert not caplog.records
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.threadlocal import get_current_request
-from support import Answer, Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
+from support import Answer, Origin, OriginWire, Script, Site, answering, echo, in_turn, own_threads, route, wait_until
 
 from pyramid_threaded_proxy import ExchangeFinished, ExchangeStarted
 from pyramid_threaded_proxy.exchange import Exchange
@@ -108,7 +108,7 @@ def test_a_quiet_exchange_holds_no_thread(origin: MakeOrigin, site: MakeSite) ->
         wire.send(OK)
 
     def names() -> set[str]:
-        return {thread.name for thread in threading.enumerate() if thread.name.startswith(("pproxy", "waitress"))}
+        return set(own_threads("pproxy", "waitress"))
 
     where = site({"proxy.threads": "2", **route("r", origin(script).url)}, connection_limit=500)
     clients, threads = [], []

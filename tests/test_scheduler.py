@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Origin, OriginWire, Script, Site, echo, in_turn, route, wait_until
+from support import Origin, OriginWire, Script, Site, echo, in_turn, own_threads, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut
 from pyramid_threaded_proxy.poller import READ, WRITE
@@ -66,7 +66,7 @@ def start(scheduler: Scheduler, steps: Steps, *more: Any) -> Task:
 
 def threads() -> list[str]:
     """The names of our threads."""
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("pproxy"))
+    return own_threads("pproxy")
 
 
 # Tasks

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Origin, OriginWire, Script, Site, Wire, echo, route, wait_until
+from support import Origin, OriginWire, Script, Site, Wire, echo, own_threads, route, wait_until
 
 ASK = b"GET /ws/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -287,7 +287,7 @@ def test_tunnels_hold_no_thread(origin: Origins, site: Sites) -> None:
     clients = [switched(here)]
 
     def ours() -> int:
-        return sum(thread.name.startswith(("pproxy", "waitress")) for thread in threading.enumerate())
+        return len(own_threads("pproxy", "waitress"))
 
     clients += [switched(here) for _ in range(7)]
     before = ours()
