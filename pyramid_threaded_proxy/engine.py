@@ -67,13 +67,14 @@ class Engine:
         self.in_flight.add(fetch.exchange, task.cancel)
         if fetch.policy.total_timeout is not None:
             task.limit = fetch.exchange.stats.started + fetch.policy.total_timeout
-        task.post(task.start)
         self.probes.start()
         if fetch.recheck is not None:
             Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
         if self._joined != os.getpid():
             self._joined = os.getpid()
             channel.join_stop(self)
+        # Last: from here on the loop owns the exchange and the channel, and may be done with both already.
+        task.post(task.start)
 
     def stream(self, fetch: Fetch) -> StreamedAnswer:
         """Run an exchange in this very thread, as a WSGI iterable."""

@@ -13,6 +13,10 @@ from pyramid.config import Configurator
 from support import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
 
 from pyramid_threaded_proxy import upstream as upstream_module
+from pyramid_threaded_proxy.detach import DetachedConnection
+from pyramid_threaded_proxy.probes import Probes
+from pyramid_threaded_proxy.recheck import Recheck
+from pyramid_threaded_proxy.tasks import Task
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]
@@ -209,3 +213,27 @@ def test_a_call_that_has_not_begun_is_withdrawn(
         assert client.head()[0].startswith("HTTP/1.1 502 ")
     for client in clients:
         client.close()
+
+
+def test_the_hand_over_comes_last(origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker touches neither exchange, channel nor threads once the loop has them: they may be over by then.
+
+    Probes that began behind it could start the threads of an application anew that had just been closed.
+    """
+    order: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(self: Any, *arguments: Any) -> Any:
+            if threading.current_thread().name.startswith("waitress-"):
+                order.append(f"{owner.__name__}.{name}")
+            return original(self, *arguments)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in ((Probes, "start"), (Recheck, "start"), (DetachedConnection, "join_stop"), (Task, "post")):
+        noted(owner, name)
+    assert site(route("r", origin(echo).url, recheck="5s")).get("/r/").status == 200
+    assert sorted(order[:-1]) == ["DetachedConnection.join_stop", "Probes.start", "Recheck.start"]
+    assert order[-1] == "Task.post"
