@@ -13,7 +13,7 @@ from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.balance import Upstream
+from pyramid_threaded_proxy.balance import Choice, Upstream
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
@@ -158,14 +158,7 @@ def proxy_forward(
     answering = replace(answering, hooks=_either(hooks, answering.hooks))
     name = route.name if route is not None else "proxy_forward"
     try:
-        _, query = raw_target(request.environ)
-        if route is None or choice is None:
-            target = _url_target(url_or_route_name, path, query)
-        else:
-            matched = request.matchdict or {}
-            target = _route_target(choice.upstream, path, query, matched)
-            if len(route.balance.upstreams) > 1:
-                choice.target_of = lambda upstream: _route_target(upstream, path, query, matched)
+        target = _forward_target(request, url_or_route_name, path, route, choice)
         return forward(
             request,
             engine,
@@ -183,6 +176,17 @@ def proxy_forward(
         )
     except RequestRefused as error:
         raise http_error(error) from None
+
+
+def _forward_target(request: Request, url: str, path: str, route: Route | None, choice: Choice | None) -> str:
+    """The target at the URL, or at the chosen upstream of the route, which can then be made for another one too."""
+    _, query = raw_target(request.environ)
+    if route is None or choice is None:
+        return _url_target(url, path, query)
+    matched = request.matchdict or {}
+    if len(route.balance.upstreams) > 1:
+        choice.target_of = lambda upstream: _route_target(upstream, path, query, matched)
+    return _route_target(choice.upstream, path, query, matched)
 
 
 class ProxyExchanges:
