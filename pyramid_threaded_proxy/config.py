@@ -36,7 +36,7 @@ from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.health import Health
 from pyramid_threaded_proxy.hooks import Hooks
-from pyramid_threaded_proxy.request import ProxyExchanges, proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.request import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, location_bases, make_hooks, request_policy
 from pyramid_threaded_proxy.settings import RouteSettings, SettingsError, load_settings, route_from_keywords
 from pyramid_threaded_proxy.target import UpstreamPattern
@@ -60,8 +60,8 @@ def include(config: Configurator) -> None:
     config.registry[ENGINE] = Engine(config.registry, settings.process)
     detach.install()
     config.add_directive("add_proxy_route", add_proxy_route)
-    config.add_request_method(proxy_fetch)
-    config.add_request_method(proxy_forward)
+    config.add_request_method(RequestMethod(proxy_fetch), "proxy_fetch")
+    config.add_request_method(RequestMethod(proxy_forward), "proxy_forward")
     config.add_request_method(ProxyExchanges(config.registry[ENGINE].in_flight), "proxy_exchanges")
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(_application_created, ApplicationCreated)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, update_wrapper
 from typing import Any
 
 from pyramid.httpexceptions import HTTPBadGateway
@@ -187,6 +188,27 @@ def _forward_target(request: Request, url: str, path: str, route: Route | None, 
     if len(route.balance.upstreams) > 1:
         choice.target_of = lambda upstream: _route_target(upstream, path, query, matched)
     return _route_target(choice.upstream, path, query, matched)
+
+
+class RequestMethod:
+    """A request method that holds the request weakly.
+
+    Pyramid stores what ``__get__`` gives on each request of the application. A bound method there makes a cycle of it,
+    so that requests, and what they hold, live until the garbage collector runs, which costs own views time as well.
+    """
+
+    def __init__(self, function: Callable[..., Response]) -> None:
+        self._function = function
+        update_wrapper(self, function)
+
+    def __get__(self, request: Any, owner: Any = None) -> Callable[..., Response]:
+        return partial(self, weakref.ref(request))
+
+    def __call__(self, request: Callable[[], Request | None], *arguments: Any, **keywords: Any) -> Response:
+        live = request()
+        if live is None:
+            raise ReferenceError(f"the request of this {self._function.__name__}() is no more")
+        return self._function(live, *arguments, **keywords)
 
 
 class ProxyExchanges:
