@@ -4,10 +4,11 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
 
 * ``BaseWSGIServer.channel_class``, ``HTTPChannel.task_class`` and ``parser_class``;
   ``environ["waitress.client_disconnected"]`` is a method bound to the live channel;
-* ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped), ``requests``,
-  ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``_flush_some`` (sends with ``send``),
-  ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``, ``server``, ``adj``, ``addr``, ``will_close``,
-  ``handle_close``, ``close``;
+* ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped; what that does),
+  ``requests``, ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``current_outbuf_count``,
+  ``_flush_some`` (sends with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
+  ``server``, ``adj``, ``addr``, ``will_close``, ``close_when_flushed``, ``readable`` (what it looks at),
+  ``handle_read``, ``handle_close``, ``close``;
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,
   ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``);
 * ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
@@ -23,10 +24,10 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
 
 ``tests/test_waitress_contract.py`` fails the day one of these changes.
 
-While nothing is detached a channel is waitress's own but for ``service``, the rare ``handle_close`` and ``close``, and
-what it does with bytes behind a request that asks for an upgrade: those are kept, and never run. While its exchange
-is in the relay its class is `_DetachedChannel`, which waitress's main thread neither reads, writes, times out nor
-closes.
+While nothing is detached a channel is waitress's own but for ``service``, ``readable``, the rare ``handle_close`` and
+``close``, and what it does with bytes behind a request that asks for an upgrade: those are kept, and never run. While
+its exchange is in the relay its class is `_DetachedChannel`, which waitress's main thread neither reads, writes, times
+out nor closes.
 """
 
 from __future__ import annotations
@@ -180,6 +181,8 @@ class DetachableChannel(HTTPChannel):
     handover: Handover | None = None
     task_ends: tuple[Callable[[], None], ...] = ()
     spoiled = False  # main thread: bytes came that belong to no request
+    unread = False  # main thread: bytes came behind the request in work, and wait
+    unwatched = True  # main thread: waitress's loop does not hear of the client's next bytes unless it is woken
     asked_out = False  # under outbuf_lock: it is, or will be, out of waitress's tables
     hung_up = False  # under outbuf_lock: waitress wanted to close the connection while it was detached
     loop_ended = False  # under outbuf_lock: waitress's loop is over and will not close anything any more
@@ -207,6 +210,27 @@ class DetachableChannel(HTTPChannel):
                     self.will_close = True
                     return False
         return bool(HTTPChannel.received(self, data))
+
+    def readable(self) -> bool:
+        """Main thread, each turn. Stock waitress does not wait for a client whose request is in work.
+
+        This one does, and leaves unread what comes: so that nobody has to wake its loop when an exchange ends.
+        """
+        self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
+        if self.will_close or self.close_when_flushed or self.total_outbufs_len:
+            return False
+        if len(self.requests) <= self.adj.channel_request_lookahead:
+            self.unread = False
+        elif self.unread:
+            return False
+        self.unwatched = False
+        return True
+
+    def handle_read(self) -> None:
+        if len(self.requests) > self.adj.channel_request_lookahead:
+            self.unread = True
+        else:
+            HTTPChannel.handle_read(self)
 
     def service(self) -> None:
         """Run one request in a worker thread."""
@@ -303,24 +327,28 @@ def _warn_of_select() -> None:
 
 
 class _DetachedChannel(DetachableChannel):
-    """A channel whose connection the relay owns. Waitress's main thread sees something that never has work for it."""
+    """A channel whose connection the relay owns. Waitress's main thread learns that bytes came, and does nothing."""
 
     def readable(self) -> bool:
-        return False
+        self.unwatched = True
+        if self.unread:
+            return False
+        self.unwatched = False
+        return True
 
     def writable(self) -> bool:
         return False
 
     def handle_read(self) -> None:
-        """Seen readable in the turn in which it was detached: the bytes wait."""
+        self.unread = True
 
     def handle_write(self) -> None:
-        """Likewise."""
+        """Seen writable in the turn in which it was detached."""
 
     def handle_close(self) -> None:
         with self.outbuf_lock:
             if type(self) is _DetachedChannel:
-                self.hung_up = True
+                self.hung_up = self.unread = True
             else:  # given back while this thread waited for the lock
                 self.handle_close()
 
@@ -449,21 +477,39 @@ class DetachedConnection:
 class _Finished:
     """Stands in for the task that the relay has done, so that waitress runs its own epilogue behind it."""
 
-    def __init__(self, close: bool) -> None:
-        self.close_on_finish = close
+    close_on_finish = False
+
+    def __init__(self, channel: Any, request: Any) -> None:
+        del channel.task_class  # before the epilogue, which may let another worker in
 
     def service(self) -> None:
         """Nothing: the answer is written."""
 
 
+class _FinishedLast(_Finished):
+    """The same, for the last answer on its connection."""
+
+    close_on_finish = True
+
+
+def _end_request(channel: DetachableChannel) -> bool:
+    """Do what `HTTPChannel.service` does behind its task, where no more than this is to be done; whether it was."""
+    with channel.requests_lock:
+        if len(channel.requests) > 1 or channel.request is not None or channel.current_outbuf_count:
+            return False
+        channel.requests.pop().close()
+    channel.last_activity = time.time()
+    # Behind the pop: if the main thread looked before, it has said so.
+    if channel.unwatched and channel.connected:
+        channel.server.pull_trigger()
+    return True
+
+
 def _run_epilogue(channel: DetachableChannel, close: bool) -> None:
     """Have waitress end the request: close its body, start the next one or close the connection, wake its loop."""
-
-    def finished(channel: Any, request: Any) -> _Finished:
-        del channel.task_class  # before the epilogue, which may let another worker in
-        return _Finished(close)
-
-    channel.task_class = finished  # type: ignore[assignment]
+    if not close and _end_request(channel):
+        return
+    channel.task_class = _FinishedLast if close else _Finished  # type: ignore[assignment]
     HTTPChannel.service(channel)
 
 

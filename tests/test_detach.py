@@ -28,7 +28,7 @@ from detaching import (
 from pyramid.config import Configurator
 from support import PATIENCE, OriginWire, echo, route, wait_until
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy import detach, tasks
 
 
 @pytest.fixture
@@ -78,7 +78,6 @@ def test_a_lasting_channel_leaves_the_tables(origin: MakeOrigin, site: MakeSite,
     client.send(get("/r/x"))
     gate.wait_asked()
     assert type(channel) is detach._DetachedChannel
-    assert not channel.readable()
     assert not channel.writable()
     wait_until(lambda: not in_tables(app, channel), "leaving the tables", timeout=2)
     gate.opened.set()
@@ -90,6 +89,49 @@ def test_a_lasting_channel_leaves_the_tables(origin: MakeOrigin, site: MakeSite,
     assert app.channels == [channel]
     client.close()
     wait_until(lambda: not app.channels, "the end of the connection")
+
+
+def test_bytes_behind_an_exchange_wait(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waitress's loop hears of them once, reads nothing, and is woken at the exchange's end: it sleeps an hour here."""
+    monkeypatch.setattr(tasks, "LASTING", 3600.0)  # leaving its tables would wake it as well
+    app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets, asyncore_loop_timeout=3600)
+    client = app.client()
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    (channel,) = connections(app)
+    looks: list[bool] = []
+    app.on_main_thread(lambda: looks.append(channel.readable()))
+    client.send(get("/own"))
+    wait_until(lambda: channel.unread, "hearing of the bytes")
+    app.on_main_thread(lambda: looks.append(channel.readable()))
+    assert looks == [True, False]
+    assert len(channel.requests) == 1
+    gate.opened.set()
+    assert body(client) == b"/x"
+    assert body(client) == b"own"
+    client.close()
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_the_next_request_is_heard(origin: MakeOrigin, site: MakeSite, sockets: int, lookahead: int) -> None:
+    """Whoever ends a request wakes waitress's loop where it must be woken: its own look around is an hour away here."""
+    settings = {"asyncore_loop_timeout": 3600, "channel_request_lookahead": lookahead}
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets, **settings)
+    clients = [app.client() for _ in range(4)]
+    for count in range(60):
+        for client in clients:
+            client.send(get("/r/x") if count % 3 else get("/own"))
+            if count % 5 == 0:
+                client.send(get("/r/y") + get("/own"))
+        for client in clients:
+            body(client)
+            if count % 5 == 0:
+                body(client)
+                assert body(client) == b"own"
+    for client in clients:
+        client.close()
 
 
 def test_a_short_exchange_stays_in_the_tables(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
