@@ -35,7 +35,7 @@ from pyramid_threaded_proxy.head import HeadReader, ResponseHead, render_head
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
 from pyramid_threaded_proxy.poller import READ
-from pyramid_threaded_proxy.request_body import send_body
+from pyramid_threaded_proxy.request_body import send_body, send_now
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.tasks import CHECKPOINT, Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
@@ -134,7 +134,6 @@ class Relay:
 
     def _answer(self) -> Steps:
         head, framing, length = yield from self._ask()
-        self._exchange.stats.first_byte = time.monotonic()
         if head.status == 101:
             return (yield from self._switch(head, self._reader.rest))
         if framing is Framing.NONE and self._reader.rest:
@@ -150,11 +149,15 @@ class Relay:
             try:
                 if connection is None:
                     connection = yield from self._connect()
-                self._connection = connection
-                yield CHECKPOINT  # it may have been told to end while it connected
-                yield from self._send(connection.endpoint)
-                head = yield from self._read_head(connection.endpoint)
-                answer = (head, *answer_framing(self._exchange.request.method, head))
+                endpoint = connection.endpoint
+                rest = self._send_head(endpoint)
+                self._request_sent = not rest or (yield from self._send(endpoint, rest))
+                while self._head is None:
+                    yield Ready(endpoint, READ, self._policy.read_timeout, ReadTimedOut)
+                    if (yield from self._hear(endpoint)) and self._head is None:
+                        raise UpstreamGone("closed in its head" if self._reader.started else "closed without an answer")
+                self._exchange.stats.first_byte = time.monotonic()
+                framing, length = answer_framing(self._exchange.request.method, self._head)
             except (ConnectFailed, UpstreamGone, ReadTimedOut, AnswerRefused) as error:
                 self._drop_connection()
                 if self._was_stale(connection, error):
@@ -171,7 +174,7 @@ class Relay:
                 continue
             if (choice := self._fetch.choice) is not None and choice.upstream.health.succeeded():
                 yield from self._tell_change(choice.upstream, "")
-            return answer
+            return self._head, framing, length
 
     def _was_stale(self, connection: Connection | None, error: ExchangeFailed) -> bool:
         """A kept connection that turns out to be closed says nothing of upstream or request (RFC 9112 9.3.1)."""
@@ -187,7 +190,8 @@ class Relay:
                 self._flight.flights.pop()
             self._flight = choice.upstream
             self._flight.flights.append(None)
-        return self._pool.take()
+        self._connection = self._pool.take()
+        return self._connection
 
     def _note_failure(self, error: ExchangeFailed) -> Steps:
         choice = self._fetch.choice
@@ -205,6 +209,8 @@ class Relay:
             connection.close()
             raise
         self._exchange.stats.connected = time.monotonic()
+        self._connection = connection
+        yield CHECKPOINT  # it may have been told to end while it connected
         return connection
 
     def _may_go_on(self, error: ExchangeFailed) -> bool:
@@ -219,28 +225,26 @@ class Relay:
             and (request.body is None or request.body.repeatable)
         )
 
-    def _send(self, endpoint: Endpoint) -> Steps:
+    def _send_head(self, endpoint: Endpoint) -> bytes | memoryview:
+        """Write the request's head, or where a body follows none of it yet; returns what is left."""
         request = self._exchange.request
         self._exchange.stats.bytes_up = 0
         try:
             head = render_head(f"{request.method} {request.target} HTTP/1.1", request.fields)
         except ValueRefused as error:
             raise HookFailed(str(error)) from None
-        timeout = self._policy.send_timeout
-        self._request_sent = yield from send_body(
-            endpoint, head, request.body, timeout, self._moved_up, lambda: self._hear(endpoint)
-        )
+        return send_now(endpoint, head) if request.body is None else head
 
-    def _read_head(self, endpoint: Endpoint) -> Any:
-        """Steps: the final head, or that of a switch; what came behind it is in the reader's `rest`."""
-        while self._head is None:
-            yield Ready(endpoint, READ, self._policy.read_timeout, ReadTimedOut)
-            if (yield from self._hear(endpoint)) and self._head is None:
-                raise UpstreamGone("closed in its head" if self._reader.started else "closed without an answer")
-        return self._head
+    def _send(self, endpoint: Endpoint, head: bytes | memoryview) -> Any:
+        """Steps: send what is left of the head, and the body; returns whether all of it was taken."""
+        body, timeout = self._exchange.request.body, self._policy.send_timeout
+        return send_body(endpoint, head, body, timeout, self._moved_up, lambda: self._hear(endpoint))
 
     def _hear(self, endpoint: Endpoint) -> Any:
-        """Steps: take what the upstream says, be it while it is still sent to; whether that was its last word."""
+        """Steps: take what the upstream says, be it while it is still sent to; whether that was its last word.
+
+        The final head, or that of a switch, is `_head` then; what came behind it is in the reader's `rest`.
+        """
         try:
             data = endpoint.sock.recv(HEAD_READ)
         except BlockingIOError:
@@ -254,17 +258,16 @@ class Relay:
             head = self._reader.feed(data)
             if head is None:
                 return False
-            if (yield from self._is_final(head)):
+            if head.status >= 200 or (yield from self._is_switch(head)):
                 self._head = head
                 return True
             data = self._reader.rest
         return False
 
-    def _is_final(self, head: ResponseHead) -> Any:
-        """Steps: interim heads go on to who can have them; 100 is an answer to us alone (RFC 9110 15.2)."""
+    def _is_switch(self, head: ResponseHead) -> Any:
+        """Steps: other interim heads go on to who can have them; 100 is an answer to us alone (RFC 9110 15.2)."""
         if head.status == 101:
             self._check_switch(head)
-        if head.status == 101 or head.status >= 200:
             return True
         self._interim += 1
         if self._interim > MOST_INTERIM:
@@ -288,8 +291,8 @@ class Relay:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
             if instead is not None:
                 return (yield from self._answer_instead(instead))
-        answer.fields = merge_application_fields(answer.final_fields(), self._fetch.application_fields)
-        answer.fields = policy.rules.apply(answer.fields)
+        fields = merge_application_fields(answer.final_fields(), self._fetch.application_fields)
+        answer.fields = policy.rules.apply(fields)
         if policy.hooks.headers is not None:
             answer = yield from self._ask_headers_hook(answer)
         shown, shown_length = self._towards_client(answer.status, head, framing, length)

@@ -18,8 +18,19 @@ _READ_SIZE = 64 * 1024
 _A_TURN = 1024 * 1024
 
 
-def send_body(endpoint: Endpoint, head: bytes, body: Body | None, timeout: float, moved: Moved, hear: Hear) -> Any:
-    """Steps: send head and body; returns whether all of it was taken.
+def send_now(endpoint: Endpoint, data: bytes) -> bytes | memoryview:
+    """Send what can be sent at once; returns the rest. What is wrong with the connection shows with that."""
+    try:
+        sent = endpoint.sock.send(data)
+    except OSError:
+        return data
+    return b"" if sent == len(data) else memoryview(data)[sent:]
+
+
+def send_body(
+    endpoint: Endpoint, head: bytes | memoryview, body: Body | None, timeout: float, moved: Moved, hear: Hear
+) -> Any:
+    """Steps: send the head, or what is left of it, and the body; returns whether all of it was taken.
 
     An upstream may answer before it has the whole request, and then close: that answer counts (RFC 9112 9.5).
     """
@@ -53,8 +64,11 @@ def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float, hear: He
     return True
 
 
-def _send_data(endpoint: Endpoint, head: bytes, data: bytes, timeout: float, moved: Moved, hear: Hear) -> Any:
-    if not (yield from _send(endpoint, head + data if len(data) <= _READ_SIZE else head, timeout, hear)):
+def _send_data(
+    endpoint: Endpoint, head: bytes | memoryview, data: bytes, timeout: float, moved: Moved, hear: Hear
+) -> Any:
+    first = b"".join((head, data)) if len(data) <= _READ_SIZE else head
+    if not (yield from _send(endpoint, first, timeout, hear)):
         return False
     if len(data) > _READ_SIZE and not (yield from _send(endpoint, data, timeout, hear)):
         return False
@@ -62,7 +76,9 @@ def _send_data(endpoint: Endpoint, head: bytes, data: bytes, timeout: float, mov
     return True
 
 
-def _send_from_file(endpoint: Endpoint, head: bytes, body: Body, timeout: float, moved: Moved, hear: Hear) -> Any:
+def _send_from_file(
+    endpoint: Endpoint, head: bytes | memoryview, body: Body, timeout: float, moved: Moved, hear: Hear
+) -> Any:
     file, length = body.file, body.length
     assert file is not None
     assert length is not None
@@ -132,7 +148,9 @@ def _is_real_file(file: IO[bytes]) -> bool:
         return False
 
 
-def _send_chunks(endpoint: Endpoint, head: bytes, chunks: Any, timeout: float, moved: Moved, hear: Hear) -> Any:
+def _send_chunks(
+    endpoint: Endpoint, head: bytes | memoryview, chunks: Any, timeout: float, moved: Moved, hear: Hear
+) -> Any:
     """Steps: an iterable of the application's, chunked; it runs in a pool thread."""
     if not (yield from _send(endpoint, head, timeout, hear)):
         return False

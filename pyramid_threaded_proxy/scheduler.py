@@ -43,14 +43,14 @@ class Loop:
         self._poller: Poller = new_poller()
         self._endpoints: dict[int, Endpoint] = {}
         self._timers = Timers()
-        self._inbox: deque[tuple[Any, ...]] = deque()
+        self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._asleep = False
         self._stopping = False
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have ``function(*arguments)`` run in the loop's thread, in the order of the posts. Any thread."""
-        self._inbox.append((function, *arguments))
+        self._inbox.append((function, arguments))
         if self._asleep:
             self._asleep = False
             self._poller.wake()
@@ -82,13 +82,21 @@ class Loop:
         events = self._poller.poll(0 if self._inbox else self._timers.timeout(time.monotonic()))
         self._asleep = False
         self.now = time.monotonic()
+        endpoints = self._endpoints
         for fd, mask in events:
-            endpoint = self._endpoints.get(fd)
-            if endpoint is not None and endpoint.owner is not None:
-                _guarded(endpoint.owner.on_event, endpoint, mask)
+            endpoint = endpoints.get(fd)
+            if endpoint is not None and (owner := endpoint.owner) is not None:
+                try:
+                    owner.on_event(endpoint, mask)
+                except Exception as error:
+                    _step_failed(owner, error)
         inbox = self._inbox
         for _ in range(len(inbox)):
-            _guarded(*inbox.popleft())
+            function, arguments = inbox.popleft()
+            try:
+                function(*arguments)
+            except Exception as error:
+                _step_failed(getattr(function, "__self__", None), error)
         self._timers.run(self.now)
 
     def _disown(self) -> None:
@@ -109,7 +117,7 @@ class Loop:
         """Exchanges that had not begun when the loop died begin in the one that took its place."""
         while True:
             try:
-                function, *arguments = self._inbox.popleft()
+                function, arguments = self._inbox.popleft()
             except IndexError:
                 return  # another thread may pass on the same items
             task = getattr(function, "__self__", None)
@@ -172,15 +180,11 @@ class Loop:
             self._poller.forget(endpoint.fd)
 
 
-def _guarded(function: Callable[..., None], *arguments: Any) -> None:
-    """Run one step of one task; what goes wrong there is that task's affair."""
-    try:
-        function(*arguments)
-    except Exception as error:
-        log.exception("a step of the loop failed")
-        task = getattr(function, "__self__", None)
-        if isinstance(task, Task) and not task.done:
-            task.advance(None, RelayFailed(f"{type(error).__name__}: {error}"))
+def _step_failed(owner: object, error: Exception) -> None:
+    """One step of one task raised; what goes wrong there is that task's affair."""
+    log.error("a step of the loop failed", exc_info=error)
+    if isinstance(owner, Task) and not owner.done:
+        owner.advance(None, RelayFailed(f"{type(error).__name__}: {error}"))
 
 
 def _nothing() -> None:

@@ -323,20 +323,14 @@ class Task:
                 return self._end()
             value = None
             error, self.interruption = self.interruption, None
-            if error is None and wait is not CHECKPOINT:
-                error = self._begin(wait)
-                if error is None:
-                    return
-
-    def _begin(self, wait: Wait) -> Exception | None:
-        """Start waiting. Once it has begun, another thread may run the task already: nothing here touches it then."""
-        self.wait = wait
-        try:
-            wait.begin(self)
-        except Exception as error:
-            self.wait = None
-            return error
-        return None
+            if error is not None or wait is CHECKPOINT:
+                continue
+            self.wait = wait
+            try:
+                # Once it has begun, another thread may run the task already: nothing here touches it then.
+                return wait.begin(self)
+            except Exception as failure:
+                self.wait, error = None, failure
 
     def _end(self) -> None:
         self.done = True
