@@ -323,6 +323,8 @@ class Task:
                 return self._end()
             value = None
             error, self.interruption = self.interruption, None
+            if error is not None and self.is_over:
+                error = None
             if error is not None or wait is CHECKPOINT:
                 continue
             self.wait = wait
@@ -416,9 +418,14 @@ class Task:
             self.cancelled = True
             self.interrupt(error)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the client's connection was let go of: what still runs tells of an end that nothing can change."""
+        return self.done or (self.client is not None and self.client.released)
+
     def interrupt(self, error: ExchangeFailed) -> None:
         """Raise `error` in the task. Only in its loop's thread."""
-        if self.done:
+        if self.is_over:
             return
         if self.wait is None:
             self.interruption = error  # it has not begun yet

@@ -176,6 +176,31 @@ def test_an_interruption_waits_for_a_call(scheduler: Scheduler) -> None:
     assert trace.wait(2) == ["made", "closed"]
 
 
+def test_an_interruption_that_comes_too_late(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+    """Once the client was let go of, what still tells of the exchange's end is not cut by what ended before it."""
+    client, _ = pair
+    trace, began, go_on = Trace(), threading.Event(), threading.Event()
+
+    def hook() -> None:
+        began.set()
+        go_on.wait()
+
+    def steps() -> Steps:
+        yield Call(hook)
+        client.released = True
+        trace((yield Call(lambda: "told")))
+
+    task = scheduler.task(steps(), client)
+    task.post(task.start)
+    began.wait()
+    task.cancel(ClientGone("while the hook ran"))
+    cancelled = threading.Event()
+    task.post(cancelled.set)
+    cancelled.wait()
+    go_on.set()
+    assert trace.wait(1) == ["told"]
+
+
 def test_a_task_hops(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
     """A hop goes on in a mover, another one back home; the sockets go along, and the movers take turns."""
     endpoint, far = pair
