@@ -74,7 +74,8 @@ class Admission:
         ticket = (route, user)
         place = Place(self._returned, ticket)
         with self._lock:
-            self._settle()
+            if self._returned:
+                self._settle()
             refusal = self._refusal(ticket, limits)
             if refusal is None:
                 self._taken += 1

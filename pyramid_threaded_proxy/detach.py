@@ -635,21 +635,19 @@ def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:
     return request.get_body_stream(), len(receiver) if receiver is not None else 0
 
 
-def trusted_fields(environ: Mapping[str, Any]) -> frozenset[str]:
-    """The lower-case names of the forwarded fields that waitress trusts this request's peer with; empty: none."""
+_NOTHING: frozenset[str] = frozenset()
+
+
+def peer(environ: Mapping[str, Any]) -> tuple[str | None, frozenset[str]]:
+    """The connection's other end: its address, before any trusted field replaced it, and what it is trusted with.
+
+    That is the lower-case names of forwarded fields. A Unix socket's end has no address.
+    """
     channel: Any = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
-    adj = getattr(channel, "adj", None)
-    if adj is None or not adj.trusted_proxy:
-        return frozenset()
-    if adj.trusted_proxy != "*" and adj.trusted_proxy != channel.addr[0]:
-        return frozenset()
-    # waitress knows no X-Forwarded-Prefix: a trusted peer is trusted with it.
-    return frozenset(adj.trusted_proxy_headers or ()) | {"x-forwarded-prefix"}
-
-
-def peer_address(environ: Mapping[str, Any]) -> str | None:
-    """The address of the connection's other end, before any trusted field replaced it."""
-    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
-    if channel is not None:
-        return str(channel.addr[0]) if channel.addr[1] is not None else None
-    return environ.get("REMOTE_ADDR")
+    if channel is None:
+        return environ.get("REMOTE_ADDR"), _NOTHING
+    adj, address, trusted = getattr(channel, "adj", None), channel.addr[0], _NOTHING
+    if adj is not None and adj.trusted_proxy and adj.trusted_proxy in ("*", address):
+        # waitress knows no X-Forwarded-Prefix: a trusted peer is trusted with it.
+        trusted = frozenset(adj.trusted_proxy_headers or ()) | {"x-forwarded-prefix"}
+    return None if channel.addr[1] is None else str(address), trusted

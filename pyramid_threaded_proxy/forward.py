@@ -120,7 +120,8 @@ def forward(
     fields = _own_fields(request, origin, sending, prefix)
     sent = UpstreamRequest(environ["REQUEST_METHOD"], str(origin), target, fields, body)
     exchange = new_exchange(request, engine, route, sent)
-    sent.fields = sending.rules.apply(sent.fields, TemplateValues(request, exchange))
+    if sending.rules:
+        sent.fields = sending.rules.apply(sent.fields, TemplateValues(request, exchange))
     upgrade = asked_protocols(request, sending, body)
     if choice is not None and choice.target_of is not None:
         choice.keep_host = sending.preserve_host
@@ -195,13 +196,14 @@ def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix
     if sending.via:
         fields.append(("Via", sending.via))
     if sending.forwarded != "none":
+        peer, trusted = detach.peer(environ)
         fields += forwarded_fields(
             sending.forwarded,
-            peer=detach.peer_address(environ),
+            peer=peer,
             host=client_host or request.host,
             scheme=environ["wsgi.url_scheme"],
             mount=prefix,
-            trusted=detach.trusted_fields(environ),
+            trusted=trusted,
             environ=environ,
         )
     return fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 from .fields import TOKEN
@@ -11,8 +12,6 @@ from .fields import TOKEN
 ForwardedMode = Literal["x-forwarded", "rfc7239", "both", "none"]
 
 _IPV4 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
-_NOBODY: frozenset[str] = frozenset()
-_NOTHING: dict[str, str] = {}
 
 
 def forwarded_fields(
@@ -32,9 +31,16 @@ def forwarded_fields(
     lower case, the fields that this peer is trusted to have set: the list of X-Forwarded-For, X-Forwarded-Prefix and
     Forwarded then grows by one, the others stay as they came. Mode ``none`` sends nothing, trusted or not.
     """
+    if not trusted:
+        return list(_of_nobody(mode, peer, host, scheme, mount))
+    return _forwarded(mode, _came_from_peer(environ, trusted), peer, host, scheme, mount)
+
+
+def _forwarded(
+    mode: ForwardedMode, came: Mapping[str, str], peer: str | None, host: str, scheme: str, mount: str | None
+) -> list[tuple[str, str]]:
     if mode == "none":
         return []
-    came = _came_from_peer(environ, trusted or _NOBODY)
     address = _address(peer)
     fields: list[tuple[str, str]] = []
     if mode != "rfc7239":
@@ -44,9 +50,15 @@ def forwarded_fields(
     return fields
 
 
+@lru_cache(maxsize=1024)
+def _of_nobody(
+    mode: ForwardedMode, peer: str | None, host: str, scheme: str, mount: str | None
+) -> tuple[tuple[str, str], ...]:
+    """Of a peer that is not trusted: the same for all requests of a client."""
+    return tuple(_forwarded(mode, {}, peer, host, scheme, mount))
+
+
 def _came_from_peer(environ: Mapping[str, Any], trusted: frozenset[str]) -> dict[str, str]:
-    if not trusted:
-        return _NOTHING
     came = {name: environ.get("HTTP_" + name.upper().replace("-", "_")) for name in trusted}
     return {name: value for name, value in came.items() if value}
 

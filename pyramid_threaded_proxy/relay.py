@@ -77,6 +77,14 @@ class Host(Protocol):
 class Relay:
     """The steps of one exchange. Everything belongs to the task that runs them."""
 
+    _connection: Connection | None = None
+    _head: ResponseHead | None = None  # the final one
+    _interim = 0
+    _heard = False  # a byte of the answer was received
+    _request_sent = False
+    _flight: Upstream | None = None  # the one that counts this exchange among its own
+    _closed = False
+
     def __init__(self, fetch: Fetch, client: Client, pool: OriginPool, host: Host) -> None:
         self._fetch = fetch
         self._exchange = fetch.exchange
@@ -84,14 +92,7 @@ class Relay:
         self._client = client
         self._pool = pool
         self._host = host
-        self._connection: Connection | None = None
         self._reader = HeadReader(self._policy.max_head)
-        self._head: ResponseHead | None = None  # the final one
-        self._interim = 0
-        self._heard = False  # a byte of the answer was received
-        self._request_sent = False
-        self._flight: Upstream | None = None  # the one that counts this exchange among its own
-        self._closed = False
 
     def run(self) -> Steps:
         """Steps: the whole exchange. Whatever happens, the client, the connection and the place are given back."""
@@ -291,7 +292,9 @@ class Relay:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
             if instead is not None:
                 return (yield from self._answer_instead(instead))
-        fields = merge_application_fields(answer.final_fields(), self._fetch.application_fields)
+            fields = answer.final_fields()
+        if self._fetch.application_fields:
+            fields = merge_application_fields(fields, self._fetch.application_fields)
         answer.fields = policy.rules.apply(fields)
         if policy.hooks.headers is not None:
             answer = yield from self._ask_headers_hook(answer)

@@ -83,17 +83,18 @@ class ProxyResponse(Response):
         known = environ.get(PLACE)
         earlier = known() if known is not None else None
         place = fetch.place or earlier
+        channel = detach.channel_of(environ)
         if place is None or not place.held:
             exchange = fetch.exchange
             try:
-                self._check_descriptors(environ)
+                if channel is not None:
+                    self._check_descriptors(channel)
                 place = self._engine.admission.admit(exchange.route, exchange.userid, fetch.policy.limits)
             except TooManyExchanges as error:
                 self._engine.limit_log.reached(error)
                 raise
         if place is not earlier:
             environ[PLACE] = weakref.ref(place)  # weak: an environ is often part of a cycle, and so dies late
-            channel = detach.channel_of(environ)
             if channel is not None:
                 detach.at_task_end(channel, place.release)
         is_new, fetch.place = fetch.place is None, place
@@ -101,11 +102,8 @@ class ProxyResponse(Response):
         if is_new and registry.has_listeners:
             registry.notify(ExchangeStarted(fetch.exchange))
 
-    def _check_descriptors(self, environ: dict[str, Any]) -> None:
+    def _check_descriptors(self, channel: detach.DetachableChannel) -> None:
         """The client's own socket tells how many are open."""
-        channel = detach.channel_of(environ)
-        if channel is None:
-            return
         descriptors = self._engine.descriptors
         if detach.uses_select(channel):
             descriptors.with_select()
@@ -121,9 +119,11 @@ class ProxyResponse(Response):
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         fetch = self._pending()
-        fields = [field for field in self.headerlist if field[0].lower() not in _SERVERS_OWN]
-        for name, value in fields:
-            check_field(name, value)
+        fields = self.headerlist
+        if fields:
+            fields = [field for field in fields if field[0].lower() not in _SERVERS_OWN]
+            for name, value in fields:
+                check_field(name, value)
         if fetch.place is None:
             try:
                 self.admit(environ)
@@ -171,7 +171,8 @@ class _Handover:
         self.status = detach.new_status()
 
     def take(self, channel: detach.DetachedConnection, fields: Fields) -> None:
-        self._fetch.application_fields = [field for field in fields if _can_be_sent(field)]
+        if fields:
+            self._fetch.application_fields = [field for field in fields if _can_be_sent(field)]
         self._engine.relay(self._fetch, channel)
 
     def abandon(self) -> None:

@@ -70,6 +70,10 @@ class RequestRules:
             frozenset(name.lower() for name in removing),
         )
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to change."""
+        return bool(self._gone is not None or self._setting or self._adding)
+
     def apply(self, fields: FieldList, values: Mapping[str, str | None]) -> FieldList:
         """The fields after the overrides. A template that uses a value of None leaves its field out.
 
