@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.tasks import Endpoint, Hop, Ready, Steps, Turn
 from pyramid_threaded_proxy.transfer import (
     SMALL_READ,
+    WORTH_A_HOP,
     WORTH_MOVING,
     Moved,
     Pipes,
@@ -148,7 +149,8 @@ class BodyMover:
     def move(self, reader: BodyReader) -> Steps:
         """Steps: the whole body; ends in the first loop again."""
         if isinstance(reader, LengthReader) and reader.left >= WORTH_MOVING:
-            yield from self._hop()
+            if reader.left >= WORTH_A_HOP or not self._source.raw:
+                yield from self._hop()
             yield from self._splice(reader)
         yield from self._copy(reader)
         if self._in_mover:

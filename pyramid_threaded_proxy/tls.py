@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -35,6 +36,7 @@ class TlsSocket(ssl.SSLSocket):
 
     said_end = False  # our close_notify is out
     over = False  # the peer's has come too: what comes now comes in the clear, from anybody
+    _failure: OSError | None = None  # met behind bytes that were good: the next read tells it
 
     def recv(self, buflen: int = 16384, flags: int = 0) -> bytes:
         """The next bytes; empty after the peer's close_notify. An end without one is an `OSError`."""
@@ -48,15 +50,30 @@ class TlsSocket(ssl.SSLSocket):
             return b""
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        """As `recv`, into a buffer."""
+        """As `recv`, into a buffer, and as many records as have come and fit: one alone is a small thing to pass on."""
+        if flags:
+            raise ValueError("TLS knows no flags")
+        if self._failure is not None:
+            raise self._failure
         if self.over:
             return 0
+        read: Callable[[int, memoryview], Any] = self.read  # `recv_into` of `ssl` only checks once more
+        view, taken = memoryview(buffer)[:nbytes], 0
+        size = len(view)
         try:
-            return super().recv_into(buffer, nbytes, flags)
+            while taken < size and (count := read(size - taken, view[taken:])):
+                taken += count
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            _would_block()
+            if not taken:
+                _would_block()
         except ssl.SSLZeroReturnError:
-            return 0
+            pass
+        except OSError as error:
+            if not taken:
+                raise
+            # What came before it is good. Asked again, OpenSSL would call it an end whatever it was.
+            self._failure = error.with_traceback(None)
+        return taken
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send what is taken at once. What would block must be sent again from the same byte on."""

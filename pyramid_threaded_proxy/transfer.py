@@ -23,8 +23,11 @@ from pyramid_threaded_proxy.exceptions import (
 from pyramid_threaded_proxy.poller import READ, WRITE
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Turn
 
-#: Bytes: a body with at least so much to go is worth a hop to a mover.
+#: Bytes: a body with at least so much to go is worth a pipe, and one that is copied a hop to a mover.
 WORTH_MOVING = 64 * 1024
+#: Bytes: a body that goes through a pipe, with less than so much to go, holds the first loop up for a fraction of a
+#: millisecond; the hop to a mover and back would cost more than that saves.
+WORTH_A_HOP = 2 * 1024 * 1024
 #: Bytes: what a pipe is asked to hold. More saves system calls, and locks more kernel memory.
 PIPE_SIZE = 1024 * 1024
 #: Pipes kept for reuse.
@@ -33,6 +36,8 @@ KEPT_PIPES = 16
 LOW_WATER = 128 * 1024
 #: Bytes that the kernel moves before the other exchanges of a mover have their turn.
 A_TURN = 16 * 1024 * 1024
+#: The same in the first loop, which a body that is not worth a hop stays in: small answers wait there.
+A_SHORT_TURN = PIPE_SIZE
 #: Seconds that a fast upstream may take to get there, before every byte counts again.
 PATIENCE = 0.1
 #: Bytes that are taken from an upstream whose client is slower than it.
@@ -137,8 +142,9 @@ def splice_body(
     source: Endpoint, target: Endpoint, length: int, pipe: Pipe, read_timeout: float, send_timeout: float, moved: Moved
 ) -> Steps:
     """Steps: move exactly `length` bytes from the upstream to the client through a pipe."""
-    left = length
-    low_water, turn = 1, 0
+    left, turn = length, 0
+    a_turn = A_TURN if length >= WORTH_A_HOP else A_SHORT_TURN
+    arrival = _Arrival(source, read_timeout)
     while left or pipe.held:
         if left and pipe.held < pipe.size // 2:
             taken = _splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
@@ -147,11 +153,9 @@ def splice_body(
             if taken is not None:
                 left -= taken
                 pipe.held += taken
-                # With nothing left the mark is one again: the connection may be kept.
-                if (wanted := max(1, min(LOW_WATER, left)) if taken >= WORTH_MOVING else 1) != low_water:
-                    low_water = _set_low_water(source, wanted)
+                arrival.last = taken
             elif not pipe.held:
-                low_water = yield from _await_bytes(source, low_water, read_timeout)
+                yield from arrival.wait(left)
                 continue
         sent = _splice(pipe.source, target.fd, pipe.held, client_gone)
         if sent is None:
@@ -159,22 +163,46 @@ def splice_body(
         else:
             pipe.held -= sent
             moved(sent)
-            if (turn := turn + sent) >= A_TURN:
+            if (turn := turn + sent) >= a_turn:
                 turn = 0
                 yield Turn()
+    arrival.every_byte_counts()
 
 
-def _await_bytes(source: Endpoint, low_water: int, timeout: float) -> Any:
-    """Steps: until a good number of bytes is there, or any once the upstream proves slow; returns the mark in force."""
-    if low_water > 1 and timeout > PATIENCE:
-        try:
-            yield Ready(source, READ, PATIENCE, ReadTimedOut)
-            return low_water
-        except ReadTimedOut:
-            low_water = _set_low_water(source, 1)
-            timeout -= PATIENCE
-    yield Ready(source, READ, timeout, ReadTimedOut)
-    return low_water
+class _Arrival:
+    """Waits for an upstream's bytes, with SO_RCVLOWAT for many at once. Lives in the task that made it."""
+
+    __slots__ = ("_low_water", "_source", "_timeout", "last")
+
+    def __init__(self, source: Endpoint, timeout: float) -> None:
+        self._source = source
+        self._timeout = timeout
+        self._low_water = 1  # the mark in force
+        self.last = 0  # bytes that came last
+
+    def wait(self, left: int) -> Steps:
+        """Steps: until a good number of the `left` bytes is there, or any once the upstream proves slow."""
+        timeout = self._timeout
+        if self.last >= WORTH_MOVING and timeout > PATIENCE:
+            self._mark(min(LOW_WATER, left))
+            try:
+                yield Ready(self._source, READ, PATIENCE, ReadTimedOut)
+                return
+            except ReadTimedOut:
+                timeout -= PATIENCE
+        self.last = 0
+        self.every_byte_counts()
+        yield Ready(self._source, READ, timeout, ReadTimedOut)
+
+    def every_byte_counts(self) -> None:
+        """What a connection needs that is waited for in vain, or kept."""
+        self._mark(1)
+
+    def _mark(self, count: int) -> None:
+        # Only now: where all has come already the mark is never touched.
+        if count != self._low_water:
+            self._source.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._low_water = count
 
 
 def _splice(source: int, target: int, count: int, gone: Callable[[OSError], ExchangeFailed]) -> int | None:
@@ -185,11 +213,6 @@ def _splice(source: int, target: int, count: int, gone: Callable[[OSError], Exch
         return None
     except OSError as error:
         raise gone(error) from None
-
-
-def _set_low_water(endpoint: Endpoint, count: int) -> int:
-    endpoint.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-    return count
 
 
 def send_file(
