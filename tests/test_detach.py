@@ -184,9 +184,9 @@ def test_tables_change_on_the_main_thread_alone(
     for client in clients[4:]:
         client.wait_closed() if clients.index(client) % 2 else body(client)
         client.close()
-    wait_until(lambda: not app.channels and not app.engine.admission.in_flight, "the end of all connections")
+    # One that was just given back is in no table, until the main thread puts it there again.
+    wait_until(lambda: not connections(app) and not app.engine.admission.in_flight, "the end of all connections")
     assert all(table.changed_by <= {"waitress-main"} for table in tables)
-    assert not connections(app)
 
 
 def test_maintenance_spares_detached_channels(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
