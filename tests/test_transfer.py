@@ -217,6 +217,7 @@ def test_splice_takes_exactly_the_body(pair: MakePair) -> None:
 def test_splice_waits_for_many_bytes_but_not_long(pair: MakePair) -> None:
     """After a big piece the next ones are awaited together; a single byte goes on all the same."""
     (source, upstream), (target, client) = pair(), pair()
+    source.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # the kernel's first window may be less
     upstream.sendall(bytes(100_000))
     wait_until(lambda: _waiting(source) == 100_000, "all of it to be there")
     pipe, moved, marks = Pipe(), [], []
