@@ -157,6 +157,7 @@ def test_figures_are_those_of_the_code() -> None:
         "accepted-and-refused.md": f"more than {relay.MOST_INTERIM} interim answers",
     }.items():
         assert phrase in prose(page)
+    assert f"{transfer.WORTH_A_HOP >> 20} MiB or more to go" in prose("how-detaching-works.md")
     for page in ("accepted-and-refused.md", "limits.md"):
         assert f"{detach.MOST_EARLY} bytes" in prose(page)
     assert "slices of half a second" in prose("how-detaching-works.md")
