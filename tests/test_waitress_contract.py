@@ -187,6 +187,53 @@ def test_the_epilogue_runs_behind_any_task(stock: Stock) -> None:
     channel.requests.append(request)  # the worker's own epilogue wants it
 
 
+def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the only request of a connection without output: what `_end_request` does in its place, and no more."""
+    channel = stock.channel
+    request = channel.requests[0]
+    pulls: list[None] = []
+    monkeypatch.setattr(stock.server, "pull_trigger", lambda: pulls.append(None))
+
+    def ended(end: Any) -> tuple[dict[str, Any], int, list[Any], bool]:
+        """The channel's attributes that changed, and what else did."""
+        before = {**vars(channel), "last_activity": 0.0}
+        channel.last_activity, channel.requests[:] = 0.0, [request]
+        closed: list[None] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(request, "close", lambda: closed.append(None))
+            end()
+        changed = {name: type(value) for name, value in vars(channel).items() if value != before.get(name)}
+        seen = (changed, len(pulls), list(channel.requests), bool(closed))
+        pulls.clear()
+        return seen
+
+    def stocks() -> None:
+        channel.task_class = detach._Finished
+        HTTPChannel.service(channel)
+
+    channel.unwatched = True
+    assert (channel.request, channel.current_outbuf_count) == (None, 0)
+    expected = ended(stocks)
+    assert expected == ({"last_activity": float}, 1, [], True)
+    assert ended(lambda: detach._end_request(channel)) == expected
+    channel.requests.append(request)  # the worker's own epilogue wants it
+
+
+def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
+    """`DetachableChannel.readable` asks what stock's asks, but for requests in work."""
+    asked = HTTPChannel.readable.__code__.co_names
+    assert set(asked) == {
+        "will_close", "close_when_flushed", "len", "requests", "adj", "channel_request_lookahead", "total_outbufs_len"
+    }  # fmt: skip
+    assert not HTTPChannel.readable(stock.channel)  # its request is in work
+    stock.channel.unread = False
+    assert detach.DetachableChannel.readable(stock.channel)
+    for name in ("will_close", "close_when_flushed", "total_outbufs_len"):
+        setattr(stock.channel, name, 1)
+        assert not detach.DetachableChannel.readable(stock.channel)
+        setattr(stock.channel, name, 0)
+
+
 def test_output_is_flushed_through_send(stock: Stock) -> None:
     """`_flush_some` sends what `write_soon` has left with `self.send`, and counts `total_outbufs_len` down."""
     channel, sent = stock.channel, []
