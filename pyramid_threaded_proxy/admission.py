@@ -74,8 +74,7 @@ class Admission:
         ticket = (route, user)
         place = Place(self._returned, ticket)
         with self._lock:
-            if self._returned:
-                self._settle()
+            self._settle()
             refusal = self._refusal(ticket, limits)
             if refusal is None:
                 self._taken += 1

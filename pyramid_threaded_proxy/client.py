@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from operator import itemgetter
 from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
@@ -25,7 +24,6 @@ _REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 #: Fields that a server sends of itself, where the upstream has not (RFC 9110 6.6.1, 10.2.4).
 _ABOUT_US: NameTable[str] = NameTable(lambda name: name.lower() if name.lower() in ("date", "server") else "")
-_name_of = itemgetter(0)
 
 
 class Channel(Protocol):
@@ -163,7 +161,7 @@ class SocketClient:
             fields.append(("Connection", "close"))
         elif not self.minor:
             fields.append(("Connection", "keep-alive"))
-        said = set(map(_ABOUT_US.__getitem__, map(_name_of, fields)))
+        said = {_ABOUT_US[name] for name, _ in fields}
         if "date" not in said:
             fields.append(("Date", _clock.date()))
         if "server" not in said and self._channel.server_name:

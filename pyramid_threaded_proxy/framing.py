@@ -10,7 +10,7 @@ import re
 from enum import Enum
 
 from .exceptions import AnswerRefused
-from .head import NameTable, ResponseHead, check_line_ends, parse_field_section, refused
+from .head import ResponseHead, check_line_ends, parse_field_section, refused
 
 _CRLF = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -89,16 +89,8 @@ def _field_refused(rule: str, value: str) -> AnswerRefused:
 
 def keeps_alive(head: ResponseHead) -> bool:
     """Tell whether the upstream keeps the connection after this answer, as far as its head says (RFC 9112 9.3)."""
-    options = _options[head.connection[0]] if len(head.connection) == 1 else _named(head.connection)
+    options = {option.strip(" \t").lower() for value in head.connection for option in value.split(",")}
     return "close" not in options and (head.minor > 0 or "keep-alive" in options)
-
-
-def _named(values: list[str]) -> frozenset[str]:
-    """The options of Connection fields, in lower case (RFC 9110 7.6.1)."""
-    return frozenset(option.strip(" \t").lower() for value in values for option in value.split(","))
-
-
-_options: NameTable[frozenset[str]] = NameTable(lambda value: _named([value]))
 
 
 class _Output:

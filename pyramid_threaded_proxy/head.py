@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import NoReturn, TypeVar
 
 from .exceptions import AnswerRefused, ValueRefused
@@ -48,8 +47,6 @@ _SECTION_FAULTS = tuple(
     )
 )
 
-
-_name_of = itemgetter(0)
 
 Decision = TypeVar("Decision")
 
@@ -233,7 +230,7 @@ def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
     Raises ValueRefused for CR, LF, NUL, other controls but HTAB, text that is not latin-1, and names that are no token.
     """
     fields = list(fields)
-    names = [*map(_name_of, fields)]
+    names = [name for name, _ in fields]
     try:
         lines = [start_line, *map(": ".join, fields), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
