@@ -180,6 +180,7 @@ class DetachableChannel(HTTPChannel):
     task_class = _Task
     handover: Handover | None = None
     task_ends: tuple[Callable[[], None], ...] = ()
+    unasked = True  # main thread: not in its poll yet; what it hears is of an earlier connection with this number
     spoiled = False  # main thread: bytes came that belong to no request
     unread = False  # main thread: bytes came behind the request in work, and wait
     unwatched = True  # main thread: waitress's loop does not hear of the client's next bytes unless it is woken
@@ -216,6 +217,7 @@ class DetachableChannel(HTTPChannel):
 
         This one does, and leaves unread what comes: so that nobody has to wake its loop when an exchange ends.
         """
+        self.unasked = False
         self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
         if self.will_close or self.close_when_flushed or self.total_outbufs_len:
             return False
@@ -229,7 +231,7 @@ class DetachableChannel(HTTPChannel):
     def handle_read(self) -> None:
         if len(self.requests) > self.adj.channel_request_lookahead:
             self.unread = True
-        else:
+        elif not self.unasked:
             HTTPChannel.handle_read(self)
 
     def service(self) -> None:
@@ -258,6 +260,8 @@ class DetachableChannel(HTTPChannel):
             _run_epilogue(self, close=True)
 
     def handle_close(self) -> None:
+        if self.unasked:
+            return
         # The lock: a channel is not closed while it is being detached. It is re-entrant, and rarely taken here.
         with self.outbuf_lock:
             if type(self) is DetachableChannel:

@@ -69,6 +69,53 @@ def test_a_client_leaves_while_its_upstream_is_silent(
     client.close()
 
 
+class HeldLoop:
+    """An entry of waitress's map that holds its main thread ahead of the look at its sockets."""
+
+    accepting = False
+
+    def __init__(self) -> None:
+        self.held, self.go_on = threading.Event(), threading.Event()
+
+    def readable(self) -> bool:
+        self.held.set()
+        assert self.go_on.wait(PATIENCE)
+        return False
+
+    def writable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("poll", [True, False])
+def test_a_new_client_gets_the_number_of_one_that_left(
+    origin: MakeOrigin, site: MakeSite, poll: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waitress's loop heard of the one that left, in the turn that closes it, is not laid to the new one."""
+    silent = Silent()
+    app = site(route("r", origin(silent).url), configure=own_view, asyncore_use_poll=poll)
+    leaving = app.client()
+    leaving.send(get("/r/x"))
+    assert silent.asked.acquire(timeout=PATIENCE)
+    (channel,) = app.channels
+    number, held = channel._fileno, HeldLoop()
+    app.on_main_thread(lambda: app.map.update({-1: held}))
+    assert held.held.wait(PATIENCE)
+    leaving.reset()
+    assert silent.let_go.acquire(timeout=PATIENCE)
+    wait_until(lambda: channel.server.trigger.thunks, "what closes the channel")
+    with strangers():  # the number that is free next is the channel's
+        coming = app.client()
+        held.go_on.set()
+        app.on_main_thread(lambda: app.map.pop(-1))
+        wait_until(lambda: number in app.map, "the new connection")
+        app.on_main_thread(lambda: None)  # that turn is over
+        coming.send(get("/own"))
+        assert body(coming) == b"own"
+        assert [channel._fileno for channel in app.channels] == [number]
+    assert caplog.messages == []
+    coming.close()
+
+
 @pytest.mark.parametrize("lookahead", [1, 5])
 def test_a_client_leaves_with_requests_waiting(
     origin: MakeOrigin, site: MakeSite, sockets: int, lookahead: int
