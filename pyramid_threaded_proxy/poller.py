@@ -22,6 +22,10 @@ BROKEN = 0x008 | 0x010
 RESET = 0x008
 
 
+#: A poll that reports as many may have left some out.
+MOST_EVENTS = 1000
+
+
 class Poller(Protocol):
     """One thread polls; `wake` alone may be called from any thread."""
 
@@ -32,7 +36,10 @@ class Poller(Protocol):
         """Stop watching `fd`, which must still be open."""
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Return the ready ``(fd, events)``; `timeout` in seconds, None waits for ever. A wake-up is not among them."""
+        """Return the ready ``(fd, events)``; `timeout` in seconds, None waits for ever. A wake-up is not among them.
+
+        Where they are `MOST_EVENTS` or more, others may be ready too.
+        """
 
     def wake(self) -> None:
         """Make a poll under way, or the next one, return at once."""
@@ -61,7 +68,7 @@ class EpollPoller:
         self._epoll.unregister(fd)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        events = self._epoll.poll(timeout)
+        events = self._epoll.poll(timeout, MOST_EVENTS)
         if len(events) == 1 and events[0][0] == self._eventfd:
             return []
         return events

@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 #: Interim answers that one exchange may have before its final one.
 MOST_INTERIM = 16
-#: Bytes read at a time while a head is expected: most small answers come whole.
-HEAD_READ = 64 * 1024
+#: Bytes read at a time while a head is expected: most small answers come whole, and of a big one little is copied.
+HEAD_READ = 16 * 1024
 
 
 class Host(Protocol):
@@ -144,7 +144,7 @@ class Relay:
     def _ask(self) -> Any:
         """Steps: the answer's final head, framing and length; asks again where RFC 9110 9.2.2 allows it."""
         retries = self._policy.retries
-        connection = self._turn_to_upstream()
+        connection = self._turn_to_upstream(retries)
         while True:
             self._exchange.stats.attempts += 1
             try:
@@ -171,7 +171,7 @@ class Relay:
                     raise
                 retries -= 1
                 self._pool = self._host.pool(self._fetch, self._client.endpoint is not None)
-                connection = self._turn_to_upstream()
+                connection = self._turn_to_upstream(retries)
                 continue
             if (choice := self._fetch.choice) is not None and choice.upstream.health.succeeded():
                 yield from self._tell_change(choice.upstream, "")
@@ -181,7 +181,7 @@ class Relay:
         """A kept connection that turns out to be closed says nothing of upstream or request (RFC 9112 9.3.1)."""
         return connection is not None and connection.reused and not self._heard and isinstance(error, UpstreamGone)
 
-    def _turn_to_upstream(self) -> Connection | None:
+    def _turn_to_upstream(self, retries: int) -> Connection | None:
         """Count the exchange where it goes now; returns an idle connection if there is one."""
         fetch = self._fetch
         choice = fetch.choice
@@ -191,7 +191,7 @@ class Relay:
                 self._flight.flights.pop()
             self._flight = choice.upstream
             self._flight.flights.append(None)
-        self._connection = self._pool.take()
+        self._connection = self._pool.take(look=not retries or not self._may_send_again())
         return self._connection
 
     def _note_failure(self, error: ExchangeFailed) -> Steps:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid_threaded_proxy.exceptions import RelayFailed
-from pyramid_threaded_proxy.poller import BROKEN, HANGUP, Poller, new_poller
-from pyramid_threaded_proxy.tasks import Endpoint, Owner, Steps, Task
+from pyramid_threaded_proxy.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
+from pyramid_threaded_proxy.tasks import LASTING, Endpoint, Owner, Steps, Task
 from pyramid_threaded_proxy.timers import Timed, Timers
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,13 @@ class Loop:
 
     def __init__(self, name: str, replace: Callable[[Loop], Loop | None]) -> None:
         self.now = time.monotonic()
-        self.tasks: set[Task] = set()
+        #: When the sockets were asked whose every event has been dealt with; 0 while that is under way.
+        self.heard = 0.0
         self.dead = False
+        #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
+        self._young: dict[Task, float] = {}
+        self._lasting: set[Task] = set()
+        self._looks = False  # whether a timer looks at the young ones
         self._replace = replace
         self._replacement: Loop | None = None
         self._poller: Poller = new_poller()
@@ -47,6 +52,11 @@ class Loop:
         self._asleep = False
         self._stopping = False
         self.thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Those that are here. Any thread; from another one it is a glimpse."""
+        return [*list(self._young), *list(self._lasting)]
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have ``function(*arguments)`` run in the loop's thread, in the order of the posts. Any thread."""
@@ -81,7 +91,7 @@ class Loop:
         self._asleep = True
         events = self._poller.poll(0 if self._inbox else self._timers.timeout(time.monotonic()))
         self._asleep = False
-        self.now = time.monotonic()
+        self.now, self.heard = time.monotonic(), 0.0
         endpoints = self._endpoints
         for fd, mask in events:
             endpoint = endpoints.get(fd)
@@ -90,6 +100,8 @@ class Loop:
                     owner.on_event(endpoint, mask)
                 except Exception as error:
                     _step_failed(owner, error)
+        if len(events) < MOST_EVENTS:
+            self.heard = self.now
         inbox = self._inbox
         for _ in range(len(inbox)):
             function, arguments = inbox.popleft()
@@ -106,7 +118,7 @@ class Loop:
         self._endpoints.clear()
 
     def _break_off(self) -> None:
-        for task in list(self.tasks):
+        for task in self.tasks:
             try:
                 task.advance(None, RelayFailed(f"{self.thread.name} broke"))
             except BaseException:
@@ -125,6 +137,29 @@ class Loop:
                 continue
             task.loop = self._replacement
             task.loop.post(function, *arguments)
+
+    def enter(self, task: Task) -> None:
+        """A task is here from now on; it looks at its deadline once it has lasted."""
+        self._young[task] = task.next_look = due = self.now + LASTING
+        if not self._looks:
+            self._looks = True
+            self._timers.add(self, due)
+
+    def leave(self, task: Task) -> None:
+        """A task ended, or goes to another loop."""
+        if self._young.pop(task, None) is None:
+            self._lasting.discard(task)
+
+    def on_timer(self, now: float) -> None:
+        """Have those look at their deadlines that last by now (`timers.Timed`)."""
+        while self._young:
+            task, due = next(iter(self._young.items()))
+            if now < due:
+                return self._timers.add(self, due)
+            del self._young[task]
+            self._lasting.add(task)
+            task.on_timer(now)
+        self._looks = False
 
     def look_at(self, task: Task, due: float) -> None:
         """Have the task look at its deadline at `due`."""
@@ -289,7 +324,7 @@ class Scheduler:
 
     def busy(self) -> bool:
         """Whether a task with a client has not ended. Any thread; one that goes from loop to loop may be missed."""
-        return any(task.client is not None for loop in self._loops for task in list(loop.tasks))
+        return any(task.client is not None for loop in self._loops for task in loop.tasks)
 
     def _start_threads(self) -> None:
         with self._lock:
@@ -314,7 +349,7 @@ class Scheduler:
             if number == 0:
                 # It looked after what the movers' exchanges may and may not do any more.
                 for mover in self._loops[1:]:
-                    for task in list(mover.tasks):
+                    for task in mover.tasks:
                         task.cancel(RelayFailed("the loop broke"))
             return self._loops[number]
 

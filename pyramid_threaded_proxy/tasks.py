@@ -305,9 +305,7 @@ class Task:
 
     def start(self) -> None:
         """Take the first step."""
-        loop = self.loop
-        loop.tasks.add(self)
-        loop.look_at(self, loop.now + LASTING)
+        self.loop.enter(self)
         self.advance(None, None)
 
     def advance(self, value: Any, error: BaseException | None) -> None:
@@ -336,7 +334,7 @@ class Task:
 
     def _end(self) -> None:
         self.done = True
-        self.loop.tasks.discard(self)
+        self.loop.leave(self)
         if self.client is not None and self.client.loop is not None:
             self.client.loop.forget(self.client)
 
@@ -390,17 +388,16 @@ class Task:
         """Go on in another loop; called in the present one, and nothing here touches the task afterwards."""
         if self.client is not None and self.client.loop is not None:
             self.client.loop.forget(self.client)
-        self.loop.tasks.discard(self)
+        self.loop.leave(self)
         self.next_look = FOREVER
         self.loop = loop
         loop.post(self._arrive)
 
     def _arrive(self) -> None:
         loop = self.loop
-        loop.tasks.add(self)
+        loop.enter(self)
         if self.client is not None and self.lasting and not self.client.released:
             loop.watch(self.client, self)
-        loop.look_at(self, loop.now + LASTING)
         self.advance(None, None)
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:

@@ -108,6 +108,11 @@ class Connection:
                 pass  # broken already, or its last write was cut short
         self.endpoint.close()
 
+    def is_watched(self) -> bool:
+        """Whether its loop would have heard of it, had it ended before this turn; TLS may hold bytes back."""
+        loop = self.endpoint.loop
+        return loop is not None and self.endpoint.raw and self.idle_since < loop.heard
+
     def is_quiet(self) -> bool:
         """Whether an idle connection can be used: neither closed, nor anything received that nobody asked for.
 
@@ -234,8 +239,12 @@ class OriginPool(Owner):
 
     # Keeping
 
-    def take(self) -> Connection | None:
-        """The idle connection that was used last and is still good; None if there is none."""
+    def take(self, look: bool = True) -> Connection | None:
+        """An idle connection that is still good, if it can be the one used last; None if there is none.
+
+        A request that can be sent again needs no `look` at the very last moment: that costs a system call, and the
+        loop that watches the connection has dropped what ended before its present turn.
+        """
         if self._home is None and self._idle:
             self._drop_old(time.monotonic())  # no loop does
         while True:
@@ -243,7 +252,12 @@ class OriginPool(Owner):
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            if connection.is_quiet():
+            if not look:
+                if not connection.is_watched() and self._idle and self._idle[0].is_watched():
+                    self._idle.append(connection)
+                    connection = self._idle.popleft()
+                look = not connection.is_watched()
+            if not look or connection.is_quiet():
                 connection.reused = True
                 return connection
             connection.close()

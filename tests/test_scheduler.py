@@ -137,6 +137,51 @@ def test_a_wait_has_an_end(scheduler: Scheduler, pair: tuple[Endpoint, socket.so
     assert trace.wait(2) == ["nothing moved for 0.05 s", "went on"]
 
 
+def test_a_short_task_leaves_nothing_behind(scheduler: Scheduler) -> None:
+    """What has ended is not remembered until its deadline would have been: one timer looks at all that is young."""
+    trace = Trace()
+
+    def short() -> Steps:
+        trace("short")
+        return
+        yield
+
+    def see() -> Steps:
+        loop = scheduler.loop
+        trace((len(loop.tasks), [entry for bucket in loop._timers._buckets.values() for entry in bucket]))
+        return
+        yield
+
+    for _ in range(3):
+        start(scheduler, short())
+    start(scheduler, see())
+    assert trace.wait(4)[3] == (1, [scheduler.loop])
+
+
+def test_each_task_that_lasts_is_told_so_once(scheduler: Scheduler, stack: ExitStack) -> None:
+    """In whatever order they came, and whoever ended meanwhile."""
+    trace = Trace()
+    pairs = [tuple(map(stack.enter_context, socket.socketpair())) for _ in range(4)]
+
+    def steps(number: int) -> Steps:
+        yield Ready(Endpoint(pairs[number][0]), READ, 10, ReadTimedOut)
+        trace(f"end {number}")
+
+    tasks = []
+    for number in range(4):
+        tasks.append(start(scheduler, steps(number), None, lambda number=number: number and trace(number)))
+        if number == 1:
+            pairs[0][1].send(b"x")
+            trace.wait(1)
+            wait_until(lambda: tasks[1].lasting, "the second to last")
+    assert [word for word in trace.wait(4) if word != "end 0"] == [1, 2, 3]
+    assert set(scheduler.loop.tasks) == set(tasks[1:])
+    for _, far in pairs:
+        far.send(b"x")
+    trace.wait(7)
+    wait_until(lambda: not scheduler.loop.tasks, "all to be forgotten")
+
+
 def test_a_call_runs_in_the_pool(scheduler: Scheduler) -> None:
     """`Call` gives what its function returns and raises what it raises; the task itself stays in the loop."""
     trace = Trace()

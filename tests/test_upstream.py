@@ -332,6 +332,43 @@ def test_the_pool_hands_out_what_was_used_last(stack: ExitStack) -> None:
     assert [near.fileno() < 0 for near, _ in pairs] == [False, False, True, True]
 
 
+class Told:
+    """A loop that was told, at that time, of all that had ended before."""
+
+    heard = 0.0
+
+    def forget(self, endpoint: Any) -> None:
+        endpoint.loop = None
+
+
+def test_a_watched_connection_is_not_looked_at_again(stack: ExitStack) -> None:
+    """Who can send again believes the loop, of what was idle before it asked; all else is looked at when it is taken.
+
+    All of these connections have ended, and the loop has not been told so.
+    """
+    loop: Any = Told()
+    pool = OriginPool(Address("http", "a", 1), lambda: loop)
+
+    def idle(since: float) -> Connection:
+        near, far = map(stack.enter_context, socket.socketpair())
+        far.close()
+        connection = Connection(near, pool)
+        connection.idle_since, connection.endpoint.loop = since, loop
+        pool._idle.append(connection)
+        return connection
+
+    old, _ = idle(1.0), idle(2.0)
+    loop.heard = 2.0
+    assert pool.take(look=False) is old
+    assert old.reused
+    assert pool.take(look=False) is None, "one that was given back since"
+    idle(1.0)
+    assert pool.take(look=True) is None
+    idle(1.0)
+    loop.heard = 0.0
+    assert pool.take(look=False) is None, "while not all that it was told has been dealt with"
+
+
 def test_the_pools_of_loops_and_of_streams_are_apart() -> None:
     """A connection that a loop watches is never used by an exchange that has no loop."""
     upstreams = Upstreams(lambda: pytest.fail("nobody asked for a loop"))
