@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.framing import Framing
 from pyramid_threaded_proxy.head import NameTable, check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.stopping import Relaying
+from pyramid_threaded_proxy.syscalls import send
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Wait
 from pyramid_threaded_proxy.transfer import client_gone, send_to_client
 
@@ -186,7 +187,7 @@ class SocketClient:
 
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
         try:
-            sent = self.endpoint.sock.send(data)
+            sent = send(self.endpoint, data)
         except BlockingIOError:
             return data
         except OSError as error:

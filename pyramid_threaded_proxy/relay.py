@@ -37,6 +37,7 @@ from pyramid_threaded_proxy.own_answer import error_response, opening, send_resp
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body, send_now
 from pyramid_threaded_proxy.route import Fetch
+from pyramid_threaded_proxy.syscalls import receive
 from pyramid_threaded_proxy.tasks import CHECKPOINT, Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
@@ -48,8 +49,6 @@ log = logging.getLogger(__name__)
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 #: Interim answers that one exchange may have before its final one.
 MOST_INTERIM = 16
-#: Bytes read at a time while a head is expected: most small answers come whole, and of a big one little is copied.
-HEAD_READ = 16 * 1024
 
 
 class Host(Protocol):
@@ -247,7 +246,7 @@ class Relay:
         The final head, or that of a switch, is `_head` then; what came behind it is in the reader's `rest`.
         """
         try:
-            data = endpoint.sock.recv(HEAD_READ)
+            data = receive(endpoint)
         except BlockingIOError:
             return False  # what made it readable was TLS's own
         except OSError as error:

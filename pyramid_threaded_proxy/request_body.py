@@ -10,6 +10,7 @@ from typing import IO, Any
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.syscalls import send
 from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready, Turn
 from pyramid_threaded_proxy.transfer import Hear, Moved, send_file
 
@@ -21,7 +22,7 @@ _A_TURN = 1024 * 1024
 def send_now(endpoint: Endpoint, data: bytes) -> bytes | memoryview:
     """Send what can be sent at once; returns the rest. What is wrong with the connection shows with that."""
     try:
-        sent = endpoint.sock.send(data)
+        sent = send(endpoint, data)
     except OSError:
         return data
     return b"" if sent == len(data) else memoryview(data)[sent:]

@@ -17,6 +17,7 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import RelayFailed
 from pyramid_threaded_proxy.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
+from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import LASTING, Endpoint, Owner, Steps, Task
 from pyramid_threaded_proxy.timers import Timed, Timers
 
@@ -38,6 +39,8 @@ class Loop:
         self.now = time.monotonic()
         #: When the sockets were asked whose every event has been dealt with; 0 while that is under way.
         self.heard = 0.0
+        #: For what the tasks here receive, in this loop's thread.
+        self.receiver = Receiver()
         self.dead = False
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
         self._young: dict[Task, float] = {}
