@@ -44,10 +44,12 @@ class Place:
 
     def release(self) -> None:
         """Give the place back. Takes no lock: the garbage collector may call it in the middle of anything."""
+        if not self._ticket:
+            return
         try:
             self._returned.append(self._ticket.pop())
         except IndexError:
-            pass  # given back already
+            pass  # another thread was quicker
 
     __del__ = release
 

@@ -38,6 +38,10 @@ class Channel(Protocol):
     def keep_alive(self) -> bool:
         """Whether the client may send another request. What the head says is final."""
 
+    @property
+    def pending(self) -> bool:
+        """Whether there was earlier output to be written."""
+
     def pending_output(self) -> bool:
         """Write what the server still had to send; whether some of it is left."""
 
@@ -136,7 +140,7 @@ class SocketClient:
         self.opened = False
 
     def is_ready(self) -> bool:
-        return not self._channel.pending_output()
+        return not self._channel.pending
 
     def ready(self) -> Steps:
         """Earlier output, an answer before ours on the same connection, goes first."""

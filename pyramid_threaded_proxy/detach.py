@@ -381,7 +381,7 @@ class _DetachedChannel(DetachableChannel):
 class DetachedConnection:
     """The relay's handle on a detached channel (`client.Channel`). Touched by the task that owns it alone."""
 
-    __slots__ = ("_channel", "_keep_alive", "endpoint", "minor", "server_name")
+    __slots__ = ("_channel", "_keep_alive", "endpoint", "minor", "pending", "server_name")
 
     def __init__(self, channel: DetachableChannel) -> None:
         request = channel.requests[0]
@@ -391,6 +391,8 @@ class DetachedConnection:
         # Bytes behind a request for an upgrade were never HTTP: there is no next request to wait for.
         self._keep_alive = not request.connection_close and not request.asks_upgrade
         self.server_name: str = channel.adj.ident or ""
+        # Nothing can be added to it from now on.
+        self.pending = bool(channel.total_outbufs_len)
 
     @property
     def keep_alive(self) -> bool:
@@ -597,7 +599,7 @@ def offer(channel: DetachableChannel, handover: Handover) -> None:
     if channel.handover is not None:
         channel.handover.abandon()
     channel.handover = handover
-    at_task_end(channel, _nothing)
+    channel.task_ends = channel.task_ends or (_nothing,)
 
 
 def at_task_end(channel: DetachableChannel, end: Callable[[], None]) -> None:
@@ -609,15 +611,10 @@ def _nothing() -> None:
     """Marks a task that has something to look after."""
 
 
-def uses_select(channel: DetachableChannel) -> bool:
-    """Whether waitress's loop can't take descriptors from `SELECT_LIMIT` on."""
-    return not channel.adj.asyncore_use_poll
-
-
-def descriptor_of(channel: DetachableChannel) -> int:
-    """The number of the client's socket; -1 when it is closed."""
+def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
+    """The number of the client's socket, -1 when it is closed; and whether waitress's loop uses `select`."""
     number = channel._fileno
-    return -1 if number is None else int(number)
+    return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
 
 
 def url_prefix(environ: Mapping[str, Any]) -> str:

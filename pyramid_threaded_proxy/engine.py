@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,10 +26,10 @@ from pyramid_threaded_proxy.probes import Probes
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
 from pyramid_threaded_proxy.route import Fetch, Route
-from pyramid_threaded_proxy.scheduler import Scheduler
+from pyramid_threaded_proxy.scheduler import Loop, Scheduler
 from pyramid_threaded_proxy.settings import ProcessSettings
 from pyramid_threaded_proxy.stream import StreamedAnswer
-from pyramid_threaded_proxy.tasks import Call, Steps
+from pyramid_threaded_proxy.tasks import Call, Steps, Task
 from pyramid_threaded_proxy.transfer import Pipes
 from pyramid_threaded_proxy.upstream import OriginPool, Upstreams
 
@@ -57,24 +56,26 @@ class Engine:
         self.routes: dict[str, Route] = {}
         self.probes = Probes(self.scheduler, self.upstreams, self._tell_change)
         self._said_streaming = False
-        self._joined = 0  # the process that lets our exchanges end when it is told to stop
+        self._joined: Loop | None = None  # the loop in whose time this process was told to let exchanges end at a stop
 
     def relay(self, fetch: Fetch, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""
         client = SocketClient(channel, fetch.policy.send_timeout)
         relay = Relay(fetch, client, self.pool(fetch, watched=True), self)
-        task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
+        loop = self.scheduler.start()
+        task = Task(self.scheduler, loop, relay.run(), client.endpoint, channel.last)
         self.in_flight.add(fetch.exchange, task.cancel)
         if fetch.policy.total_timeout is not None:
             task.limit = fetch.exchange.stats.started + fetch.policy.total_timeout
-        self.probes.start()
+        if self.probes.routes:
+            self.probes.start()
         if fetch.recheck is not None:
             Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
-        if self._joined != os.getpid():
-            self._joined = os.getpid()
+        if self._joined is not loop:  # a new process has a new one
+            self._joined = loop
             channel.join_stop(self)
         # Last: from here on the loop owns the exchange and the channel, and may be done with both already.
-        task.post(task.start)
+        loop.post(task.start)
 
     def stream(self, fetch: Fetch) -> StreamedAnswer:
         """Run an exchange in this very thread, as a WSGI iterable."""

@@ -72,7 +72,7 @@ _FRAMING_NAMES: NameTable[int] = NameTable(
 )
 
 
-@dataclass(slots=True, repr=False)
+@dataclass(slots=True, init=False, repr=False)
 class ResponseHead:
     """The head of one answer, interim or final.
 
@@ -84,13 +84,14 @@ class ResponseHead:
     reason: str
     fields: Fields
     #: The values of all Content-Length, Transfer-Encoding and Connection fields.
-    lengths: list[str] = field(init=False, compare=False)
-    codings: list[str] = field(init=False, compare=False)
-    connection: list[str] = field(init=False, compare=False)
+    lengths: list[str] = field(compare=False)
+    codings: list[str] = field(compare=False)
+    connection: list[str] = field(compare=False)
 
-    def __post_init__(self) -> None:
+    def __init__(self, minor: int, status: int, reason: str, fields: Fields) -> None:
+        self.minor, self.status, self.reason, self.fields = minor, status, reason, fields
         self.lengths, self.codings, self.connection = [], [], []
-        for name, value in self.fields:
+        for name, value in fields:
             if kind := _FRAMING_NAMES[name]:
                 (self.lengths if kind == 1 else self.codings if kind == 2 else self.connection).append(value)
 

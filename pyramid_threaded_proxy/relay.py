@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Generator
 from typing import Any, Protocol
 
 import webob
@@ -100,7 +101,11 @@ class Relay:
                 yield CHECKPOINT
                 if not self._client.is_ready():
                     yield from self._client.ready()
-                yield from self._answer()
+                head, framing, length = yield from self._ask()
+                if head.status == 101:
+                    yield from self._switch(head, self._reader.rest)
+                else:
+                    yield from self._pass_on(head, framing, length)
                 self._closed = True
                 self._client.close()
             except ExchangeFailed as error:
@@ -132,14 +137,6 @@ class Relay:
 
     # The request goes up
 
-    def _answer(self) -> Steps:
-        head, framing, length = yield from self._ask()
-        if head.status == 101:
-            return (yield from self._switch(head, self._reader.rest))
-        if framing is Framing.NONE and self._reader.rest:
-            raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
-        yield from self._pass_on(head, framing, length)
-
     def _ask(self) -> Any:
         """Steps: the answer's final head, framing and length; asks again where RFC 9110 9.2.2 allows it."""
         retries = self._policy.retries
@@ -154,7 +151,8 @@ class Relay:
                 self._request_sent = not rest or (yield from self._send(endpoint, rest))
                 while self._head is None:
                     yield Ready(endpoint, READ, self._policy.read_timeout, ReadTimedOut)
-                    if (yield from self._hear(endpoint)) and self._head is None:
+                    last = self._hear(endpoint)
+                    if (last if isinstance(last, bool) else (yield from last)) and self._head is None:
                         raise UpstreamGone("closed in its head" if self._reader.started else "closed without an answer")
                 self._exchange.stats.first_byte = time.monotonic()
                 framing, length = answer_framing(self._exchange.request.method, self._head)
@@ -238,10 +236,15 @@ class Relay:
     def _send(self, endpoint: Endpoint, head: bytes | memoryview) -> Any:
         """Steps: send what is left of the head, and the body; returns whether all of it was taken."""
         body, timeout = self._exchange.request.body, self._policy.send_timeout
-        return send_body(endpoint, head, body, timeout, self._moved_up, lambda: self._hear(endpoint))
+        return send_body(endpoint, head, body, timeout, self._moved_up, lambda: self._hear_early(endpoint))
 
-    def _hear(self, endpoint: Endpoint) -> Any:
-        """Steps: take what the upstream says, be it while it is still sent to; whether that was its last word.
+    def _hear_early(self, endpoint: Endpoint) -> Any:
+        """Steps: hear the upstream while it is still sent to."""
+        last = self._hear(endpoint)
+        return last if isinstance(last, bool) else (yield from last)
+
+    def _hear(self, endpoint: Endpoint) -> bool | Generator[Any, Any, bool]:
+        """Take what the upstream says; returns whether that was its last word, or steps that find out.
 
         The final head, or that of a switch, is `_head` then; what came behind it is in the reader's `rest`.
         """
@@ -254,14 +257,22 @@ class Relay:
         if not data:
             return True
         self._heard = True
-        while data:
-            head = self._reader.feed(data)
-            if head is None:
-                return False
-            if head.status >= 200 or (yield from self._is_switch(head)):
-                self._head = head
+        head = self._reader.feed(data)
+        if head is None:
+            return False
+        if head.status < 200:
+            return self._hear_interim(head)
+        self._head = head
+        return True
+
+    def _hear_interim(self, head: ResponseHead) -> Generator[Any, Any, bool]:
+        """Steps: an interim head, and whatever came behind it."""
+        found: ResponseHead | None = head
+        while found is not None:
+            if found.status >= 200 or (yield from self._is_switch(found)):
+                self._head = found
                 return True
-            data = self._reader.rest
+            found = self._reader.feed(self._reader.rest) if self._reader.rest else None
         return False
 
     def _is_switch(self, head: ResponseHead) -> Any:
@@ -284,6 +295,8 @@ class Relay:
     # The answer comes down
 
     def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
+        if framing is Framing.NONE and self._reader.rest:
+            raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
         exchange, policy = self._exchange, self._policy
         fields = policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)

@@ -30,6 +30,8 @@ from pyramid_threaded_proxy.route import Fetch
 
 log = logging.getLogger(__name__)
 
+#: What a response without fields and body consists of: WebOb takes long to come to the same again and again.
+_BLANK = dict(vars(Response(headerlist=[], app_iter=())))
 #: Where the environ refers to the place that its request was given.
 PLACE = "pyramid_threaded_proxy.place"
 
@@ -56,7 +58,8 @@ class ProxyResponse(Response):
     """
 
     def __init__(self, engine: Engine, fetch: Fetch) -> None:
-        super().__init__(headerlist=[], app_iter=())
+        self.__dict__.update(_BLANK)
+        self.headerlist: Fields = []  # its own: the one thing of these that changes in place
         self._engine = engine
         self._fetch: Fetch | None = fetch
         self.proxy_exchange = fetch.exchange
@@ -104,11 +107,11 @@ class ProxyResponse(Response):
 
     def _check_descriptors(self, channel: detach.DetachableChannel) -> None:
         """The client's own socket tells how many are open."""
-        descriptors = self._engine.descriptors
-        if detach.uses_select(channel):
-            descriptors.with_select()
+        number, with_select = detach.descriptor_of(channel)
+        if with_select:
+            self._engine.descriptors.with_select()
         try:
-            descriptors.check(detach.descriptor_of(channel))
+            self._engine.descriptors.check(number)
         except DescriptorsExhausted as error:
             raise TooManyExchanges("open files") from error
 

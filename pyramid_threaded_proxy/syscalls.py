@@ -48,24 +48,21 @@ def send(endpoint: Endpoint, data: bytes | memoryview) -> int:
 
 
 class Receiver:
-    """Where one thread receives small messages; what is in it belongs to whoever was last read from."""
+    """Where one loop receives small messages; what is in it belongs to whoever was last read from. Its thread alone."""
 
     def __init__(self) -> None:
         if _LIBC is not None:
             buffer = (ctypes.c_char * SMALL)()
-            self._address = ctypes.addressof(buffer)
-            self._view = memoryview(buffer).cast("B")
-
-    def recv(self, endpoint: Endpoint) -> bytes:
-        """Receive what is there, `SMALL` bytes at most; b"" at the end. Raises as `socket.recv`."""
-        if _LIBC is not None and endpoint.raw:
-            count: int = _LIBC.recv(endpoint.sock.fileno(), self._address, SMALL, socket.MSG_DONTWAIT)
-            if count >= 0:
-                return bytes(self._view[:count])
-        return endpoint.sock.recv(SMALL)
+            self.address = ctypes.addressof(buffer)
+            self.view = memoryview(buffer).cast("B")
 
 
 def receive(endpoint: Endpoint) -> bytes:
-    """Receive as `Receiver.recv`, wherever the exchange runs. In the thread that owns the socket."""
+    """Receive what is there, `SMALL` bytes at most; b"" at the end. Raises as `socket.recv`. In the socket's thread."""
     loop = endpoint.loop
-    return endpoint.sock.recv(SMALL) if loop is None else loop.receiver.recv(endpoint)
+    if _LIBC is not None and loop is not None and endpoint.raw:
+        receiver = loop.receiver
+        count: int = _LIBC.recv(endpoint.sock.fileno(), receiver.address, SMALL, socket.MSG_DONTWAIT)
+        if count >= 0:
+            return bytes(receiver.view[:count])
+    return endpoint.sock.recv(SMALL)

@@ -47,6 +47,18 @@ def test_it_is_an_empty_200(fetched: ProxyResponse) -> None:
     assert repr(fetched) == f"<ProxyResponse <Exchange proxy_fetch GET {NOWHERE} status=None>>"
 
 
+def test_two_share_nothing_that_changes(fetched: ProxyResponse) -> None:
+    """Each is made of copies of a blank one's attributes: whatever changes in place must be its own."""
+    blank = Response(headerlist=[], app_iter=())
+    other = ProxyResponse(fetched._engine, fetched._fetch)  # type: ignore[arg-type]
+    assert vars(blank).items() <= vars(other).items()
+    shared = [name for name in vars(blank) if vars(other)[name] is vars(fetched)[name]]
+    kinds = {type(vars(other)[name]) for name in shared}
+    assert kinds <= {str, tuple, type(None), bool, int}, "WebOb keeps something new that changes"
+    other.headers["X-One"] = "1"
+    assert fetched.headerlist == [] != other.headerlist
+
+
 BODY = ["body", "text", "json", "json_body", "ubody", "unicode_body", "body_file", "app_iter"]
 
 
