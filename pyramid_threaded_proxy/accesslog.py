@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from functools import lru_cache
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
@@ -43,32 +44,33 @@ def _seconds(since: float, until: float | None) -> str:
     return "-" if until is None else f"{until - since:.3f}"
 
 
+@lru_cache(maxsize=2)
+def _clock(second: int) -> str:
+    return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
+
+
 def write(exchange: Exchange) -> None:
     """Write the line. Runs in the loop's thread, so the logger's handlers should not block for long."""
     if not access_log.isEnabledFor(logging.INFO):
         return
-    stats, error = exchange.stats, exchange.error
-    method, path, protocol, referer, agent = map(_shown, exchange.log_values)
-    times = "/".join(_seconds(stats.started, at) for at in (stats.connected, stats.first_byte, stats.finished))
-    access_log.info(
-        '%s - %s [%s] "%s %s %s" %d %d "%s" "%s" %s %s %d %s %d/%d %s',
-        exchange.client_addr or "-",
-        _shown((exchange.userid or "-")[:256]).replace(" ", "\\x20"),
-        time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime()),
-        method,
-        path,
-        protocol,
-        _status(exchange),
-        stats.bytes_down,
-        referer,
-        agent,
-        exchange.route,
-        exchange.request.origin,
-        stats.attempts,
-        times,
-        stats.bytes_up,
-        stats.bytes_down,
-        how_it_ended(exchange),
+    # Not with `info`: for each line it would look through the stack for who called it.
+    record = access_log.makeRecord(access_log.name, logging.INFO, __file__, 0, _line(exchange), (), None, "write")
+    access_log.handle(record)
+    if exchange.error is not None:
+        access_log.debug("%s %s: %s", exchange.route, exchange.request_id, exchange.error)
+
+
+def _line(exchange: Exchange) -> str:
+    stats, values = exchange.stats, exchange.log_values
+    if _UNSAFE.search("".join(values)):
+        method, path, protocol, referer, agent = map(_shown, values)
+    else:
+        method, path, protocol, referer, agent = values
+    user = "-" if not exchange.userid else _shown(exchange.userid[:256]).replace(" ", "\\x20")
+    started = stats.started
+    return (
+        f'{exchange.client_addr or "-"} - {user} [{_clock(int(time.time()))}] "{method} {path} {protocol}" '
+        f'{_status(exchange)} {stats.bytes_down} "{referer}" "{agent}" {exchange.route} {exchange.request.origin} '
+        f"{stats.attempts} {_seconds(started, stats.connected)}/{_seconds(started, stats.first_byte)}/"
+        f"{_seconds(started, stats.finished)} {stats.bytes_up}/{stats.bytes_down} {how_it_ended(exchange)}"
     )
-    if error is not None:
-        access_log.debug("%s %s: %s", exchange.route, exchange.request_id, error)
