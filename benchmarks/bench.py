@@ -50,7 +50,6 @@ class Bench:
         self.left_out = servers.missing()
         self.notes: list[str] = []
         self._origins = Origins(free_port(), free_port(), free_port(), folder)
-        self._origin_pids: list[int] = []
 
     @contextmanager
     def upstreams(self) -> Iterator[None]:
@@ -63,9 +62,8 @@ class Bench:
                 servers.nginx_files(origins.folder, origins.secure, secure=True),
                 servers.stream_origin(origins.folder, origins.stream),
             ):
-                self._origin_pids.append(stack.enter_context(service).pid)
+                stack.enter_context(service)
             yield
-        self._origin_pids.clear()
 
     @property
     def stream_port(self) -> int:
@@ -90,12 +88,9 @@ class Bench:
 
     def place(self, service: Service, alone: bool) -> None:
         """Put the server alone on one core and all else on the others; or everything anywhere."""
+        # All servers are children of this process, and loads inherit its place: so the one that counts comes last.
+        machine.pin(os.getpid(), machine.OTHERS if alone else machine.ALL)
         machine.pin(service.pid, machine.ALONE if alone else machine.ALL)
-        rest = machine.OTHERS if alone else machine.ALL
-        for pid in self._origin_pids:
-            machine.pin(pid, rest)
-        # Loads are children of this process, and inherit its place.
-        machine.pin(os.getpid(), rest)
 
     def rounds(self, running: dict[str, Service]) -> Iterator[tuple[str, Service, bool]]:
         """Interleaved: in each round every server in turn, alone on a core and then anywhere."""

@@ -21,7 +21,7 @@ from benchmarks import accounts, figures, machine, page, plots, report, servers
 from benchmarks.bench import QUICK, Bench
 from benchmarks.goals import GOALS, Goal
 from benchmarks.loads import wire
-from benchmarks.processes import ProcessFailed, Service, free_port
+from benchmarks.processes import Load, ProcessFailed, Service, free_port
 from benchmarks.scenarios import chunked, held, own_view, tunnels
 
 STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 2 3 4 {utime} {stime} {cutime} {cstime} 20 0 {threads} 0 12345"
@@ -264,6 +264,30 @@ def test_a_server_that_does_not_start_is_told_with_its_words(tmp_path: Path) -> 
     command_line = [sys.executable, "-c", "raise SystemExit('no such thing')"]
     with pytest.raises(ProcessFailed, match="ended with 1; it wrote: no such thing"):
         Service("broken", command_line, free_port(), tmp_path).__enter__()
+
+
+def cores_of(pids: set[int]) -> set[frozenset[int]]:
+    """Where the threads of these processes may run."""
+    return {
+        frozenset(os.sched_getaffinity(int(task))) for pid in pids for task in os.listdir(f"/proc/{pid}/task")
+    }
+
+
+def test_the_server_is_alone_on_its_core(tmp_path: Path, need_program: Callable[[str], str]) -> None:
+    """It is a child of this process, as the load is and the other servers, and yet it is not where those are."""
+    for name in ("nginx", "openssl"):
+        need_program(name)
+    bench = Bench(tmp_path, QUICK._replace(share=512))
+    with bench.upstreams(), bench.running("bare", "proxy") as running:
+        for alone, own, others in ((True, machine.ALONE, machine.OTHERS), (False, machine.ALL, machine.ALL)):
+            service = running["bare"]
+            bench.place(service, alone)
+            with Load("small", port=service.port, path="/own", connections=1) as load:
+                load.ready()
+                server, all_of_us = ({stat.pid for stat in accounts.tree(pid)} for pid in (service.pid, os.getpid()))
+                assert len(all_of_us - server) > 5, "this process, the load, the origins, another server"
+                assert cores_of(server) == {frozenset(own)}
+                assert cores_of(all_of_us - server) == {frozenset(others)}
 
 
 def test_a_tiny_run(tmp_path: Path, need_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
