@@ -75,7 +75,7 @@ class Engine:
             self._joined = loop
             channel.join_stop(self)
         # Last: from here on the loop owns the exchange and the channel, and may be done with both already.
-        loop.post(task.start)
+        task.post(task.start)
 
     def stream(self, fetch: Fetch) -> StreamedAnswer:
         """Run an exchange in this very thread, as a WSGI iterable."""

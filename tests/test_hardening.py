@@ -234,6 +234,6 @@ def test_the_hand_over_comes_last(origin: Origins, site: Sites, monkeypatch: pyt
 
     for owner, name in ((Probes, "start"), (Recheck, "start"), (DetachedConnection, "join_stop"), (Task, "post")):
         noted(owner, name)
-    assert site(route("r", origin(echo).url, recheck="5s")).get("/r/").status == 200
+    assert site(route("r", origin(echo).url, recheck="5s", health__path="/")).get("/r/").status == 200
     assert sorted(order[:-1]) == ["DetachedConnection.join_stop", "Probes.start", "Recheck.start"]
     assert order[-1] == "Task.post"
