@@ -29,7 +29,7 @@ from pyramid_threaded_proxy.route import Fetch, Route
 from pyramid_threaded_proxy.scheduler import Loop, Scheduler
 from pyramid_threaded_proxy.settings import ProcessSettings
 from pyramid_threaded_proxy.stream import StreamedAnswer
-from pyramid_threaded_proxy.tasks import Call, Steps, Task
+from pyramid_threaded_proxy.tasks import Call, Steps
 from pyramid_threaded_proxy.transfer import Pipes
 from pyramid_threaded_proxy.upstream import OriginPool, Upstreams
 
@@ -62,17 +62,15 @@ class Engine:
         """Run an exchange in the loop, on a connection that was detached."""
         client = SocketClient(channel, fetch.policy.send_timeout)
         relay = Relay(fetch, client, self.pool(fetch, watched=True), self)
-        loop = self.scheduler.start()
-        task = Task(self.scheduler, loop, relay.run(), client.endpoint, channel.last)
+        task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
         self.in_flight.add(fetch.exchange, task.cancel)
         if fetch.policy.total_timeout is not None:
             task.limit = fetch.exchange.stats.started + fetch.policy.total_timeout
-        if self.probes.routes:
-            self.probes.start()
+        self.probes.start()
         if fetch.recheck is not None:
             Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
-        if self._joined is not loop:  # a new process has a new one
-            self._joined = loop
+        if self._joined is not task.loop:  # a new process has a new one
+            self._joined = task.loop
             channel.join_stop(self)
         # Last: from here on the loop owns the exchange and the channel, and may be done with both already.
         task.post(task.start)

@@ -1,7 +1,7 @@
 """Small sends and receives on sockets that don't block, without letting go of the interpreter's lock.
 
 `socket.send` and `socket.recv` release the lock around the system call. Where another core waits for it, that wakes a
-thread there for the sake of a call of 3 µs, and takes the lock back from it or waits: which costs more than the call.
+thread there for a very short call, and takes the lock back from it or waits: which costs more than the call.
 So where there are several cores, what is short is called through `ctypes.PyDLL`, which keeps the lock. What goes wrong
 in such a call is done again by the socket's own method, which raises as it should.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Bytes: what is longer is copied long enough for other threads to make use of the time.
 SMALL = 16 * 1024
+
 
 def _libc() -> Any:
     """The C library's functions; None where nobody waits on another core, or the system is not Linux."""

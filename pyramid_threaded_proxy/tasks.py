@@ -344,9 +344,7 @@ class Task:
         if wanted and events & (wanted | BROKEN | (HANGUP if wanted & READ else 0)):
             wait = self.wait
             assert isinstance(wait, Ready)
-            endpoint.wanted = 0
-            if wait.other is not None:
-                wait.stop()
+            wait.stop()
             self.advance((endpoint, events), None)
         elif endpoint.watched and events & (HANGUP | BROKEN):
             self.loop.forget(endpoint)  # said once is enough: the poller would report it without end

@@ -248,7 +248,7 @@ def test_nothing_is_left_behind(
         seen.append(what_is_open(app, upstream))
         return seen[-1] == before
 
-    # A thread that has just accepted a connection, of a client that left, has a socket nobody else knows of yet.
+    # Seldom one socket that no Python object has is there for a moment more; what stays is a leak.
     with suppress(AssertionError):
         wait_until(as_before)
     assert seen[-1] == before
