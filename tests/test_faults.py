@@ -140,7 +140,7 @@ class Client:
         # A killed process's connections end in an orderly way: nobody can tell that from the end of such a body.
         route = "/steady" if framing == "close" else self._random.choice(("/r", "/two"))
         size = self._random.choice((0, 10, 1000, 20_000, 200_000))
-        rare = {"kill": 0.02, "hang": 0.2}.get(how, 1.0)
+        rare = {"kill": 0.1, "hang": 0.2}.get(how, 1.0)
         if self._random.random() > 0.3 * rare:
             stage, how = "whole", "-"
         return route, f"/{framing}/{stage}/{how}/{number}-{self._random.randrange(1 << 30)}/{size}"
