@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from enum import IntEnum
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
+from itertools import compress, repeat
+from operator import not_
 from typing import Any
 
 from .cookies import CookieFilter, SetCookieFilter
 from .exceptions import FieldRefused
-from .head import NameTable
+from .head import NAME_OF, VALUE_OF, NameTable
 from .target import LocationMap
 
 FieldList = list[tuple[str, str]]
@@ -71,9 +72,10 @@ class RequestFields:
 
         Raises `FieldRefused` for a value with a control character.
         """
-        names = self._names
+        names = [*map(self._names.__getitem__, environ)]
         # Servers join repeated fields: where the last one is empty, white space is left at the end (RFC 9110 5.5).
-        fields = [(name, value.strip(" \t")) for key, value in environ.items() if (name := names[key])]
+        values = map(str.strip, compress(environ.values(), names), repeat(" \t"))
+        fields = [*zip(filter(None, names), values)]
         if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
             fields.append(("Content-Type", content_type))
         if self._cookies is not None and (cookie := environ.get("HTTP_COOKIE")):
@@ -99,7 +101,7 @@ class RequestFields:
 
 
 def _check_values(fields: FieldList) -> None:
-    text = "".join([value for _, value in fields])
+    text = "".join(map(VALUE_OF, fields))
     if text.isascii() and text.isprintable():
         return
     for name, value in fields:
@@ -138,13 +140,9 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-class _Action(IntEnum):
-    KEEP = 0
-    DROP = 1
-    CONNECTION = 2
-    SET_COOKIE = 3
-    LOCATION = 4
-    CACHE_CONTROL = 5
+# What is done with a field of an answer. Plain numbers: each is looked at for each field.
+_KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _CACHE_CONTROL = range(6)
+_BY_VALUE = frozenset({_SET_COOKIE, _LOCATION, _CACHE_CONTROL})
 
 
 class AnswerFields:
@@ -174,27 +172,31 @@ class AnswerFields:
         `public_url` is scheme and authority as the client sees them; `mount` is the public path of the upstream's
         base, or None where nothing is to be rewritten.
         """
-        actions = self._actions
-        kept: FieldList = []
-        caching: list[str] = []
-        for field in fields:
-            action = actions[field[0]]
-            if action == 0:
-                kept.append(field)
-            elif action == _Action.CONNECTION:
-                if field[1].lower() not in _USUAL_OPTIONS:
-                    return self.select(_without_named(fields), public_url, mount)
-            elif action == _Action.CACHE_CONTROL:
-                caching.append(field[1])
-            elif action != _Action.DROP:
-                kept += self._rewritten(field, action, public_url, mount)
+        actions = [*map(self._actions.__getitem__, map(NAME_OF, fields))]
+        if _CONNECTION in actions:
+            connection = fields[actions.index(_CONNECTION)][1]
+            if actions.count(_CONNECTION) > 1 or connection.lower() not in _USUAL_OPTIONS:
+                return self.select(_without_named(fields), public_url, mount)
+        kept = [*compress(fields, map(not_, actions))]
+        if not _BY_VALUE.isdisjoint(actions):
+            kept = self._by_value(fields, actions, public_url, mount)
         if self._private:
+            caching = [value for (_, value), action in zip(fields, actions) if action == _CACHE_CONTROL]
             kept.append(("Cache-Control", _private_caching(", ".join(caching))))
+        return kept
+
+    def _by_value(self, fields: FieldList, actions: list[int], public_url: str, mount: str | None) -> FieldList:
+        kept: FieldList = []
+        for field, action in zip(fields, actions):
+            if action == _KEEP:
+                kept.append(field)
+            elif action in (_SET_COOKIE, _LOCATION):
+                kept += self._rewritten(field, action, public_url, mount)
         return kept
 
     def _rewritten(self, field: tuple[str, str], action: int, public_url: str, mount: str | None) -> FieldList:
         name, value = field
-        if action == _Action.SET_COOKIE:
+        if action == _SET_COOKIE:
             cookie = self._cookies.public(value, mount)
             return [] if cookie is None else [(name, cookie)]
         return [field] if mount is None else [(name, self._locations.public(value, public_url, mount))]
@@ -202,16 +204,16 @@ class AnswerFields:
     def _action_for(self, name: str) -> int:
         lower = name.lower()
         if lower == "connection":
-            return _Action.CONNECTION
+            return _CONNECTION
         if lower in _NEVER_DOWN or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
-            return _Action.DROP
+            return _DROP
         if lower == "set-cookie":
-            return _Action.SET_COOKIE
+            return _SET_COOKIE
         if self._rewrite_location and lower in ("location", "content-location"):
-            return _Action.LOCATION
+            return _LOCATION
         if self._private and lower.endswith(_SHARED_CACHE_FIELDS):
-            return _Action.DROP
-        return _Action.CACHE_CONTROL if self._private and lower == "cache-control" else _Action.KEEP
+            return _DROP
+        return _CACHE_CONTROL if self._private and lower == "cache-control" else _KEEP
 
 
 def _without_named(fields: FieldList) -> FieldList:

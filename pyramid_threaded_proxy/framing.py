@@ -89,6 +89,8 @@ def _field_refused(rule: str, value: str) -> AnswerRefused:
 
 def keeps_alive(head: ResponseHead) -> bool:
     """Tell whether the upstream keeps the connection after this answer, as far as its head says (RFC 9112 9.3)."""
+    if not head.connection:
+        return head.minor > 0
     options = {option.strip(" \t").lower() for value in head.connection for option in value.split(",")}
     return "close" not in options and (head.minor > 0 or "keep-alive" in options)
 

@@ -11,11 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import itemgetter
 from typing import NoReturn, TypeVar
 
 from .exceptions import AnswerRefused, ValueRefused
 
 Fields = list[tuple[str, str]]
+
+#: Of a field. For `map`: what is done for each field of each message is done in C where it can be.
+NAME_OF: Callable[[tuple[str, str]], str] = itemgetter(0)
+VALUE_OF: Callable[[tuple[str, str]], str] = itemgetter(1)
 
 _HEAD_END = b"\r\n\r\n"
 _SHOWN = 60
@@ -91,9 +97,9 @@ class ResponseHead:
     def __init__(self, minor: int, status: int, reason: str, fields: Fields) -> None:
         self.minor, self.status, self.reason, self.fields = minor, status, reason, fields
         self.lengths, self.codings, self.connection = [], [], []
-        for name, value in fields:
-            if kind := _FRAMING_NAMES[name]:
-                (self.lengths if kind == 1 else self.codings if kind == 2 else self.connection).append(value)
+        kinds = [*map(_FRAMING_NAMES.__getitem__, map(NAME_OF, fields))]
+        for (_, value), kind in compress(zip(fields, kinds), kinds):
+            (self.lengths if kind == 1 else self.codings if kind == 2 else self.connection).append(value)
 
     def __repr__(self) -> str:
         # Values stay out: a log must not show cookies.
@@ -231,8 +237,8 @@ def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
     Raises ValueRefused for CR, LF, NUL, other controls but HTAB, text that is not latin-1, and names that are no token.
     """
     fields = list(fields)
-    names = [name for name, _ in fields]
     try:
+        names = [*map(NAME_OF, fields)]
         lines = [start_line, *map(": ".join, fields), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
         named = not names or (all(names) and _TOKENS.fullmatch("".join(names)))

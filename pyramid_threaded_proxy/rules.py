@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import compress
+from operator import not_
 
 from .exceptions import ValueRefused
 from .fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
-from .head import NameTable
+from .head import NAME_OF, NameTable
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -80,8 +82,7 @@ class RequestRules:
         Raises `ValueRefused` for a value with a control character, or with white space at an end.
         """
         if self._gone is not None:
-            gone = self._gone
-            fields = [field for field in fields if not gone[field[0]]]
+            fields = _without(fields, self._gone)
         made = [(item.name, value) for item in self._setting if (value := item.value(values)) is not None]
         made += [(item.name, value) for item in self._adding if (value := item.value(values)) is not None]
         return fields + made
@@ -111,14 +112,17 @@ class ResponseRules:
     def apply(self, fields: FieldList) -> FieldList:
         """The fields after the overrides."""
         if self._gone is not None:
-            gone = self._gone
-            fields = [field for field in fields if not gone[field[0]]]
+            fields = _without(fields, self._gone)
         if self._made:
             fields = fields + self._made
         if self._default:
             present = {name.lower() for name, _ in fields}
             fields = fields + [field for lower, field in self._default if lower not in present]
         return fields
+
+
+def _without(fields: FieldList, gone: NameTable[bool]) -> FieldList:
+    return [*compress(fields, map(not_, map(gone.__getitem__, map(NAME_OF, fields))))]
 
 
 def _template_parts(name: str, text: str) -> list[str]:

@@ -36,13 +36,16 @@ def _libc() -> Any:
 
 
 _LIBC = _libc()
+#: Plain numbers: to join two of the socket module's is a call of Python's.
+_SEND_FLAGS = int(getattr(socket, "MSG_DONTWAIT", 0)) | int(getattr(socket, "MSG_NOSIGNAL", 0))
+_RECEIVE_FLAGS = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 def send(endpoint: Endpoint, data: bytes | memoryview) -> int:
     """Send what can be sent at once; returns how much that was. Raises as `socket.send`. In the socket's own thread."""
     if _LIBC is not None and endpoint.raw and type(data) is bytes and len(data) <= SMALL:
         # The number is the socket's own word: -1 once it is closed, and never a stranger's.
-        sent: int = _LIBC.send(endpoint.sock.fileno(), data, len(data), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        sent: int = _LIBC.send(endpoint.sock.fileno(), data, len(data), _SEND_FLAGS)
         if sent >= 0:
             return sent
     return endpoint.sock.send(data)
@@ -63,7 +66,7 @@ def receive(endpoint: Endpoint) -> bytes:
     loop = endpoint.loop
     if _LIBC is not None and loop is not None and endpoint.raw:
         receiver = loop.receiver
-        count: int = _LIBC.recv(endpoint.sock.fileno(), receiver.address, SMALL, socket.MSG_DONTWAIT)
+        count: int = _LIBC.recv(endpoint.sock.fileno(), receiver.address, SMALL, _RECEIVE_FLAGS)
         if count >= 0:
             return bytes(receiver.view[:count])
     return endpoint.sock.recv(SMALL)
