@@ -54,6 +54,7 @@ from pyramid_threaded_proxy.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.poller import READ, wait_for
+from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import Endpoint
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,11 @@ class DetachableChannel(HTTPChannel):
         self.unwatched = False
         return True
 
+    def recv(self, buffer_size: int) -> bytes:
+        """Main thread. The beginning of a request without letting go of the interpreter's lock (see `syscalls`)."""
+        data: bytes | None = self.server.trigger.receiver.take(self.socket) if self.request is None else None
+        return data or HTTPChannel.recv(self, buffer_size)
+
     def handle_read(self) -> None:
         if len(self.requests) > self.adj.channel_request_lookahead:
             self.unread = True
@@ -286,6 +292,7 @@ class _Trigger(Trigger):
     pulled = False
     guard: threading.Lock  # so that the pipe is not closed while it is written to
     away: set[DetachableChannel]  # main thread: those out of waitress's tables
+    receiver: Receiver  # main thread
     stopping = False  # the process stops: connections end with their present answer
     look: Callable[[], None] | None = None  # what a stop does at each turn
 
@@ -319,7 +326,7 @@ class _Trigger(Trigger):
 
 def _make_ours(trigger: Any) -> None:
     if type(trigger) is not _Trigger:
-        trigger.guard, trigger.away = threading.Lock(), set()
+        trigger.guard, trigger.away, trigger.receiver = threading.Lock(), set(), Receiver()
         trigger.__class__ = _Trigger
 
 

@@ -75,7 +75,7 @@ class RequestFields:
         names = [*map(self._names.__getitem__, environ)]
         # Servers join repeated fields: where the last one is empty, white space is left at the end (RFC 9110 5.5).
         values = map(str.strip, compress(environ.values(), names), repeat(" \t"))
-        fields = [*zip(filter(None, names), values)]
+        fields = [*zip(filter(None, names), values, strict=True)]
         if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
             fields.append(("Content-Type", content_type))
         if self._cookies is not None and (cookie := environ.get("HTTP_COOKIE")):
@@ -181,13 +181,13 @@ class AnswerFields:
         if not _BY_VALUE.isdisjoint(actions):
             kept = self._by_value(fields, actions, public_url, mount)
         if self._private:
-            caching = [value for (_, value), action in zip(fields, actions) if action == _CACHE_CONTROL]
+            caching = [value for (_, value), action in zip(fields, actions, strict=True) if action == _CACHE_CONTROL]
             kept.append(("Cache-Control", _private_caching(", ".join(caching))))
         return kept
 
     def _by_value(self, fields: FieldList, actions: list[int], public_url: str, mount: str | None) -> FieldList:
         kept: FieldList = []
-        for field, action in zip(fields, actions):
+        for field, action in zip(fields, actions, strict=True):
             if action == _KEEP:
                 kept.append(field)
             elif action in (_SET_COOKIE, _LOCATION):

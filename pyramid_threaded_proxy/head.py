@@ -98,7 +98,7 @@ class ResponseHead:
         self.minor, self.status, self.reason, self.fields = minor, status, reason, fields
         self.lengths, self.codings, self.connection = [], [], []
         kinds = [*map(_FRAMING_NAMES.__getitem__, map(NAME_OF, fields))]
-        for (_, value), kind in compress(zip(fields, kinds), kinds):
+        for (_, value), kind in compress(zip(fields, kinds, strict=True), kinds):
             (self.lengths if kind == 1 else self.codings if kind == 2 else self.connection).append(value)
 
     def __repr__(self) -> str:

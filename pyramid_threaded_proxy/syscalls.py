@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 SMALL = 16 * 1024
 
 
+#: Where an argument is passed in a register of 64 bits, into which a C int is widened: declaring each argument's type
+#: would make an object of it for each call.
+_WIDENING = ("x86_64", "aarch64")
+
+
 def _libc() -> Any:
-    """The C library's functions; None where nobody waits on another core, or the system is not Linux."""
+    """The C library's functions; None where nobody waits on another core, or the system is not such a Linux."""
     if ctypes is None or not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
         return None
+    if os.uname().machine not in _WIDENING or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
     library = ctypes.PyDLL(None)
-    for function, pointer in ((library.send, ctypes.c_char_p), (library.recv, ctypes.c_void_p)):
-        function.argtypes = (ctypes.c_int, pointer, ctypes.c_size_t, ctypes.c_int)
-        function.restype = ctypes.c_ssize_t
+    library.send.restype = library.recv.restype = ctypes.c_ssize_t
     return library
 
 
@@ -52,21 +57,29 @@ def send(endpoint: Endpoint, data: bytes | memoryview) -> int:
 
 
 class Receiver:
-    """Where one loop receives small messages; what is in it belongs to whoever was last read from. Its thread alone."""
+    """Where one thread receives small messages; what is in it belongs to whoever was last read from."""
 
     def __init__(self) -> None:
         if _LIBC is not None:
-            buffer = (ctypes.c_char * SMALL)()
-            self.address = ctypes.addressof(buffer)
-            self.view = memoryview(buffer).cast("B")
+            self._buffer: Any = (ctypes.c_char * SMALL)()
+            self._pointer = ctypes.byref(self._buffer)
+
+    def take(self, sock: socket.socket) -> bytes | None:
+        """What is there, `SMALL` bytes at most, b"" at the end; None where `sock` itself must be asked."""
+        if _LIBC is None:
+            return None
+        count: int = _LIBC.recv(sock.fileno(), self._pointer, SMALL, _RECEIVE_FLAGS)
+        if count < 0:
+            return None
+        data: bytes = self._buffer[:count]
+        return data
 
 
 def receive(endpoint: Endpoint) -> bytes:
     """Receive what is there, `SMALL` bytes at most; b"" at the end. Raises as `socket.recv`. In the socket's thread."""
     loop = endpoint.loop
-    if _LIBC is not None and loop is not None and endpoint.raw:
-        receiver = loop.receiver
-        count: int = _LIBC.recv(endpoint.sock.fileno(), receiver.address, SMALL, _RECEIVE_FLAGS)
-        if count >= 0:
-            return bytes(receiver.view[:count])
+    if loop is not None and endpoint.raw:
+        data = loop.receiver.take(endpoint.sock)
+        if data is not None:
+            return data
     return endpoint.sock.recv(SMALL)

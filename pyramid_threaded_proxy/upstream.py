@@ -25,11 +25,13 @@ from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, Va
 from pyramid_threaded_proxy.origin import UNIX, Origin
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.scheduler import Loop
-from pyramid_threaded_proxy.tasks import Endpoint, Owner, TlsEndpoint
+from pyramid_threaded_proxy.tasks import FOREVER, Endpoint, Owner, TlsEndpoint
 from pyramid_threaded_proxy.tls import Tls, new_context, reason_of
 
 #: Seconds after which an idle connection is dropped: sooner than most servers do it themselves.
 IDLE_SECONDS = 30.0
+#: Seconds after which one of more than `keepalive` is: under load it is wanted again long before.
+SURPLUS_SECONDS = 1.0
 #: Seconds for which the addresses of a name are believed.
 LOOK_UP_SECONDS = 10.0
 
@@ -148,7 +150,9 @@ class OriginPool(Owner):
         self._server_name = server_name
         self.name = str(origin)
         self._idle: deque[Connection] = deque()  # the one used last at the right
+        self._keepalive = 0  # how many may stay, by whoever gave one back last
         self._timed_by: Loop | None = None  # the loop that will call `on_timer`
+        self._due = FOREVER  # when it will do so next
         self._known: tuple[float, list[str]] = (0.0, [])  # until when these addresses are believed
 
     # Making
@@ -263,29 +267,44 @@ class OriginPool(Owner):
             connection.close()
 
     def give_back(self, connection: Connection, keepalive: int) -> None:
-        """Keep a connection whose last message ended exactly where its framing says, unless `keepalive` are kept."""
-        if len(self._idle) >= keepalive:
+        """Keep a connection whose last message ended exactly where its framing says.
+
+        Of more than `keepalive` the oldest are dropped: soon, where a loop watches them, else at once.
+        """
+        idle, self._keepalive = self._idle, keepalive
+        if not keepalive or (self._home is None and len(idle) >= keepalive):
             connection.close()
-            return
-        if self._home is not None:
+        elif self._home is None:
+            connection.idle_since = time.monotonic()
+            self._drop_old(connection.idle_since)
+            idle.append(connection)
+        else:
             loop = self._home()
             loop.want(connection.endpoint, READ, self)
             connection.idle_since = loop.now
-            if self._timed_by is not loop:
-                self._timed_by = loop
-                loop.call_at(self, loop.now + IDLE_SECONDS)
-        else:
-            connection.idle_since = time.monotonic()
-            self._drop_old(connection.idle_since)
-        self._idle.append(connection)
+            idle.append(connection)
+            self._look_with(loop, loop.now + self._patience(len(idle)))
+
+    def _look_with(self, loop: Loop, due: float) -> None:
+        if self._timed_by is not loop:
+            self._timed_by, self._due = loop, FOREVER
+        if due < self._due:
+            self._due = due
+            loop.call_at(self, due)
 
     def on_timer(self, now: float) -> None:
         """Drop what has been idle for long (`timers.Timed`); in the loop that watches it."""
+        loop = self._timed_by
+        if loop is None or now < self._due:
+            return  # called for what was due before another look came first
         self._drop_old(now)
-        loop, self._timed_by = self._timed_by, None
-        if self._idle and loop is not None:
-            self._timed_by = loop
-            loop.call_at(self, self._idle[0].idle_since + IDLE_SECONDS)
+        self._due = FOREVER
+        if self._idle:
+            self._look_with(loop, self._idle[0].idle_since + self._patience(len(self._idle)))
+
+    def _patience(self, kept: int) -> float:
+        """Seconds that the one of `kept` may be idle that was used longest ago."""
+        return IDLE_SECONDS if kept <= self._keepalive else SURPLUS_SECONDS
 
     def _drop_old(self, now: float) -> None:
         idle = self._idle
@@ -294,7 +313,7 @@ class OriginPool(Owner):
                 connection = idle.popleft()
             except IndexError:
                 return
-            if now - connection.idle_since < IDLE_SECONDS:
+            if now - connection.idle_since < self._patience(len(idle) + 1):
                 idle.appendleft(connection)
                 return
             connection.close()

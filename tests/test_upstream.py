@@ -120,7 +120,7 @@ def test_a_body_that_ends_with_the_connection_ends_it(origin: MakeOrigin, site: 
 
 
 def test_no_more_than_so_many_are_kept(origin: MakeOrigin, site: MakeSite) -> None:
-    """After a crowd only as many connections stay open as `keepalive` says."""
+    """Soon after a crowd only as many connections stay open as `keepalive` says."""
     gate = threading.Barrier(KEEPALIVE + 9)
 
     def script(wire: OriginWire) -> None:
@@ -140,6 +140,31 @@ def test_no_more_than_so_many_are_kept(origin: MakeOrigin, site: MakeSite) -> No
         client.close()
     wait_until(lambda: sum(wire.sock.fileno() < 0 for wire in upstream.wires) == 8, "the rest to be closed")
     assert kept(where) == KEEPALIVE
+
+
+def test_a_crowd_keeps_what_it_uses(origin: MakeOrigin, site: MakeSite) -> None:
+    """What is used again and again is not closed for being one more than `keepalive`."""
+    turns, crowd = 5, KEEPALIVE + 8
+    gate = threading.Barrier(crowd)
+
+    def script(wire: OriginWire) -> None:
+        for _ in range(turns):
+            wire.request()
+            gate.wait(10)
+            wire.send(OK)
+        wire.wait_closed()
+
+    upstream = origin(script)
+    where = site(route("r", upstream.url))
+    clients = [where.client() for _ in range(crowd)]
+    for _ in range(turns):
+        for client in clients:
+            client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        for client in clients:
+            client.head()
+    assert upstream.accepted == crowd
+    for client in clients:
+        client.close()
 
 
 def test_a_kept_connection_that_the_upstream_closes_is_dropped_at_once(origin: MakeOrigin, site: MakeSite) -> None:
