@@ -40,7 +40,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
@@ -56,6 +56,9 @@ from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.poller import READ, wait_for
 from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import Endpoint
+
+if TYPE_CHECKING:
+    from pyramid_threaded_proxy.scheduler import Loop
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +190,7 @@ class DetachableChannel(HTTPChannel):
     unwatched = True  # main thread: waitress's loop does not hear of the client's next bytes unless it is woken
     asked_out = False  # under outbuf_lock: it is, or will be, out of waitress's tables
     hung_up = False  # under outbuf_lock: waitress wanted to close the connection while it was detached
+    claim: Callable[[], None] | None = None  # under outbuf_lock: set while idle and detached; gets it back
     loop_ended = False  # under outbuf_lock: waitress's loop is over and will not close anything any more
 
     def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, map: Any = None) -> None:
@@ -358,18 +362,22 @@ class _DetachedChannel(DetachableChannel):
 
     def handle_close(self) -> None:
         with self.outbuf_lock:
-            if type(self) is _DetachedChannel:
-                self.hung_up = self.unread = True
-            else:  # given back while this thread waited for the lock
-                self.handle_close()
+            if type(self) is not _DetachedChannel:  # given back while this thread waited for the lock
+                return self.handle_close()
+            self.hung_up = self.unread = True
+            claim = self.claim
+        if claim is not None:
+            claim()
 
     def close(self) -> None:
         """Waitress's loop is over, and its server closes all channels."""
         with self.outbuf_lock:
-            if type(self) is _DetachedChannel:
-                self.hung_up = self.loop_ended = True
-            else:
-                self.close()
+            if type(self) is not _DetachedChannel:
+                return self.close()
+            self.hung_up = self.loop_ended = True
+            claim = self.claim
+        if claim is not None:
+            claim()
 
     def handle_error(self) -> None:
         self.handle_close()
@@ -463,9 +471,14 @@ class DetachedConnection:
         """Never while holding `outbuf_lock`: the trigger runs its thunks under a lock of its own."""
         self._channel.server.trigger.pull_trigger(thunk)
 
-    def give_back(self, close: bool) -> None:
-        """Return the connection for its next request, or to be closed. It is waitress's afterwards."""
+    def give_back(self, close: bool, loop: Loop | None = None) -> None:
+        """Return the connection for its next request, or to be closed. It is waitress's afterwards.
+
+        One that is out of waitress's tables stays so, and detached, until `loop` hears of its client's next bytes.
+        """
         channel = self._channel
+        if channel.asked_out and not close and loop is not None and self._rest(loop):
+            return
         with channel.outbuf_lock:
             channel.__class__ = DetachableChannel
             hung_up = channel.hung_up
@@ -476,6 +489,34 @@ class DetachedConnection:
         _run_epilogue(channel, close or hung_up)
         if settle:
             self._on_main_thread(self._settle)
+
+    def _rest(self, loop: Loop) -> bool:
+        """Have `loop` wait for the client's next bytes; whether it does. At most as many as waitress allows."""
+        channel = self._channel
+        trigger: Any = channel.server.trigger
+        if trigger.stopping or loop.dead or loop.thread is not threading.current_thread():
+            return False
+        if len(channel._map) + len(trigger.away) >= channel.adj.connection_limit:
+            return False
+        with channel.outbuf_lock:
+            if channel.hung_up or channel.will_close or channel.loop_ended or not _pop_request(channel):
+                return False
+            endpoint = Endpoint(channel.socket)
+            channel.claim = lambda: loop.post(loop.idle_clients.let_go, endpoint)
+        loop.idle_clients.keep(endpoint, self._wake_up, channel.adj.channel_timeout)
+        return True
+
+    def _wake_up(self) -> None:
+        """The loop's thread: the client says something, or waitress wants the connection."""
+        channel = self._channel
+        with channel.outbuf_lock:
+            channel.claim = None
+            channel.__class__ = DetachableChannel
+            channel.will_close = channel.will_close or channel.hung_up
+            channel.hung_up = False
+            if channel.loop_ended:
+                channel.close()
+        self._on_main_thread(self._settle)
 
     def break_off(self) -> None:
         """Close the connection with a reset: what the client has is no whole answer."""
@@ -505,22 +546,24 @@ class _FinishedLast(_Finished):
     close_on_finish = True
 
 
-def _end_request(channel: DetachableChannel) -> bool:
+def _pop_request(channel: DetachableChannel) -> bool:
     """Do what `HTTPChannel.service` does behind its task, where no more than this is to be done; whether it was."""
     with channel.requests_lock:
-        if len(channel.requests) > 1 or channel.request is not None or channel.current_outbuf_count:
+        if len(channel.requests) > 1 or channel.request is not None:
             return False
+        if channel.current_outbuf_count:  # of an earlier answer: the next one begins a buffer of its own
+            channel.current_outbuf_count = channel.adj.outbuf_high_watermark
         channel.requests.pop().close()
     channel.last_activity = time.time()
-    # Behind the pop: if the main thread looked before, it has said so.
-    if channel.unwatched and channel.connected:
-        channel.server.pull_trigger()
     return True
 
 
 def _run_epilogue(channel: DetachableChannel, close: bool) -> None:
     """Have waitress end the request: close its body, start the next one or close the connection, wake its loop."""
-    if not close and _end_request(channel):
+    if not close and _pop_request(channel):
+        # Behind the pop: if the main thread looked before, it has said so.
+        if channel.unwatched and channel.connected:
+            channel.server.pull_trigger()
         return
     channel.task_class = _FinishedLast if close else _Finished  # type: ignore[assignment]
     HTTPChannel.service(channel)
@@ -562,9 +605,9 @@ class ServerLoop:
     def busy(self) -> bool:
         for server in self._servers:
             dispatcher = server.task_dispatcher
-            if dispatcher.queue or dispatcher.active_count > 0 or server.trigger.away:
+            if dispatcher.queue or dispatcher.active_count > 0:
                 return True
-            if any(_is_busy(channel) for channel in server.active_channels.values()):
+            if any(map(_is_busy, [*server.active_channels.values(), *server.trigger.away])):
                 return True
         return False
 
@@ -579,7 +622,9 @@ def _accept_waiting(server: Any) -> None:
 
 def _is_busy(channel: Any) -> bool:
     """Whether closing the connection would cost its client an answer. Main thread."""
-    if type(channel) is _DetachedChannel or channel.requests or channel.request or channel.total_outbufs_len:
+    if (type(channel) is _DetachedChannel and channel.claim is None) or channel.requests or channel.request:
+        return True
+    if channel.total_outbufs_len:
         return True
     if channel.last_activity == channel.creation_time and time.time() - channel.creation_time < FIRST_REQUEST:
         return True

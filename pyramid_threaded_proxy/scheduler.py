@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid_threaded_proxy.exceptions import RelayFailed
+from pyramid_threaded_proxy.idle_clients import IdleClients
 from pyramid_threaded_proxy.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
 from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import LASTING, Endpoint, Owner, Steps, Task
@@ -41,6 +42,8 @@ class Loop:
         self.heard = 0.0
         #: For what the tasks here receive, in this loop's thread.
         self.receiver = Receiver()
+        #: Clients' connections that wait here for their next request.
+        self.idle_clients = IdleClients(self)
         self.dead = False
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
         self._young: dict[Task, float] = {}
@@ -115,10 +118,11 @@ class Loop:
         self._timers.run(self.now)
 
     def _disown(self) -> None:
-        """Idle connections outlive the loop that watched them."""
+        """Idle connections outlive the loop that watched them: the clients' are their server's again."""
         for endpoint in self._endpoints.values():
             endpoint.armed, endpoint.loop, endpoint.wanted = -1, None, 0
         self._endpoints.clear()
+        self.idle_clients.let_all_go()
 
     def _break_off(self) -> None:
         for task in self.tasks:

@@ -353,7 +353,7 @@ class PausedTable(dict[int, Any]):
 def test_maintenance_while_channels_come_and_go(
     origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
 ) -> None:
-    """Channels that are given back while waitress walks its table wait with coming back until the walk is over."""
+    """Channels that come back while waitress walks its table wait until the walk is over."""
     app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets)
     idle = app.client()
     idle.send(get("/own"))
@@ -371,10 +371,12 @@ def test_maintenance_while_channels_come_and_go(
     gate.opened.set()
     for client in clients:
         assert body(client) == b"/x"
+        client.send(get("/own"))
+    wait_until(lambda: not any(channel.claim for channel in connections(app)), "being woken")
     assert len(app.channels) == 1
     table.go_on.set()
     wait_until(lambda: len(app.channels) == 7, "coming back")
+    idle.send(get("/own"))
     for client in [idle, *clients]:
-        client.send(get("/own"))
         assert body(client) == b"own"
         client.close()

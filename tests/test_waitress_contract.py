@@ -188,7 +188,7 @@ def test_the_epilogue_runs_behind_any_task(stock: Stock) -> None:
 
 
 def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the only request of a connection without output: what `_end_request` does in its place, and no more."""
+    """Behind the only request of a connection without output: what `_run_epilogue` does in its place, and no more."""
     channel = stock.channel
     request = channel.requests[0]
     pulls: list[None] = []
@@ -215,7 +215,14 @@ def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -
     assert (channel.request, channel.current_outbuf_count) == (None, 0)
     expected = ended(stocks)
     assert expected == ({"last_activity": float}, 1, [], True)
-    assert ended(lambda: detach._end_request(channel)) == expected
+    assert ended(lambda: detach._run_epilogue(channel, close=False)) == expected
+    counts = []
+    for end in (stocks, lambda: detach._run_epilogue(channel, close=False)):
+        channel.current_outbuf_count = 5
+        ended(end)
+        counts.append(channel.current_outbuf_count)
+    assert counts == [channel.adj.outbuf_high_watermark] * 2
+    channel.current_outbuf_count = 0
     channel.requests.append(request)  # the worker's own epilogue wants it
 
 

@@ -1,0 +1,160 @@
+"""A connection that has lasted waits for its next request in the loop, out of waitress's tables."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
+from support import OriginWire, Site, Wire, route, wait_until
+
+from pyramid_threaded_proxy import detach
+
+pytestmark = pytest.mark.parametrize("sockets", [1, 2], ids=["one-socket", "two-sockets"])
+
+
+def lasted(app: Site, client: Wire) -> Any:
+    """The channel of a client whose exchange has lasted and is over."""
+    client.send(get("/r/x"))
+    assert body(client) == b"x"
+    number = client.sock.getsockname()[1]
+    (channel,) = [channel for channel in connections(app) if channel.addr[1] == number]
+    wait_until(lambda: channel.claim is not None, "its wait in the loop")
+    assert not in_tables(app, channel)
+    return channel
+
+
+def slow(wire: OriginWire) -> None:
+    """Answers once the exchange counts as lasting."""
+    while wire.request() is not None:
+        threading.Event().wait(0.15)
+        wire.answer(b"x")
+
+
+def gone(app: Site) -> bool:
+    """Whether no connection is left, with waitress or with the loop."""
+    return not connections(app) and not app.engine.scheduler.loop.idle_clients
+
+
+def test_its_next_requests_are_answered(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """Own views and exchanges, in turn, on one connection; also where an own answer has gone before."""
+    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    for _ in range(3):
+        client.send(get("/own"))
+        assert body(client) == b"own"
+        channel = lasted(app, client)
+        lasted(app, client)
+    client.send(get("/own"))
+    assert body(client) == b"own"
+    assert in_tables(app, channel)
+    client.close()
+    wait_until(lambda: gone(app), "the end of the connection")
+
+
+def test_a_request_that_comes_in_pieces(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """The first byte wakes it; waitress reads the rest, as of any other."""
+    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    lasted(app, client)
+    for byte in get("/own"):
+        client.send(bytes([byte]))
+    assert body(client) == b"own"
+    client.close()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_its_client_leaves(origin: MakeOrigin, site: MakeSite, sockets: int, reset: bool) -> None:
+    """Nothing is left of it."""
+    app = site(route("r", origin(slow).url), sockets=sockets)
+    client = app.client()
+    lasted(app, client)
+    if reset:
+        client.reset()
+    else:
+        client.close()
+    wait_until(lambda: gone(app), "the end of the connection")
+
+
+def test_it_is_closed_when_it_has_been_silent_for_long(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """Waitress's `channel_timeout` holds for it."""
+    timeouts = {"channel_timeout": 1, "cleanup_interval": 1}
+    app = site(route("r", origin(slow).url), sockets=sockets, **timeouts)
+    client, other = app.client(), app.client()
+    lasted(app, client)
+    lasted(app, other)
+    assert client.rest() == other.rest() == b""
+    wait_until(lambda: gone(app), "the end of the connections")
+    client.close()
+    other.close()
+
+
+def test_the_servers_limit_of_connections_counts_them(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """Where more are known than waitress allows, they go back into its tables."""
+    app = site(route("r", origin(slow).url), sockets=sockets, connection_limit=2 * sockets + 4)
+    clients = [app.client() for _ in range(5)]
+    for client in clients:
+        client.send(get("/r/x"))
+    for client in clients:
+        assert body(client) == b"x"
+    wait_until(lambda: len(app.channels) == 5, "coming back")
+    assert not app.engine.scheduler.loop.idle_clients
+    for client in clients:
+        client.close()
+    wait_until(lambda: gone(app), "the end of the connections")
+
+
+def test_the_loop_dies(origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Its idle clients are waitress's again, and are answered."""
+    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    channel = lasted(app, client)
+    loop = app.engine.scheduler.loop
+
+    def die() -> None:
+        raise SystemExit
+
+    loop.post(die)
+    wait_until(lambda: in_tables(app, channel), "coming back")
+    client.send(get("/own"))
+    assert body(client) == b"own"
+    lasted(app, client)
+    assert app.engine.scheduler.loop is not loop
+    assert "broke" in caplog.text
+    client.close()
+
+
+def test_the_process_stops(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """Then waitress gets them all back, and looks after their end."""
+    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    clients = [app.client() for _ in range(3)]
+    channels = [lasted(app, client) for client in clients]
+    app.engine.drain()
+    wait_until(lambda: all(in_tables(app, channel) for channel in channels), "coming back")
+    for client in clients:
+        client.send(get("/own"))
+        assert body(client) == b"own"
+        client.close()
+
+
+def test_waitress_closes_it(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """On its main thread: the loop lets go of the socket before it is closed."""
+    app = site(route("r", origin(slow).url), sockets=sockets)
+    client = app.client()
+    channel = lasted(app, client)
+    app.on_main_thread(channel.handle_close)
+    assert client.rest() == b""
+    wait_until(lambda: gone(app), "the end of the connection")
+    client.close()
+
+
+def test_the_server_ends(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+    """What its close finds waiting in a loop is closed as well."""
+    app = site(route("r", origin(slow).url), sockets=sockets)
+    client = app.client()
+    channel = lasted(app, client)
+    app.on_main_thread(channel.close)
+    assert client.rest() == b""
+    assert type(channel) is detach.DetachableChannel
+    client.close()
