@@ -7,12 +7,17 @@ how it ended. Paths and Referer are shown without their query, cookies and Autho
 from __future__ import annotations
 
 import logging
+import logging.handlers
+import os
 import re
+import threading
 import time
 from functools import lru_cache
+from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
+from pyramid_threaded_proxy.scheduler import after_turn
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 
@@ -53,11 +58,59 @@ def write(exchange: Exchange) -> None:
     """Write the line. Runs in the loop's thread, so the logger's handlers should not block for long."""
     if not access_log.isEnabledFor(logging.INFO):
         return
-    # Not with `info`: for each line it would look through the stack for who called it.
-    record = access_log.makeRecord(access_log.name, logging.INFO, __file__, 0, _line(exchange), (), None, "write")
-    access_log.handle(record)
+    access_log.handle(_record(_line(exchange)))
     if exchange.error is not None:
         access_log.debug("%s %s: %s", exchange.route, exchange.request_id, exchange.error)
+
+
+class BufferedFileHandler(logging.handlers.WatchedFileHandler):
+    """A `WatchedFileHandler` that writes what one turn of a loop brings in one go, at the turn's end.
+
+    Under load that is many lines, and else one. Lines of other threads are written at once. Whether the file was moved
+    away is looked at before the first line of a turn. Any thread, as with all handlers.
+    """
+
+    _held = False  # whether a turn's end will flush
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._held:
+            self.reopenIfNeeded()
+        logging.FileHandler.emit(self, record)
+
+    def flush(self) -> None:
+        self._held = after_turn(self._flush_held)
+        if not self._held:
+            super().flush()
+
+    def _flush_held(self) -> None:
+        self._held = False
+        super().flush()
+
+
+def _record(line: str) -> logging.LogRecord:
+    """What `Logger.info` makes, without its look through the stack for who called it.
+
+    Nor is it found out for each line what is the same for all of them.
+    """
+    if logging.getLogRecordFactory() is not logging.LogRecord or type(access_log) is not logging.Logger:
+        return _new_record(line)
+    known = _known_of_records(threading.current_thread(), os.getpid())
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    vars(record).update(known)
+    record.msg, record.created = line, time.time()
+    record.msecs = int(record.created % 1 * 1000) + 0.0
+    record.relativeCreated += (record.created - known["created"]) * 1000
+    return record
+
+
+def _new_record(line: str) -> logging.LogRecord:
+    return access_log.makeRecord(access_log.name, logging.INFO, __file__, 0, line, (), None, "write")
+
+
+@lru_cache(maxsize=16)
+def _known_of_records(thread: threading.Thread, process: int) -> dict[str, Any]:
+    """The attributes of a record that this thread has made."""
+    return vars(_new_record(""))
 
 
 def _line(exchange: Exchange) -> str:

@@ -28,6 +28,24 @@ log = logging.getLogger(__name__)
 MOVERS = 2
 
 
+class _Here(threading.local):
+    """The loop whose thread this is."""
+
+    loop: Loop | None = None
+
+
+_here = _Here()
+
+
+def after_turn(function: Callable[[], None]) -> bool:
+    """Have `function` run once, when the present turn of this thread's loop is over; False where it is no loop's."""
+    loop = _here.loop
+    if loop is None:
+        return False
+    loop.endings[function] = None
+    return True
+
+
 class Loop:
     """One thread, one poller, its tasks and their deadlines.
 
@@ -45,6 +63,8 @@ class Loop:
         #: Clients' connections that wait here for their next request.
         self.idle_clients = IdleClients(self)
         self.dead = False
+        #: What is to be done when the present turn is over.
+        self.endings: dict[Callable[[], None], None] = {}
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
         self._young: dict[Task, float] = {}
         self._lasting: set[Task] = set()
@@ -79,6 +99,7 @@ class Loop:
         self.post(_nothing)
 
     def _main(self) -> None:
+        _here.loop = self
         try:
             while not self._stopping:
                 self._turn()
@@ -90,6 +111,7 @@ class Loop:
             self._disown()
             self._replacement = self._replace(self)
             self._break_off()
+            self._end_turn()
             self._pass_on()
             self._poller.close()
 
@@ -116,6 +138,16 @@ class Loop:
             except Exception as error:
                 _step_failed(getattr(function, "__self__", None), error)
         self._timers.run(self.now)
+        if self.endings:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        endings, self.endings = self.endings, {}
+        for function in endings:
+            try:
+                function()
+            except Exception as error:
+                _step_failed(None, error)
 
     def _disown(self) -> None:
         """Idle connections outlive the loop that watched them: the clients' are their server's again."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +158,147 @@ def test_the_error_itself_is_there_for_debugging(caplog: pytest.LogCaptureFixtur
     made = exchange(error=UpstreamGone("closed with 5 bytes of its answer missing"))
     accesslog.write(made)
     assert caplog.records[-1].getMessage() == f"r {made.request_id}: closed with 5 bytes of its answer missing"
+
+
+@pytest.fixture
+def buffered(tmp_path: Path) -> Iterator[accesslog.BufferedFileHandler]:
+    """The log's own handler, as an ini file names it."""
+    (tmp_path / "log.ini").write_text(f"""
+[loggers]
+keys = root, access
+[handlers]
+keys = access
+[formatters]
+keys =
+[logger_root]
+handlers =
+[logger_access]
+level = INFO
+handlers = access
+qualname = {accesslog.access_log.name}
+propagate = 0
+[handler_access]
+class = pyramid_threaded_proxy.accesslog.BufferedFileHandler
+args = ({str(tmp_path / "access.log")!r},)
+""")
+    log = accesslog.access_log
+    handlers, level, propagate = log.handlers, log.level, log.propagate
+    root = logging.getLogger()
+    roots, root_level = root.handlers[:], root.level
+    logging.config.fileConfig(tmp_path / "log.ini", disable_existing_loggers=False)
+    (handler,) = log.handlers
+    assert isinstance(handler, accesslog.BufferedFileHandler)
+    yield handler
+    handler.close()
+    log.handlers, log.propagate = handlers, propagate
+    log.setLevel(level)
+    root.handlers[:] = roots
+    root.setLevel(root_level)
+
+
+def text(handler: accesslog.BufferedFileHandler) -> str:
+    return Path(handler.baseFilename).read_text()
+
+
+def test_the_lines_of_a_turn_are_written_together(
+    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
+) -> None:
+    """In a loop's thread nothing is in the file before the turn's end, and everything right behind it."""
+    loop = site().engine.scheduler.start()
+    seen: list[str] = []
+    done = threading.Event()
+
+    def write_three() -> None:
+        for number in range(3):
+            accesslog.write(exchange(route=f"r{number}"))
+            seen.append(text(buffered))
+        loop.post(look)
+
+    def look() -> None:
+        seen.append(text(buffered))
+        done.set()
+
+    loop.post(write_three)
+    assert done.wait(10)
+    assert seen[:3] == [""] * 3
+    assert [line.split()[-6] for line in seen[3].splitlines()] == ["r0", "r1", "r2"]
+
+
+def test_other_threads_write_at_once(buffered: accesslog.BufferedFileHandler) -> None:
+    """Such as the one that streams an answer."""
+    accesslog.write(exchange(route="here"))
+    assert " here " in text(buffered)
+
+
+def test_a_loop_that_breaks_writes_what_it_has(
+    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
+) -> None:
+    """No line is lost with it, and the next loop writes its own."""
+    where = site()
+    for name in ("r1", "r2"):
+        loop = where.engine.scheduler.start()
+
+        def write_and_die(name: str = name) -> None:
+            accesslog.write(exchange(route=name))
+            raise SystemExit
+
+        loop.post(write_and_die)
+        loop.thread.join(10)
+        assert f" {name} " in text(buffered)
+
+
+def test_a_log_that_was_moved_away(
+    origin: Callable[[Script], Origin], site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
+) -> None:
+    """`logrotate` renames it: the next line is in a new file."""
+    where = site(route("r", origin(echo).url))
+    path = Path(buffered.baseFilename)
+    where.get("/r/1")
+    wait_until(lambda: "/r/1 " in path.read_text(), "the first line")
+    path.rename(path.with_suffix(".1"))
+    where.get("/r/2")
+    wait_until(lambda: path.exists() and "/r/2 " in path.read_text(), "the second line")
+    assert "/r/2 " not in path.with_suffix(".1").read_text()
+
+
+def test_a_record_is_what_logging_makes(caplog: pytest.LogCaptureFixture) -> None:
+    """The same attributes, of the same kinds; times and thread are those of this line."""
+    caplog.set_level(logging.INFO, accesslog.access_log.name)
+    accesslog.write(exchange(route="warm"))
+    before = time.time()
+    accesslog.write(exchange())
+    ours = caplog.records[-1]
+    stock = accesslog._new_record(ours.getMessage())
+    assert {name: type(value) for name, value in vars(ours).items()} == {
+        name: type(value) for name, value in vars(stock).items()
+    } | ({"message": str, "asctime": str} if hasattr(ours, "asctime") else {"message": str})
+    changing = {"created", "msecs", "relativeCreated", "message", "asctime"}
+    for name in vars(stock).keys() - changing:
+        assert getattr(ours, name) == getattr(stock, name), name
+    assert before <= ours.created <= stock.created
+    later = stock.relativeCreated - ours.relativeCreated
+    assert 0 <= later == pytest.approx((stock.created - ours.created) * 1000, abs=1)
+    assert ours.msecs == pytest.approx(ours.created % 1 * 1000, abs=1)
+    names: list[str] = []
+    thread = threading.Thread(target=lambda: names.append(accesslog._record("").threadName or ""), name="another")
+    thread.start()
+    thread.join()
+    assert names == ["another"]
+
+
+def test_a_factory_of_the_applications_makes_the_records(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`logging.setLogRecordFactory` holds for them."""
+
+    class Record(logging.LogRecord):
+        """One of its own."""
+
+    caplog.set_level(logging.INFO, accesslog.access_log.name)
+    former = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(Record)
+    try:
+        accesslog.write(exchange())
+    finally:
+        logging.setLogRecordFactory(former)
+    assert type(caplog.records[-1]) is Record
