@@ -181,8 +181,8 @@ class AnswerFields:
         if not _BY_VALUE.isdisjoint(actions):
             kept = self._by_value(fields, actions, public_url, mount)
         if self._private:
-            caching = [value for (_, value), action in zip(fields, actions, strict=True) if action == _CACHE_CONTROL]
-            kept.append(("Cache-Control", _private_caching(", ".join(caching))))
+            said = compress(map(VALUE_OF, fields), map(_CACHE_CONTROL.__eq__, actions))
+            kept.append(("Cache-Control", _private_caching(", ".join(said))))
         return kept
 
     def _by_value(self, fields: FieldList, actions: list[int], public_url: str, mount: str | None) -> FieldList:

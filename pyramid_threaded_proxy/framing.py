@@ -10,7 +10,7 @@ import re
 from enum import Enum
 
 from .exceptions import AnswerRefused
-from .head import ResponseHead, check_line_ends, parse_field_section, refused
+from .head import NameTable, ResponseHead, check_line_ends, parse_field_section, refused
 
 _CRLF = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -87,11 +87,12 @@ def _field_refused(rule: str, value: str) -> AnswerRefused:
     return refused(rule, value.encode("latin-1") if _HARMLESS.fullmatch(value) else b"")
 
 
+_OPTIONS = NameTable(lambda text: frozenset(option.strip(" \t").lower() for option in text.split(",")))
+
+
 def keeps_alive(head: ResponseHead) -> bool:
     """Tell whether the upstream keeps the connection after this answer, as far as its head says (RFC 9112 9.3)."""
-    if not head.connection:
-        return head.minor > 0
-    options = {option.strip(" \t").lower() for value in head.connection for option in value.split(",")}
+    options = _OPTIONS[",".join(head.connection)]
     return "close" not in options and (head.minor > 0 or "keep-alive" in options)
 
 

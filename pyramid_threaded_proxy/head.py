@@ -60,7 +60,7 @@ _CACHED_NAMES, _CACHED_NAME_LENGTH = 1024, 64
 
 
 class NameTable(dict[str, Decision]):
-    """What was decided for a field's name, whatever its case, decided once; bounded, because peers invent names."""
+    """What was decided for a field's name, or for another short text, decided once; bounded: peers invent them."""
 
     def __init__(self, decide: Callable[[str], Decision]) -> None:
         super().__init__()
