@@ -279,11 +279,12 @@ class OriginPool(Owner):
             self._drop_old(connection.idle_since)
             idle.append(connection)
         else:
-            loop = self._home()
+            loop = connection.endpoint.loop or self._home()  # it came to this loop with its last wait
             loop.want(connection.endpoint, READ, self)
             connection.idle_since = loop.now
             idle.append(connection)
-            self._look_with(loop, loop.now + self._patience(len(idle)))
+            if self._timed_by is not loop or len(idle) > keepalive:
+                self._look_with(loop, loop.now + self._patience(len(idle)))
 
     def _look_with(self, loop: Loop, due: float) -> None:
         if self._timed_by is not loop:
@@ -298,7 +299,7 @@ class OriginPool(Owner):
         if loop is None or now < self._due:
             return  # called for what was due before another look came first
         self._drop_old(now)
-        self._due = FOREVER
+        self._timed_by = None
         if self._idle:
             self._look_with(loop, self._idle[0].idle_since + self._patience(len(self._idle)))
 
