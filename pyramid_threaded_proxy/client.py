@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
@@ -19,9 +19,6 @@ from pyramid_threaded_proxy.stopping import Relaying
 from pyramid_threaded_proxy.syscalls import send
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Steps, Wait
 from pyramid_threaded_proxy.transfer import client_gone, send_to_client
-
-if TYPE_CHECKING:
-    from pyramid_threaded_proxy.scheduler import Loop
 
 _REASONS = {int(status): status.phrase for status in HTTPStatus}
 
@@ -57,10 +54,8 @@ class Channel(Protocol):
     def last(self) -> None:
         """The exchange lasts: spare the server what an idle connection costs it."""
 
-    def give_back(self, close: bool, loop: Loop) -> None:
-        """Return the connection: ready for its next request, which `loop` may wait for, or to be closed once all is
-        flushed. In the thread of that loop.
-        """
+    def give_back(self, close: bool) -> None:
+        """Return the connection: ready for its next request, or to be closed once all is flushed."""
 
     def break_off(self) -> None:
         """Close the connection so that the client can't take what it has for a whole answer."""
@@ -136,9 +131,8 @@ class SocketClient:
 
     passes_framing = True
 
-    def __init__(self, channel: Channel, send_timeout: float, loop: Loop) -> None:
+    def __init__(self, channel: Channel, send_timeout: float) -> None:
         self._channel = channel
-        self._loop = loop  # where the exchange begins and ends
         self._send_timeout = send_timeout
         self._close = False
         self.endpoint = channel.endpoint
@@ -206,7 +200,7 @@ class SocketClient:
 
     def close(self) -> None:
         self._forget()
-        self._channel.give_back(self._close, self._loop)
+        self._channel.give_back(self._close)
 
     def break_off(self) -> None:
         self._forget()

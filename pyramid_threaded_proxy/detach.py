@@ -40,7 +40,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
@@ -54,11 +54,9 @@ from pyramid_threaded_proxy.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.poller import READ, wait_for
+from pyramid_threaded_proxy.scheduler import current_loop
 from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import Endpoint
-
-if TYPE_CHECKING:
-    from pyramid_threaded_proxy.scheduler import Loop
 
 log = logging.getLogger(__name__)
 
@@ -471,13 +469,13 @@ class DetachedConnection:
         """Never while holding `outbuf_lock`: the trigger runs its thunks under a lock of its own."""
         self._channel.server.trigger.pull_trigger(thunk)
 
-    def give_back(self, close: bool, loop: Loop | None = None) -> None:
+    def give_back(self, close: bool) -> None:
         """Return the connection for its next request, or to be closed. It is waitress's afterwards.
 
-        One that is out of waitress's tables stays so, and detached, until `loop` hears of its client's next bytes.
+        One that is out of waitress's tables stays so, and detached, until the loop hears of its client's next bytes.
         """
         channel = self._channel
-        if channel.asked_out and not close and loop is not None and self._rest(loop):
+        if channel.asked_out and not close and self._rest():
             return
         with channel.outbuf_lock:
             channel.__class__ = DetachableChannel
@@ -490,11 +488,12 @@ class DetachedConnection:
         if settle:
             self._on_main_thread(self._settle)
 
-    def _rest(self, loop: Loop) -> bool:
-        """Have `loop` wait for the client's next bytes; whether it does. At most as many as waitress allows."""
+    def _rest(self) -> bool:
+        """Have this thread's loop wait for the client's next bytes; whether it does. No more than waitress allows."""
         channel = self._channel
         trigger: Any = channel.server.trigger
-        if trigger.stopping or loop.dead or loop.thread is not threading.current_thread():
+        loop = current_loop()
+        if trigger.stopping or loop is None or loop.dead:
             return False
         if len(channel._map) + len(trigger.away) >= channel.adj.connection_limit:
             return False
@@ -503,7 +502,10 @@ class DetachedConnection:
                 return False
             endpoint = Endpoint(channel.socket)
             channel.claim = lambda: loop.post(loop.idle_clients.let_go, endpoint)
-        loop.idle_clients.keep(endpoint, self._wake_up, channel.adj.channel_timeout)
+        try:
+            loop.idle_clients.keep(endpoint, self._wake_up, channel.adj.channel_timeout)
+        except OSError:  # the poller can't take it
+            self._wake_up()
         return True
 
     def _wake_up(self) -> None:

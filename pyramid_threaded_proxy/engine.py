@@ -60,7 +60,7 @@ class Engine:
 
     def relay(self, fetch: Fetch, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""
-        client = SocketClient(channel, fetch.policy.send_timeout, self.scheduler.start())
+        client = SocketClient(channel, fetch.policy.send_timeout)
         relay = Relay(fetch, client, self.pool(fetch, watched=True), self)
         task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
         self.in_flight.add(fetch.exchange, task.cancel)
@@ -162,10 +162,10 @@ class Engine:
         return self.settings.drain_timeout
 
     def drain(self) -> None:
+        self.scheduler.let_clients_go()
         self.scheduler.loop.post(self._close_idle)
 
     def _close_idle(self) -> None:
-        self.scheduler.loop.idle_clients.let_all_go()
         for pool in self.upstreams.pools():
             pool.close()
 

@@ -1,4 +1,4 @@
-"""Clients' connections between two requests, which the first loop watches in the server's place.
+"""Clients' connections between two requests, which a loop watches in the server's place.
 
 An exchange that lasts has left the server's tables. Put back behind it, thousands of idle connections would cost the
 server's main thread a look each turn; a loop's poller has no cost for what is silent.
@@ -30,8 +30,8 @@ class IdleClients(Owner):
 
     def keep(self, endpoint: Endpoint, let_go: Callable[[], None], seconds: float) -> None:
         """Call `let_go` as soon as the client says something, hangs up, or has said nothing for so many seconds."""
-        self._known[endpoint] = let_go, self._loop.now + seconds
         self._loop.want(endpoint, READ, self)
+        self._known[endpoint] = let_go, self._loop.now + seconds
         if not self._looks:
             self._looks = True
             self._loop.call_at(self, self._loop.now + seconds)

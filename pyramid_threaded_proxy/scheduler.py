@@ -37,6 +37,11 @@ class _Here(threading.local):
 _here = _Here()
 
 
+def current_loop() -> Loop | None:
+    """The loop whose thread calls."""
+    return _here.loop
+
+
 def after_turn(function: Callable[[], None]) -> bool:
     """Have `function` run once, when the present turn of this thread's loop is over; False where it is no loop's."""
     loop = _here.loop
@@ -230,11 +235,11 @@ class Loop:
 
     def _arm(self, endpoint: Endpoint, events: int) -> None:
         known = endpoint.armed >= 0
+        self._poller.set(endpoint.fd, events, known)
+        endpoint.armed = events
         if not known:
             self._endpoints[endpoint.fd] = endpoint
             endpoint.loop = self
-        self._poller.set(endpoint.fd, events, known)
-        endpoint.armed = events
 
     def disarm(self, endpoint: Endpoint, events: int) -> None:
         """The poller reported `events` that nobody waits for: it must not do so again and again."""
@@ -364,6 +369,11 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether a task with a client has not ended. Any thread; one that goes from loop to loop may be missed."""
         return any(task.client is not None for loop in self._loops for task in loop.tasks)
+
+    def let_clients_go(self) -> None:
+        """Give the clients' idle connections back to their servers, soon. Any thread."""
+        for loop in self._loops:
+            loop.post(loop.idle_clients.let_all_go)
 
     def _start_threads(self) -> None:
         with self._lock:

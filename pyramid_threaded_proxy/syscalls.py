@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Bytes: what is longer is copied long enough for other threads to make use of the time.
 SMALL = 16 * 1024
-
-
 #: Where an argument is passed in a register of 64 bits, into which a C int is widened: declaring each argument's type
 #: would make an object of it for each call.
 _WIDENING = ("x86_64", "aarch64")

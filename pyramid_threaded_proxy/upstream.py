@@ -271,10 +271,11 @@ class OriginPool(Owner):
 
         Of more than `keepalive` the oldest are dropped: soon, where a loop watches them, else at once.
         """
-        idle, self._keepalive = self._idle, keepalive
+        idle = self._idle
         if not keepalive or (self._home is None and len(idle) >= keepalive):
-            connection.close()
-        elif self._home is None:
+            return connection.close()
+        self._keepalive = keepalive
+        if self._home is None:
             connection.idle_since = time.monotonic()
             self._drop_old(connection.idle_since)
             idle.append(connection)
