@@ -32,7 +32,10 @@ class OwnCookies:
     def mentioned_in(self, text: str) -> bool:
         """Whether a name of ours occurs at all; if not, no reader finds one."""
         text = text.lower()
-        return bool([name for name in self._names if name in text])  # a third of the time that any() takes
+        for name in self._names:  # noqa: SIM110 - a call less for each cookie than with any()
+            if name in text:
+                return True
+        return False
 
     def assigned_in(self, text: str) -> bool:
         """Whether WebOb could read a cookie of ours out of `text`, whatever stands before and behind it."""
@@ -72,7 +75,7 @@ class CookieFilter:
                 kept.append(pair)
             elif self._own.assigned_in(pair) and _runs_on(pair):
                 return ""
-            elif '"' not in pair:
+            elif '"' not in pair and ", " in pair:
                 kept += self._parts_that_pass(pair)
         remaining = "; ".join(kept)
         return remaining if self._is_clean(remaining) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,4 +158,26 @@ def test_the_server_ends(origin: MakeOrigin, site: MakeSite, sockets: int) -> No
     app.on_main_thread(channel.close)
     assert client.rest() == b""
     assert type(channel) is detach.DetachableChannel
+    client.close()
+
+
+def test_the_poller_can_not_take_it(
+    origin: MakeOrigin, site: MakeSite, sockets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it goes back into waitress's tables, and nothing of it is left in the loop."""
+    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    client = app.client()
+    loop = app.engine.scheduler.start()
+
+    def fail(*arguments: object) -> None:
+        raise OSError("out of memory")
+
+    monkeypatch.setattr(loop.idle_clients, "_loop", SimpleNamespace(want=fail))
+    client.send(get("/r/x"))
+    assert body(client) == b"x"
+    (channel,) = connections(app)
+    wait_until(lambda: type(channel) is detach.DetachableChannel, "coming back")
+    client.send(get("/own"))
+    assert body(client) == b"own"
+    assert not loop.idle_clients
     client.close()
