@@ -26,8 +26,8 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
 
 While nothing is detached a channel is waitress's own but for ``service``, ``readable``, the rare ``handle_close`` and
 ``close``, and what it does with bytes behind a request that asks for an upgrade: those are kept, and never run. While
-its exchange is in the relay its class is `_DetachedChannel`, which waitress's main thread neither reads, writes, times
-out nor closes.
+its exchange is in the relay, and while it waits there behind one that lasted, its class is `_DetachedChannel`, which
+waitress's main thread neither reads, writes, times out nor closes.
 """
 
 from __future__ import annotations
@@ -233,7 +233,9 @@ class DetachableChannel(HTTPChannel):
 
     def recv(self, buffer_size: int) -> bytes:
         """Main thread. The beginning of a request without letting go of the interpreter's lock (see `syscalls`)."""
-        data: bytes | None = self.server.trigger.receiver.take(self.socket) if self.request is None else None
+        data: bytes | None = None
+        if self.request is None and type(self.socket) is socket.socket:  # what an SSLSocket has is not for us
+            data = self.server.trigger.receiver.take(self.socket)
         return data or HTTPChannel.recv(self, buffer_size)
 
     def handle_read(self) -> None:
@@ -293,7 +295,7 @@ class _Trigger(Trigger):
 
     pulled = False
     guard: threading.Lock  # so that the pipe is not closed while it is written to
-    away: set[DetachableChannel]  # main thread: those out of waitress's tables
+    away: set[DetachableChannel]  # main thread: those out of waitress's tables, of all servers in its loop
     receiver: Receiver  # main thread
     stopping = False  # the process stops: connections end with their present answer
     look: Callable[[], None] | None = None  # what a stop does at each turn
@@ -323,12 +325,14 @@ class _Trigger(Trigger):
         with self.guard:
             Trigger.close(self)
         for channel in list(self.away):
-            channel.close()
+            if channel.server.trigger is self:
+                channel.close()
 
 
 def _make_ours(trigger: Any) -> None:
     if type(trigger) is not _Trigger:
-        trigger.guard, trigger.away, trigger.receiver = threading.Lock(), set(), Receiver()
+        others = [entry.away for entry in trigger._map.values() if type(entry) is _Trigger]
+        trigger.guard, trigger.away, trigger.receiver = threading.Lock(), (*others, set())[0], Receiver()
         trigger.__class__ = _Trigger
 
 
@@ -340,7 +344,10 @@ def _warn_of_select() -> None:
 
 
 class _DetachedChannel(DetachableChannel):
-    """A channel whose connection the relay owns. Waitress's main thread learns that bytes came, and does nothing."""
+    """A channel whose connection the relay owns: for an exchange, or to wait for the next request behind a long one.
+
+    Waitress's main thread learns that bytes came, and does nothing.
+    """
 
     def readable(self) -> bool:
         self.unwatched = True
@@ -450,12 +457,12 @@ class DetachedConnection:
         """Main thread. In its tables or out of them, as the channel is at this moment: the last one decides right."""
         channel = self._channel
         with channel.outbuf_lock:
-            fd = channel._fileno
+            fd, away = channel._fileno, channel.server.trigger.away
             if fd is None or channel.loop_ended:  # closed, or nobody's business any more
+                away.discard(channel)
                 return
             detached = type(channel) is _DetachedChannel
             channel.asked_out = detached
-            away = channel.server.trigger.away
             (away.add if detached else away.discard)(channel)
             if channel.will_close and not detached:  # not when it can be written to: that may be never
                 return channel.handle_close()
@@ -470,7 +477,7 @@ class DetachedConnection:
         self._channel.server.trigger.pull_trigger(thunk)
 
     def give_back(self, close: bool) -> None:
-        """Return the connection for its next request, or to be closed. It is waitress's afterwards.
+        """End the request, and return the connection to waitress: for its next request, or to be closed.
 
         One that is out of waitress's tables stays so, and detached, until the loop hears of its client's next bytes.
         """
@@ -497,15 +504,19 @@ class DetachedConnection:
             return False
         if len(channel._map) + len(trigger.away) >= channel.adj.connection_limit:
             return False
+        if channel.hung_up or channel.will_close or channel.loop_ended or not _pop_request(channel):
+            return False
+        endpoint = Endpoint(channel.socket)
         with channel.outbuf_lock:
-            if channel.hung_up or channel.will_close or channel.loop_ended or not _pop_request(channel):
-                return False
-            endpoint = Endpoint(channel.socket)
             channel.claim = lambda: loop.post(loop.idle_clients.let_go, endpoint)
+            wanted = bool(channel.hung_up)
         try:
             loop.idle_clients.keep(endpoint, self._wake_up, channel.adj.channel_timeout)
-        except OSError:  # the poller can't take it
+        except Exception:
+            log.exception("a client can't be waited for in the loop")
             self._wake_up()
+        if wanted:
+            loop.idle_clients.let_go(endpoint)
         return True
 
     def _wake_up(self) -> None:
@@ -555,7 +566,8 @@ def _pop_request(channel: DetachableChannel) -> bool:
             return False
         if channel.current_outbuf_count:  # of an earlier answer: the next one begins a buffer of its own
             channel.current_outbuf_count = channel.adj.outbuf_high_watermark
-        channel.requests.pop().close()
+        request = channel.requests.pop()
+    request.close()
     channel.last_activity = time.time()
     return True
 
@@ -624,6 +636,8 @@ def _accept_waiting(server: Any) -> None:
 
 def _is_busy(channel: Any) -> bool:
     """Whether closing the connection would cost its client an answer. Main thread."""
+    if channel._fileno is None:
+        return False
     if (type(channel) is _DetachedChannel and channel.claim is None) or channel.requests or channel.request:
         return True
     if channel.total_outbufs_len:

@@ -242,7 +242,8 @@ def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
         lines = [start_line, *map(": ".join, fields), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
         named = not names or (all(names) and _TOKENS.fullmatch("".join(names)))
-    except (TypeError, UnicodeEncodeError):
+        named = named and {2}.issuperset(map(len, fields))
+    except (TypeError, IndexError, UnicodeEncodeError):
         named = False
     if not named or not start_line or head.translate(None, _TEXT_BYTES) != b"\r\n" * (len(fields) + 2):
         _refuse_written(start_line, fields)

@@ -6,6 +6,7 @@ server's main thread a look each turn; a loop's poller has no cost for what is s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from pyramid_threaded_proxy.tasks import Endpoint, Owner
 
 if TYPE_CHECKING:
     from pyramid_threaded_proxy.scheduler import Loop
+
+
+log = logging.getLogger(__name__)
 
 
 class IdleClients(Owner):
@@ -40,13 +44,18 @@ class IdleClients(Owner):
         """Its server wants it back; nothing happens where it has it."""
         known = self._known.pop(endpoint, None)
         if known is not None:
-            self._loop.forget(endpoint)
-            known[0]()
+            try:
+                self._loop.forget(endpoint)
+            finally:
+                known[0]()
 
     def let_all_go(self) -> None:
         """The process stops, or the loop ends."""
         for endpoint in list(self._known):
-            self.let_go(endpoint)
+            try:
+                self.let_go(endpoint)
+            except Exception:
+                log.exception("giving an idle client back to its server failed")
 
     def on_event(self, endpoint: Endpoint, events: int) -> None:
         self.let_go(endpoint)

@@ -112,9 +112,10 @@ class Loop:
             log.exception("%s broke; its exchanges are broken off", self.thread.name)
         finally:
             self._asleep = False
-            self.dead = True
             self._disown()
             self._replacement = self._replace(self)
+            self.dead = True  # not before: from now on what is posted here is passed on at once
+            self.idle_clients.let_all_go()
             self._break_off()
             self._end_turn()
             self._pass_on()
@@ -147,19 +148,18 @@ class Loop:
             self._end_turn()
 
     def _end_turn(self) -> None:
-        endings, self.endings = self.endings, {}
-        for function in endings:
+        for function in list(self.endings):
             try:
                 function()
             except Exception as error:
                 _step_failed(None, error)
+            del self.endings[function]  # behind it: until then the loop is busy
 
     def _disown(self) -> None:
-        """Idle connections outlive the loop that watched them: the clients' are their server's again."""
+        """Idle connections outlive the loop that watched them."""
         for endpoint in self._endpoints.values():
             endpoint.armed, endpoint.loop, endpoint.wanted = -1, None, 0
         self._endpoints.clear()
-        self.idle_clients.let_all_go()
 
     def _break_off(self) -> None:
         for task in self.tasks:
@@ -367,8 +367,11 @@ class Scheduler:
         return self._loops[0]
 
     def busy(self) -> bool:
-        """Whether a task with a client has not ended. Any thread; one that goes from loop to loop may be missed."""
-        return any(task.client is not None for loop in self._loops for task in loop.tasks)
+        """Whether a task with a client has not ended, or a turn has not. Any thread.
+
+        A task that goes from loop to loop may be missed.
+        """
+        return any(loop.endings or any(task.client is not None for task in loop.tasks) for loop in self._loops)
 
     def let_clients_go(self) -> None:
         """Give the clients' idle connections back to their servers, soon. Any thread."""

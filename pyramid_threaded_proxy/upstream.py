@@ -32,6 +32,8 @@ from pyramid_threaded_proxy.tls import Tls, new_context, reason_of
 IDLE_SECONDS = 30.0
 #: Seconds after which one of more than `keepalive` is: under load it is wanted again long before.
 SURPLUS_SECONDS = 1.0
+#: How many times `keepalive` may be kept for so long.
+MOST_SURPLUS = 4
 #: Seconds for which the addresses of a name are believed.
 LOOK_UP_SECONDS = 10.0
 
@@ -91,7 +93,7 @@ def addresses_of(origin: Origin) -> list[str]:
 class Connection:
     """An open connection to an upstream. Belongs to one exchange, or to its pool while it is idle."""
 
-    __slots__ = ("endpoint", "idle_since", "pool", "reused", "sock")
+    __slots__ = ("endpoint", "idle_since", "keepalive", "pool", "reused", "sock")
 
     def __init__(self, sock: socket.socket, pool: OriginPool) -> None:
         sock.setblocking(False)
@@ -100,6 +102,7 @@ class Connection:
         self.pool = pool
         self.reused = False
         self.idle_since = 0.0  # by `time.monotonic()`
+        self.keepalive = 0  # beyond how many idle ones it is one too many
 
     def close(self) -> None:
         """Close it. In the thread of the loop that watches it."""
@@ -150,7 +153,6 @@ class OriginPool(Owner):
         self._server_name = server_name
         self.name = str(origin)
         self._idle: deque[Connection] = deque()  # the one used last at the right
-        self._keepalive = 0  # how many may stay, by whoever gave one back last
         self._timed_by: Loop | None = None  # the loop that will call `on_timer`
         self._due = FOREVER  # when it will do so next
         self._known: tuple[float, list[str]] = (0.0, [])  # until when these addresses are believed
@@ -272,9 +274,9 @@ class OriginPool(Owner):
         Of more than `keepalive` the oldest are dropped: soon, where a loop watches them, else at once.
         """
         idle = self._idle
-        if not keepalive or (self._home is None and len(idle) >= keepalive):
+        if len(idle) >= keepalive and (self._home is None or len(idle) >= MOST_SURPLUS * keepalive):
             return connection.close()
-        self._keepalive = keepalive
+        connection.keepalive = keepalive
         if self._home is None:
             connection.idle_since = time.monotonic()
             self._drop_old(connection.idle_since)
@@ -285,7 +287,7 @@ class OriginPool(Owner):
             connection.idle_since = loop.now
             idle.append(connection)
             if self._timed_by is not loop or len(idle) > keepalive:
-                self._look_with(loop, loop.now + self._patience(len(idle)))
+                self._look_with(loop, loop.now + _patience(connection, len(idle)))
 
     def _look_with(self, loop: Loop, due: float) -> None:
         if self._timed_by is not loop:
@@ -302,11 +304,8 @@ class OriginPool(Owner):
         self._drop_old(now)
         self._timed_by = None
         if self._idle:
-            self._look_with(loop, self._idle[0].idle_since + self._patience(len(self._idle)))
-
-    def _patience(self, kept: int) -> float:
-        """Seconds that the one of `kept` may be idle that was used longest ago."""
-        return IDLE_SECONDS if kept <= self._keepalive else SURPLUS_SECONDS
+            oldest = self._idle[0]
+            self._look_with(loop, oldest.idle_since + _patience(oldest, len(self._idle)))
 
     def _drop_old(self, now: float) -> None:
         idle = self._idle
@@ -315,7 +314,7 @@ class OriginPool(Owner):
                 connection = idle.popleft()
             except IndexError:
                 return
-            if now - connection.idle_since < self._patience(len(idle) + 1):
+            if now - connection.idle_since < _patience(connection, len(idle) + 1):
                 idle.appendleft(connection)
                 return
             connection.close()
@@ -342,6 +341,11 @@ class OriginPool(Owner):
         """Let go of a parent process's idle connections: without a word to its poller, which a fork shares."""
         while self._idle:
             self._idle.pop().sock.close()
+
+
+def _patience(connection: Connection, kept: int) -> float:
+    """Seconds that the connection may be one of so many idle ones."""
+    return IDLE_SECONDS if kept <= connection.keepalive else SURPLUS_SECONDS
 
 
 def _reason(error: Exception) -> str:

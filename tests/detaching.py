@@ -87,7 +87,8 @@ def servers(site: Site) -> list[Any]:
 
 def connections(site: Site) -> set[Any]:
     """All open channels, those out of waitress's tables too."""
-    return {*site.channels, *(channel for server in servers(site) for channel in getattr(server.trigger, "away", ()))}
+    away = [getattr(server.trigger, "away", ()) for server in servers(site)]
+    return {*site.channels, *(channel for channels in away for channel in list(channels))}
 
 
 def in_tables(site: Site, channel: Any) -> bool:

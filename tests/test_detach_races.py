@@ -371,6 +371,8 @@ def test_maintenance_while_channels_come_and_go(
     gate.opened.set()
     for client in clients:
         assert body(client) == b"/x"
+    wait_until(lambda: len(app.engine.scheduler.loop.idle_clients) == 6, "their wait in the loop")
+    for client in clients:
         client.send(get("/own"))
     wait_until(lambda: not any(channel.claim for channel in connections(app)), "being woken")
     assert len(app.channels) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -404,6 +405,13 @@ def test_writing_refuses(name: str, value: str, message: str) -> None:
         check_field(name, value)
     with pytest.raises(ValueRefused, match=message):
         render_head("GET / HTTP/1.1", [("Host", "a"), (name, value), ("A", "b")])
+
+
+@pytest.mark.parametrize("field", [(), ("X",), ("X", "a", "b")])
+def test_writing_refuses_what_is_no_field(field: Any) -> None:
+    """A list that a hook has changed may hold anything: a line without a colon would be another one's beginning."""
+    with pytest.raises(ValueError, match="unpack"):
+        render_head("GET / HTTP/1.1", [("Host", "a"), field])
 
 
 @pytest.mark.parametrize("start_line", ["", "GET /\r\nA: b HTTP/1.1", "GET /\n", "GET /\0", "GET /\u0100"])

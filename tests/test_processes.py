@@ -105,6 +105,23 @@ def test_an_idle_process_ends_at_once(run: Callable[..., Site], gate: Gate, numb
     assert "is cut" not in site.process.text
 
 
+@pytest.mark.parametrize(("number", "code"), EXIT_CODES)
+def test_a_client_that_waits_in_the_loop_delays_nothing(
+    run: Callable[..., Site], gate: Gate, number: int, code: int
+) -> None:
+    """Behind an exchange that has lasted its connection is out of waitress's tables; it is closed all the same."""
+    site = run(proxy__drain_timeout="5m")
+    client = hold(site, gate, "/r/x")
+    assert ask(site.connect(), "/own") == b"own"
+    threading.Event().wait(0.2)  # an upstream that takes so long
+    gate.opened.set()
+    assert read_answer(client)[2] == b"/x"
+    site.process.tell(number)
+    assert site.process.ended() == code
+    assert client.rest() == b""
+    assert "is cut" not in site.process.text
+
+
 # What was received is answered
 
 

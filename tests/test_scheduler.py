@@ -18,7 +18,7 @@ from support import Origin, OriginWire, Script, Site, echo, in_turn, own_threads
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut
 from pyramid_threaded_proxy.poller import READ, WRITE
-from pyramid_threaded_proxy.scheduler import MOVERS, Pool, Scheduler
+from pyramid_threaded_proxy.scheduler import MOVERS, Loop, Pool, Scheduler, after_turn
 from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready, Steps, Task
 
 MakeOrigin = Callable[[Script], Origin]
@@ -399,6 +399,58 @@ def test_the_pool_grows_only_as_it_must() -> None:
 def _die() -> None:
     """What no task is to blame for: an exception of a task's own ends that task alone."""
     raise SystemExit("a fault of the loop")
+
+
+def test_what_comes_while_a_loop_is_replaced_begins_in_the_next(
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange that is handed to a loop in its last moments is not lost."""
+    where = site(route("r", origin(echo).url))
+    assert where.get("/r/").status == 200
+    scheduler = where.engine.scheduler
+    loop = scheduler.loop
+    replace, replacing, go_on = loop._replace, threading.Event(), threading.Event()
+
+    def slowly(dying: Loop) -> Loop | None:
+        replacing.set()
+        assert go_on.wait(10)
+        return replace(dying)
+
+    monkeypatch.setattr(loop, "_replace", slowly)
+    loop.post(_die)
+    assert replacing.wait(10)
+    clients = [where.client() for _ in range(5)]
+    for client in clients:
+        client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: where.engine.admission.in_flight == 5, "their hand-over")
+    wait_until(lambda: len(loop._inbox) >= 5, "their arrival")
+    go_on.set()
+    for client in clients:
+        assert client.head()[0] == "HTTP/1.1 200 OK"
+        client.close()
+
+
+def test_a_turn_that_is_not_over_is_busy() -> None:
+    """What is to be done at its end, such as writing the log, is waited for when the process stops."""
+    scheduler = Scheduler(1)
+    loop = scheduler.start()
+    seen: list[bool] = []
+    done = threading.Event()
+
+    def end() -> None:
+        seen.append(scheduler.busy())
+        loop.post(done.set)
+
+    def turn() -> None:
+        assert after_turn(end)
+        seen.append(scheduler.busy())
+
+    loop.post(turn)
+    assert done.wait(10)
+    assert seen == [True, True]
+    wait_until(lambda: not scheduler.busy(), "the turn's end")
+    assert not after_turn(end)
+    scheduler.stop()
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["loop", "mover"])

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,8 +143,11 @@ def test_no_more_than_so_many_are_kept(origin: MakeOrigin, site: MakeSite) -> No
     assert kept(where) == KEEPALIVE
 
 
-def test_a_crowd_keeps_what_it_uses(origin: MakeOrigin, site: MakeSite) -> None:
+def test_a_crowd_keeps_what_it_uses(
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is used again and again is not closed for being one more than `keepalive`."""
+    monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 60.0)
     turns, crowd = 5, KEEPALIVE + 8
     gate = threading.Barrier(crowd)
 
@@ -163,6 +167,63 @@ def test_a_crowd_keeps_what_it_uses(origin: MakeOrigin, site: MakeSite) -> None:
         for client in clients:
             client.head()
     assert upstream.accepted == crowd
+    for client in clients:
+        client.close()
+
+
+def test_a_route_that_keeps_few_leaves_the_others_theirs(
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Routes to one origin share its connections, each with its own `keepalive`."""
+    monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 0.05)
+    gate = threading.Barrier(7)
+
+    def script(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            if request.target == "/many":
+                gate.wait(10)
+            wire.send(OK)
+
+    upstream = origin(script)
+    settings = {**route("r", upstream.url, keepalive="32"), **route("s", upstream.url, keepalive="1")}
+    where = site(settings)
+    clients = [where.client() for _ in range(6)]
+    for client in clients:
+        client.send(b"GET /r/many HTTP/1.1\r\nHost: a\r\n\r\n")
+    gate.wait(10)
+    for client in clients:
+        client.head()
+        client.close()
+    wait_until(lambda: kept(where) == 6, "six idle connections")
+    where.get("/s/x")
+    loop, passed = where.engine.scheduler.loop, threading.Event()
+    entry = SimpleNamespace(on_timer=lambda now: passed.set())
+    loop.post(lambda: loop.call_at(entry, loop.now + 0.2))
+    assert passed.wait(10)
+    assert kept(where) >= 5
+
+
+def test_a_surplus_is_bounded(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd of any size leaves no more than so many times `keepalive` behind."""
+    monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 60.0)
+    crowd = 12
+    gate = threading.Barrier(crowd + 1)
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        gate.wait(10)
+        wire.send(OK)
+        wire.wait_closed()
+
+    where = site(route("r", origin(script).url, keepalive="2"))
+    clients = [where.client() for _ in range(crowd)]
+    for client in clients:
+        client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    gate.wait(10)
+    for client in clients:
+        client.head()
+    wait_until(lambda: where.engine.admission.in_flight == 0, "the end of all exchanges")
+    assert kept(where) == 2 * upstream_module.MOST_SURPLUS
     for client in clients:
         client.close()
 
