@@ -21,6 +21,9 @@ from pyramid_threaded_proxy.scheduler import after_turn
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 
+#: Seconds between two looks whether the log's file was moved away: each lets go of the interpreter's lock.
+LOOK_EVERY = 1.0
+
 _UNSAFE = re.compile(r'[^ !#-\[\]-~]')
 
 
@@ -67,13 +70,15 @@ class BufferedFileHandler(logging.handlers.WatchedFileHandler):
     """A `WatchedFileHandler` that writes what one turn of a loop brings in one go, at the turn's end.
 
     Under load that is many lines, and else one. Lines of other threads are written at once. Whether the file was moved
-    away is looked at before the first line of a turn. Any thread, as with all handlers.
+    away is looked at once in `LOOK_EVERY` seconds. Any thread, as with all handlers.
     """
 
     _held = False  # whether a turn's end will flush
+    _looked = 0.0  # by `time.time()`
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._held:
+        if not 0 <= record.created - self._looked < LOOK_EVERY:  # or the clock was set back
+            self._looked = record.created
             self.reopenIfNeeded()
         logging.FileHandler.emit(self, record)
 

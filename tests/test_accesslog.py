@@ -248,17 +248,40 @@ def test_a_loop_that_breaks_writes_what_it_has(
 
 
 def test_a_log_that_was_moved_away(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
-) -> None:
-    """`logrotate` renames it: the next line is in a new file."""
+    origin: Callable[[Script], Origin], site: Callable[..., Site], buffered: accesslog.BufferedFileHandler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """`logrotate` renames it: what comes from the next look on is in a new file, and nothing is lost."""
+    monkeypatch.setattr(accesslog, "LOOK_EVERY", 0.05)
     where = site(route("r", origin(echo).url))
     path = Path(buffered.baseFilename)
     where.get("/r/1")
     wait_until(lambda: "/r/1 " in path.read_text(), "the first line")
     path.rename(path.with_suffix(".1"))
-    where.get("/r/2")
-    wait_until(lambda: path.exists() and "/r/2 " in path.read_text(), "the second line")
-    assert "/r/2 " not in path.with_suffix(".1").read_text()
+    sent = 1
+
+    def another() -> bool:
+        nonlocal sent
+        sent += 1
+        where.get(f"/r/{sent}")
+        return path.exists()
+
+    wait_until(another, "a new file")
+    where.get("/r/last")
+    wait_until(lambda: "/r/last " in path.read_text(), "the last line")
+    lines = (path.with_suffix(".1").read_text() + path.read_text()).splitlines()
+    assert [line.split()[6] for line in lines] == [*(f"/r/{number + 1}" for number in range(sent)), "/r/last"]
+
+
+def test_a_clock_that_is_set_back(buffered: accesslog.BufferedFileHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is looked at all the same."""
+    path = Path(buffered.baseFilename)
+    accesslog.write(exchange(route="first"))
+    path.rename(path.with_suffix(".1"))
+    now = time.time() - 3600
+    monkeypatch.setattr(accesslog.time, "time", lambda: now)
+    accesslog.write(exchange(route="second"))
+    assert " second " in path.read_text()
 
 
 def test_a_record_is_what_logging_makes(caplog: pytest.LogCaptureFixture) -> None:
