@@ -92,7 +92,8 @@ def test_a_new_client_gets_the_number_of_one_that_left(
 ) -> None:
     """What waitress's loop heard of the one that left, in the turn that closes it, is not laid to the new one."""
     silent = Silent()
-    app = site(route("r", origin(silent).url), configure=own_view, asyncore_use_poll=poll)
+    upstream = origin(silent)
+    app = site(route("r", upstream.url), configure=own_view, asyncore_use_poll=poll)
     leaving = app.client()
     leaving.send(get("/r/x"))
     assert silent.asked.acquire(timeout=PATIENCE)
@@ -103,6 +104,7 @@ def test_a_new_client_gets_the_number_of_one_that_left(
     leaving.reset()
     assert silent.let_go.acquire(timeout=PATIENCE)
     wait_until(lambda: channel.server.trigger.thunks, "what closes the channel")
+    wait_until(lambda: upstream.wires[0].sock.fileno() < 0, "the other end's number to be free")
     with strangers():  # the number that is free next is the channel's
         coming = app.client()
         held.go_on.set()
