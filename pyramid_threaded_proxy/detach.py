@@ -8,7 +8,7 @@ The one module that knows waitress's inside. What it relies on, beyond the docum
   ``requests``, ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``current_outbuf_count``,
   ``_flush_some`` (sends with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
   ``server``, ``adj``, ``addr``, ``will_close``, ``close_when_flushed``, ``readable`` (what it looks at),
-  ``handle_read``, ``handle_close``, ``close``;
+  ``handle_read`` (reads with ``recv``), ``handle_close``, ``close``;
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,
   ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``);
 * ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;

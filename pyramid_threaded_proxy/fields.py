@@ -8,7 +8,7 @@ naming it there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from itertools import compress, repeat
@@ -17,7 +17,7 @@ from typing import Any
 
 from .cookies import CookieFilter, SetCookieFilter
 from .exceptions import FieldRefused
-from .head import NAME_OF, VALUE_OF, NameTable
+from .head import NAME_OF, VALUE_OF, NameTable, connection_options
 from .target import LocationMap
 
 FieldList = list[tuple[str, str]]
@@ -45,11 +45,6 @@ _LONGEST_HOST = 262  # 255 of a name (RFC 1035 2.3.4) and a port
 _DIRECTIVE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 _DIRECTIVES = re.compile(r'(?:[^"]|"(?:[^"\\]|\\.)*")*')
 _FOR_SHARED_CACHES = frozenset({"public", "private", "s-maxage"})
-
-
-def connection_options(values: Iterable[str]) -> frozenset[str]:
-    """The options of all Connection fields in lower case (RFC 9110 7.6.1); empty list members count as nothing."""
-    return frozenset(text for value in values for option in value.split(",") if (text := option.strip(" \t").lower()))
 
 
 class RequestFields:

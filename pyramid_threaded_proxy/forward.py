@@ -25,9 +25,9 @@ from pyramid_threaded_proxy.balance import Choice
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
-from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP, connection_options
+from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.forwarded import forwarded_fields
-from pyramid_threaded_proxy.head import check_field
+from pyramid_threaded_proxy.head import check_field, connection_options
 from pyramid_threaded_proxy.hooks import RequestHook
 from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 
 from .exceptions import AnswerRefused
-from .head import NameTable, ResponseHead, check_line_ends, parse_field_section, refused
+from .head import NameTable, ResponseHead, check_line_ends, connection_options, parse_field_section, refused
 
 _CRLF = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -87,7 +87,7 @@ def _field_refused(rule: str, value: str) -> AnswerRefused:
     return refused(rule, value.encode("latin-1") if _HARMLESS.fullmatch(value) else b"")
 
 
-_OPTIONS = NameTable(lambda text: frozenset(option.strip(" \t").lower() for option in text.split(",")))
+_OPTIONS = NameTable(lambda text: connection_options([text]))
 
 
 def keeps_alive(head: ResponseHead) -> bool:

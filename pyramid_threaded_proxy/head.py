@@ -78,6 +78,11 @@ _FRAMING_NAMES: NameTable[int] = NameTable(
 )
 
 
+def connection_options(values: Iterable[str]) -> frozenset[str]:
+    """The options of all Connection fields in lower case (RFC 9110 7.6.1); empty list members count as nothing."""
+    return frozenset(text for value in values for option in value.split(",") if (text := option.strip(" \t").lower()))
+
+
 @dataclass(slots=True, init=False, repr=False)
 class ResponseHead:
     """The head of one answer, interim or final.

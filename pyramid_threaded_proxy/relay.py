@@ -30,9 +30,9 @@ from pyramid_threaded_proxy.exceptions import (
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
-from pyramid_threaded_proxy.fields import connection_options, merge_application_fields
+from pyramid_threaded_proxy.fields import merge_application_fields
 from pyramid_threaded_proxy.framing import Framing, answer_framing, keeps_alive
-from pyramid_threaded_proxy.head import HeadReader, ResponseHead, render_head
+from pyramid_threaded_proxy.head import HeadReader, ResponseHead, connection_options, render_head
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
 from pyramid_threaded_proxy.poller import READ
