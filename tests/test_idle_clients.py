@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
-from support import OriginWire, Site, Wire, route, wait_until
+from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 
 from pyramid_threaded_proxy import detach
 
 pytestmark = pytest.mark.parametrize("sockets", [1, 2], ids=["one-socket", "two-sockets"])
 
 
-def lasted(app: Site, client: Wire) -> Any:
-    """The channel of a client whose exchange has lasted and is over."""
+class Held:
+    """An upstream that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+
+    def __call__(self, wire: OriginWire) -> None:
+        while wire.request() is not None:
+            assert self.go.acquire(timeout=PATIENCE)
+            wire.answer(b"x")
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+def ask(app: Site, client: Wire) -> Any:
+    """The channel of a client whose exchange lasts."""
     client.send(get("/r/x"))
+    name = client.sock.getsockname()
+
+    def channel() -> Any:
+        found = [channel for channel in connections(app) if channel.addr == name]
+        asked_out = found and found[0].requests and found[0].asked_out
+        return found[0] if asked_out and not in_tables(app, found[0]) else None
+
+    return wait_until(channel, "an exchange that lasts")
+
+
+def lasted(app: Site, client: Wire, held: Held) -> Any:
+    """The channel of a client whose exchange has lasted and is over."""
+    channel = ask(app, client)
+    held.go.release()
     assert body(client) == b"x"
-    number = client.sock.getsockname()[1]
-    (channel,) = [channel for channel in connections(app) if channel.addr[1] == number]
     wait_until(lambda: channel.claim is not None, "its wait in the loop")
     assert not in_tables(app, channel)
     return channel
-
-
-def slow(wire: OriginWire) -> None:
-    """Answers once the exchange counts as lasting."""
-    while wire.request() is not None:
-        threading.Event().wait(0.15)
-        wire.answer(b"x")
 
 
 def gone(app: Site) -> bool:
@@ -38,15 +61,15 @@ def gone(app: Site) -> bool:
     return not connections(app) and not app.engine.scheduler.loop.idle_clients
 
 
-def test_its_next_requests_are_answered(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+def test_its_next_requests_are_answered(origin: MakeOrigin, site: MakeSite, held: Held, sockets: int) -> None:
     """Own views and exchanges, in turn, on one connection; also where an own answer has gone before."""
-    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    app = site(route("r", origin(held).url), configure=own_view, sockets=sockets)
     client = app.client()
     for _ in range(3):
         client.send(get("/own"))
         assert body(client) == b"own"
-        channel = lasted(app, client)
-        lasted(app, client)
+        channel = lasted(app, client, held)
+        lasted(app, client, held)
     client.send(get("/own"))
     assert body(client) == b"own"
     assert in_tables(app, channel)
@@ -54,11 +77,11 @@ def test_its_next_requests_are_answered(origin: MakeOrigin, site: MakeSite, sock
     wait_until(lambda: gone(app), "the end of the connection")
 
 
-def test_a_request_that_comes_in_pieces(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+def test_a_request_that_comes_in_pieces(origin: MakeOrigin, site: MakeSite, held: Held, sockets: int) -> None:
     """The first byte wakes it; waitress reads the rest, as of any other."""
-    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    app = site(route("r", origin(held).url), configure=own_view, sockets=sockets)
     client = app.client()
-    lasted(app, client)
+    lasted(app, client, held)
     for byte in get("/own"):
         client.send(bytes([byte]))
     assert body(client) == b"own"
@@ -66,11 +89,11 @@ def test_a_request_that_comes_in_pieces(origin: MakeOrigin, site: MakeSite, sock
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_its_client_leaves(origin: MakeOrigin, site: MakeSite, sockets: int, reset: bool) -> None:
+def test_its_client_leaves(origin: MakeOrigin, site: MakeSite, held: Held, sockets: int, reset: bool) -> None:
     """Nothing is left of it."""
-    app = site(route("r", origin(slow).url), sockets=sockets)
+    app = site(route("r", origin(held).url), sockets=sockets)
     client = app.client()
-    lasted(app, client)
+    lasted(app, client, held)
     if reset:
         client.reset()
     else:
@@ -78,25 +101,30 @@ def test_its_client_leaves(origin: MakeOrigin, site: MakeSite, sockets: int, res
     wait_until(lambda: gone(app), "the end of the connection")
 
 
-def test_it_is_closed_when_it_has_been_silent_for_long(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+def test_it_is_closed_when_it_has_been_silent_for_long(
+    origin: MakeOrigin, site: MakeSite, held: Held, sockets: int
+) -> None:
     """Waitress's `channel_timeout` holds for it."""
     timeouts = {"channel_timeout": 1, "cleanup_interval": 1}
-    app = site(route("r", origin(slow).url), sockets=sockets, **timeouts)
+    app = site(route("r", origin(held).url), sockets=sockets, **timeouts)
     client, other = app.client(), app.client()
-    lasted(app, client)
-    lasted(app, other)
+    lasted(app, client, held)
+    lasted(app, other, held)
     assert client.rest() == other.rest() == b""
     wait_until(lambda: gone(app), "the end of the connections")
     client.close()
     other.close()
 
 
-def test_the_servers_limit_of_connections_counts_them(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
-    """Where more are known than waitress allows, they go back into its tables."""
-    app = site(route("r", origin(slow).url), sockets=sockets, connection_limit=2 * sockets + 4)
-    clients = [app.client() for _ in range(5)]
+def test_the_servers_limit_of_connections_counts_them(
+    origin: MakeOrigin, site: MakeSite, held: Held, sockets: int
+) -> None:
+    """Where more are known than waitress allows, whatever socket they came by, they go back into its tables."""
+    app = site(route("r", origin(held).url), sockets=sockets, connection_limit=2 * sockets + 5)
+    clients = [Wire(socket.create_connection(("127.0.0.1", app.ports[n % sockets]), PATIENCE)) for n in range(5)]
     for client in clients:
-        client.send(get("/r/x"))
+        ask(app, client)
+    held.go.release(len(clients))
     for client in clients:
         assert body(client) == b"x"
     wait_until(lambda: len(app.channels) == 5, "coming back")
@@ -106,11 +134,13 @@ def test_the_servers_limit_of_connections_counts_them(origin: MakeOrigin, site: 
     wait_until(lambda: gone(app), "the end of the connections")
 
 
-def test_the_loop_dies(origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_loop_dies(
+    origin: MakeOrigin, site: MakeSite, held: Held, sockets: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its idle clients are waitress's again, and are answered."""
-    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    app = site(route("r", origin(held).url), configure=own_view, sockets=sockets)
     client = app.client()
-    channel = lasted(app, client)
+    channel = lasted(app, client, held)
     loop = app.engine.scheduler.loop
 
     def die() -> None:
@@ -120,17 +150,17 @@ def test_the_loop_dies(origin: MakeOrigin, site: MakeSite, sockets: int, caplog:
     wait_until(lambda: in_tables(app, channel), "coming back")
     client.send(get("/own"))
     assert body(client) == b"own"
-    lasted(app, client)
+    lasted(app, client, held)
     assert app.engine.scheduler.loop is not loop
     assert "broke" in caplog.text
     client.close()
 
 
-def test_the_process_stops(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
+def test_the_process_stops(origin: MakeOrigin, site: MakeSite, held: Held, sockets: int) -> None:
     """Then waitress gets them all back, and looks after their end."""
-    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    app = site(route("r", origin(held).url), configure=own_view, sockets=sockets)
     clients = [app.client() for _ in range(3)]
-    channels = [lasted(app, client) for client in clients]
+    channels = [lasted(app, client, held) for client in clients]
     app.engine.drain()
     wait_until(lambda: all(in_tables(app, channel) for channel in channels), "coming back")
     for client in clients:
@@ -139,33 +169,25 @@ def test_the_process_stops(origin: MakeOrigin, site: MakeSite, sockets: int) -> 
         client.close()
 
 
-def test_waitress_closes_it(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
-    """On its main thread: the loop lets go of the socket before it is closed."""
-    app = site(route("r", origin(slow).url), sockets=sockets)
+@pytest.mark.parametrize("way", ["handle_close", "close"])
+def test_waitress_closes_it(origin: MakeOrigin, site: MakeSite, held: Held, sockets: int, way: str) -> None:
+    """On its main thread, or as its server ends: the loop lets go of the socket first, and nobody knows it any more."""
+    app = site(route("r", origin(held).url), sockets=sockets)
     client = app.client()
-    channel = lasted(app, client)
-    app.on_main_thread(channel.handle_close)
+    channel = lasted(app, client, held)
+    app.on_main_thread(getattr(channel, way))
     assert client.rest() == b""
     wait_until(lambda: gone(app), "the end of the connection")
-    client.close()
-
-
-def test_the_server_ends(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
-    """What its close finds waiting in a loop is closed as well."""
-    app = site(route("r", origin(slow).url), sockets=sockets)
-    client = app.client()
-    channel = lasted(app, client)
-    app.on_main_thread(channel.close)
-    assert client.rest() == b""
     assert type(channel) is detach.DetachableChannel
+    assert not detach._is_busy(channel)
     client.close()
 
 
 def test_the_poller_can_not_take_it(
-    origin: MakeOrigin, site: MakeSite, sockets: int, monkeypatch: pytest.MonkeyPatch
+    origin: MakeOrigin, site: MakeSite, held: Held, sockets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then it goes back into waitress's tables, and nothing of it is left in the loop."""
-    app = site(route("r", origin(slow).url), configure=own_view, sockets=sockets)
+    app = site(route("r", origin(held).url), configure=own_view, sockets=sockets)
     client = app.client()
     loop = app.engine.scheduler.start()
 
@@ -173,9 +195,9 @@ def test_the_poller_can_not_take_it(
         raise OSError("out of memory")
 
     monkeypatch.setattr(loop.idle_clients, "_loop", SimpleNamespace(want=fail))
-    client.send(get("/r/x"))
+    channel = ask(app, client)
+    held.go.release()
     assert body(client) == b"x"
-    (channel,) = connections(app)
     wait_until(lambda: type(channel) is detach.DetachableChannel, "coming back")
     client.send(get("/own"))
     assert body(client) == b"own"

@@ -11,16 +11,19 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import waitress
 from certificates import Authority
 from conftest import program_path
 from pyramid.config import Configurator
 from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
+from waitress import wasyncore
 
-from pyramid_threaded_proxy import SettingsError
+from pyramid_threaded_proxy import SettingsError, detach
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.tls import Tls, TlsSocket, new_context
@@ -412,3 +415,29 @@ def test_probes_over_tls(tls_origin: MakeTls, authority: Authority, site: MakeSi
     assert where.get("/r/").status == 200
     wait_until(lambda: asked.count("/well") > 3, "some probes")
     assert not where.engine.routes["r"].balance.upstreams[0].health.down
+
+
+def test_an_application_behind_a_tls_listener_is_left_alone(stack: ExitStack, authority: Authority) -> None:
+    """Waitress was given a socket that speaks TLS: what is received there is read through it, and never past it."""
+    detach.install()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        return [environ["PATH_INFO"].encode()[1:]]
+
+    listener = authority.server()(stack.enter_context(socket.create_server(("127.0.0.1", 0))))
+    server = waitress.create_server(application, sockets=[listener], threads=1)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    plain = socket.create_connection(listener.getsockname(), timeout=10)
+    with context.wrap_socket(plain, server_hostname="localhost") as client:
+        for path in (b"one", b"two"):
+            client.sendall(b"GET /" + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b""
+            while not answer.endswith(path):
+                answer += client.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
+    thread.join(10)
+    server.task_dispatcher.shutdown()

@@ -120,55 +120,54 @@ def test_a_body_that_ends_with_the_connection_ends_it(origin: MakeOrigin, site: 
     assert (upstream.accepted, kept(where)) == (2, 0)
 
 
+class Crowd:
+    """Clients that ask at the same time, and an upstream that answers when it has heard all of them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.gate = threading.Barrier(size)
+
+    def __call__(self, wire: OriginWire) -> None:
+        while wire.request() is not None:
+            self.gate.wait(10)
+            wire.send(OK)
+
+    def ask(self, where: Site, turns: int = 1) -> None:
+        """Each asks so many times, and leaves."""
+        clients = [where.client() for _ in range(self._size)]
+        for _ in range(turns):
+            for client in clients:
+                client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+            for client in clients:
+                client.head()
+        for client in clients:
+            client.close()
+        wait_until(lambda: where.engine.admission.in_flight == 0, "the end of all exchanges")
+
+
 def test_no_more_than_so_many_are_kept(origin: MakeOrigin, site: MakeSite) -> None:
     """Soon after a crowd only as many connections stay open as `keepalive` says."""
-    gate = threading.Barrier(KEEPALIVE + 9)
-
-    def script(wire: OriginWire) -> None:
-        wire.request()
-        gate.wait(10)
-        wire.send(OK)
-        wire.wait_closed()
-
-    upstream = origin(script)
+    upstream = origin(crowd := Crowd(KEEPALIVE + 8))
     where = site(route("r", upstream.url))
-    clients = [where.client() for _ in range(KEEPALIVE + 8)]
-    for client in clients:
-        client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
-    gate.wait(10)
-    for client in clients:
-        client.head()
-        client.close()
+    crowd.ask(where)
     wait_until(lambda: sum(wire.sock.fileno() < 0 for wire in upstream.wires) == 8, "the rest to be closed")
     assert kept(where) == KEEPALIVE
 
 
-def test_a_crowd_keeps_what_it_uses(
-    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crowd_keeps_what_it_uses(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is used again and again is not closed for being one more than `keepalive`."""
     monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 60.0)
-    turns, crowd = 5, KEEPALIVE + 8
-    gate = threading.Barrier(crowd)
+    upstream = origin(crowd := Crowd(KEEPALIVE + 8))
+    crowd.ask(site(route("r", upstream.url)), turns=5)
+    assert upstream.accepted == KEEPALIVE + 8
 
-    def script(wire: OriginWire) -> None:
-        for _ in range(turns):
-            wire.request()
-            gate.wait(10)
-            wire.send(OK)
-        wire.wait_closed()
 
-    upstream = origin(script)
-    where = site(route("r", upstream.url))
-    clients = [where.client() for _ in range(crowd)]
-    for _ in range(turns):
-        for client in clients:
-            client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
-        for client in clients:
-            client.head()
-    assert upstream.accepted == crowd
-    for client in clients:
-        client.close()
+def test_a_surplus_is_bounded(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd of any size leaves no more than so many times `keepalive` behind."""
+    monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 60.0)
+    where = site(route("r", origin(crowd := Crowd(12)).url, keepalive="2"))
+    crowd.ask(where)
+    assert kept(where) == 2 * upstream_module.MOST_SURPLUS
 
 
 def test_a_route_that_keeps_few_leaves_the_others_theirs(
@@ -176,56 +175,17 @@ def test_a_route_that_keeps_few_leaves_the_others_theirs(
 ) -> None:
     """Routes to one origin share its connections, each with its own `keepalive`."""
     monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 0.05)
-    gate = threading.Barrier(7)
-
-    def script(wire: OriginWire) -> None:
-        while (request := wire.request()) is not None:
-            if request.target == "/many":
-                gate.wait(10)
-            wire.send(OK)
-
-    upstream = origin(script)
-    settings = {**route("r", upstream.url, keepalive="32"), **route("s", upstream.url, keepalive="1")}
-    where = site(settings)
-    clients = [where.client() for _ in range(6)]
-    for client in clients:
-        client.send(b"GET /r/many HTTP/1.1\r\nHost: a\r\n\r\n")
-    gate.wait(10)
-    for client in clients:
-        client.head()
-        client.close()
-    wait_until(lambda: kept(where) == 6, "six idle connections")
+    upstream = origin(crowd := Crowd(6))
+    where = site({**route("r", upstream.url), **route("s", upstream.url, keepalive="1")})
+    crowd.ask(where)
+    assert kept(where) == 6
+    crowd.gate = threading.Barrier(1)
     where.get("/s/x")
     loop, passed = where.engine.scheduler.loop, threading.Event()
     entry = SimpleNamespace(on_timer=lambda now: passed.set())
     loop.post(lambda: loop.call_at(entry, loop.now + 0.2))
     assert passed.wait(10)
     assert kept(where) >= 5
-
-
-def test_a_surplus_is_bounded(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crowd of any size leaves no more than so many times `keepalive` behind."""
-    monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 60.0)
-    crowd = 12
-    gate = threading.Barrier(crowd + 1)
-
-    def script(wire: OriginWire) -> None:
-        wire.request()
-        gate.wait(10)
-        wire.send(OK)
-        wire.wait_closed()
-
-    where = site(route("r", origin(script).url, keepalive="2"))
-    clients = [where.client() for _ in range(crowd)]
-    for client in clients:
-        client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
-    gate.wait(10)
-    for client in clients:
-        client.head()
-    wait_until(lambda: where.engine.admission.in_flight == 0, "the end of all exchanges")
-    assert kept(where) == 2 * upstream_module.MOST_SURPLUS
-    for client in clients:
-        client.close()
 
 
 def test_a_kept_connection_that_the_upstream_closes_is_dropped_at_once(origin: MakeOrigin, site: MakeSite) -> None:

@@ -241,6 +241,11 @@ def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
         setattr(stock.channel, name, 0)
 
 
+def test_a_channel_reads_through_recv() -> None:
+    """`handle_read` asks `self.recv`, which ours answers first where a request begins."""
+    assert {"recv", "recv_bytes", "received"} <= set(HTTPChannel.handle_read.__code__.co_names)
+
+
 def test_output_is_flushed_through_send(stock: Stock) -> None:
     """`_flush_some` sends what `write_soon` has left with `self.send`, and counts `total_outbufs_len` down."""
     channel, sent = stock.channel, []
