@@ -658,7 +658,10 @@ def install() -> None:
 
 def channel_of(environ: Mapping[str, Any]) -> DetachableChannel | None:
     """The live channel that this request came on, if it can be detached. Worker threads."""
-    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
+    try:
+        channel = environ["waitress.client_disconnected"].__self__
+    except (KeyError, AttributeError):
+        return None
     return channel if type(channel) is DetachableChannel else None
 
 

@@ -131,14 +131,15 @@ class Engine:
     def report(self, fetch: Fetch) -> Steps | None:
         """The access log; then steps that tell the `complete` hook and the subscribers (`relay.Host`)."""
         exchange, hook = fetch.exchange, fetch.policy.hooks.complete
-        accesslog.write(exchange)
         if exchange.error is not None:
             hook = None
             answer_refused(exchange)
         event = ExchangeFinished(exchange) if self.registry.has_listeners else None
         if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):
             event = None
-        return None if hook is None and event is None else self._tell(exchange, hook, event)
+        nobody_asks = hook is None and event is None
+        accesslog.write(exchange, later=nobody_asks)
+        return None if nobody_asks else self._tell(exchange, hook, event)
 
     def _tell(self, exchange: Exchange, hook: ExchangeHook | None, event: ExchangeFinished | None) -> Steps:
         if hook is not None:

@@ -37,6 +37,7 @@ _STATUS_SAMPLE = b"HTTP/1.1 200 "
 _FIELD_LINE = re.compile(rf"\n({_TOKEN}):[\t ]*((?:[^\r]*[^\r\t ])?)")
 _BROKEN_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _TOKENS = re.compile(_TOKEN)
+_PAIR = frozenset({2})
 _NOT_TEXT = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 _SECTION_FAULTS = tuple(
@@ -73,8 +74,9 @@ class NameTable(dict[str, Decision]):
         return decision
 
 
+#: Where of three lists a field's value goes, from the last one back; 0 for all others.
 _FRAMING_NAMES: NameTable[int] = NameTable(
-    lambda name: {"content-length": 1, "transfer-encoding": 2, "connection": 3}.get(name.lower(), 0)
+    lambda name: {"content-length": -3, "transfer-encoding": -2, "connection": -1}.get(name.lower(), 0)
 )
 
 
@@ -101,10 +103,11 @@ class ResponseHead:
 
     def __init__(self, minor: int, status: int, reason: str, fields: Fields) -> None:
         self.minor, self.status, self.reason, self.fields = minor, status, reason, fields
-        self.lengths, self.codings, self.connection = [], [], []
+        found: tuple[list[str], list[str], list[str]] = ([], [], [])
+        self.lengths, self.codings, self.connection = found
         kinds = [*map(_FRAMING_NAMES.__getitem__, map(NAME_OF, fields))]
         for (_, value), kind in compress(zip(fields, kinds, strict=True), kinds):
-            (self.lengths if kind == 1 else self.codings if kind == 2 else self.connection).append(value)
+            found[kind].append(value)
 
     def __repr__(self) -> str:
         # Values stay out: a log must not show cookies.
@@ -247,7 +250,7 @@ def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
         lines = [start_line, *map(": ".join, fields), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
         named = not names or (all(names) and _TOKENS.fullmatch("".join(names)))
-        named = named and {2}.issuperset(map(len, fields))
+        named = named and _PAIR.issuperset(map(len, fields))
     except (TypeError, IndexError, UnicodeEncodeError):
         named = False
     if not named or not start_line or head.translate(None, _TEXT_BYTES) != b"\r\n" * (len(fields) + 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -23,9 +24,7 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """As the Host field has it: the port only where it is not the scheme's own. A Unix socket has no name."""
-        if self.scheme == UNIX:
-            return "localhost"
-        return self.host if self.port == _PORTS[self.scheme] else f"{self.host}:{self.port}"
+        return _authority(self)
 
     @property
     def path(self) -> str:
@@ -33,4 +32,20 @@ class Origin(NamedTuple):
         return unquote(self.host)
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.host}" if self.scheme == UNIX else f"{self.scheme}://{self.host}:{self.port}"
+        return _url(self)
+
+
+# Each exchange asks for both.
+
+
+@lru_cache(maxsize=1024)
+def _authority(origin: Origin) -> str:
+    if origin.scheme == UNIX:
+        return "localhost"
+    return origin.host if origin.port == _PORTS[origin.scheme] else f"{origin.host}:{origin.port}"
+
+
+@lru_cache(maxsize=1024)
+def _url(origin: Origin) -> str:
+    url = f"{origin.scheme}://{origin.host}"
+    return url if origin.scheme == UNIX else f"{url}:{origin.port}"

@@ -148,7 +148,8 @@ class Loop:
             self._end_turn()
 
     def _end_turn(self) -> None:
-        for function in list(self.endings):
+        while self.endings:  # one may bring another
+            function = next(iter(self.endings))
             try:
                 function()
             except Exception as error:

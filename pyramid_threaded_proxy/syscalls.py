@@ -46,12 +46,13 @@ _RECEIVE_FLAGS = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 def send(endpoint: Endpoint, data: bytes | memoryview) -> int:
     """Send what can be sent at once; returns how much that was. Raises as `socket.send`. In the socket's own thread."""
-    if _LIBC is not None and endpoint.raw and type(data) is bytes and len(data) <= SMALL:
+    sock, size = endpoint.sock, len(data)
+    if _LIBC is not None and size <= SMALL and type(data) is bytes and endpoint.raw:
         # The number is the socket's own word: -1 once it is closed, and never a stranger's.
-        sent: int = _LIBC.send(endpoint.sock.fileno(), data, len(data), _SEND_FLAGS)
+        sent: int = _LIBC.send(sock.fileno(), data, size, _SEND_FLAGS)
         if sent >= 0:
             return sent
-    return endpoint.sock.send(data)
+    return sock.send(data)
 
 
 class Receiver:

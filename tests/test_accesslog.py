@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyramid.config import Configurator
 from support import Origin, Script, Site, answering, echo, in_turn, route, wait_until
 
-from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy import ExchangeFinished, accesslog
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer, UpstreamRequest
 
@@ -222,6 +223,77 @@ def test_the_lines_of_a_turn_are_written_together(
     assert done.wait(10)
     assert seen[:3] == [""] * 3
     assert [line.split()[-6] for line in seen[3].splitlines()] == ["r0", "r1", "r2"]
+
+
+def test_the_lines_of_a_turn_are_made_together(
+    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
+) -> None:
+    """Those of exchanges that nobody asks for any more: at the turn's end, and in the file right behind it."""
+    loop = site().engine.scheduler.start()
+    seen: list[str] = []
+    done = threading.Event()
+
+    def write_three() -> None:
+        for number in range(3):
+            ended = exchange(route="early")
+            accesslog.write(ended, later=True)
+            ended.route = f"r{number}"
+        loop.post(look)
+
+    def look() -> None:
+        seen.append(text(buffered))
+        done.set()
+
+    loop.post(write_three)
+    assert done.wait(10)
+    assert [line.split()[-6] for line in seen[0].splitlines()] == ["r0", "r1", "r2"]
+
+
+def test_a_line_that_can_not_be_written(
+    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others of its turn are."""
+    loop = site().engine.scheduler.start()
+    done = threading.Event()
+
+    def refuse(record: logging.LogRecord) -> bool:
+        if " r1 " in record.getMessage():
+            raise LookupError("no r1")
+        return True
+
+    def write_three() -> None:
+        for number in range(3):
+            accesslog.write(exchange(route=f"r{number}"), later=True)
+        loop.post(done.set)
+
+    buffered.addFilter(refuse)
+    loop.post(write_three)
+    assert done.wait(10)
+    assert [line.split()[-6] for line in text(buffered).splitlines()] == ["r0", "r2"]
+    assert "a line of the access log can't be written" in caplog.text
+    assert "LookupError: no r1" in caplog.text
+
+
+def rename(ended: Exchange) -> None:
+    ended.route = "renamed"
+
+
+@pytest.mark.parametrize("asks", ["hook", "subscriber", "nobody"])
+def test_a_line_is_made_before_anybody_is_told(
+    origin: Callable[[Script], Origin], site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, asks: str
+) -> None:
+    """Behind that the exchange is theirs, and what they make of it is not what happened."""
+
+
+    def configure(config: Configurator) -> None:
+        if asks == "subscriber":
+            config.add_subscriber(lambda event: rename(event.exchange), ExchangeFinished)
+
+    hooks = {"hooks__complete": f"{__name__}.rename"} if asks == "hook" else {}
+    where = site(route("r", origin(echo).url, **hooks), configure=configure)
+    where.get("/r/1")
+    wait_until(lambda: text(buffered), "the line")
+    assert text(buffered).split()[-6] == "r"
 
 
 def test_other_threads_write_at_once(buffered: accesslog.BufferedFileHandler) -> None:
