@@ -74,6 +74,7 @@ class NameTable(dict[str, Decision]):
         return decision
 
 
+_IS_TOKEN: NameTable[bool] = NameTable(lambda name: _TOKENS.fullmatch(name) is not None)
 #: Where of three lists a field's value goes, from the last one back; 0 for all others.
 _FRAMING_NAMES: NameTable[int] = NameTable(
     lambda name: {"content-length": -3, "transfer-encoding": -2, "connection": -1}.get(name.lower(), 0)
@@ -249,8 +250,7 @@ def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
         names = [*map(NAME_OF, fields)]
         lines = [start_line, *map(": ".join, fields), "\r\n"]
         head = "\r\n".join(lines).encode("latin-1")
-        named = not names or (all(names) and _TOKENS.fullmatch("".join(names)))
-        named = named and _PAIR.issuperset(map(len, fields))
+        named = all(map(_IS_TOKEN.__getitem__, names)) and _PAIR.issuperset(map(len, fields))
     except (TypeError, IndexError, UnicodeEncodeError):
         named = False
     if not named or not start_line or head.translate(None, _TEXT_BYTES) != b"\r\n" * (len(fields) + 2):

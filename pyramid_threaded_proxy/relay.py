@@ -39,7 +39,7 @@ from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body, send_now
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.syscalls import receive
-from pyramid_threaded_proxy.tasks import CHECKPOINT, Call, Endpoint, Ready, Steps
+from pyramid_threaded_proxy.tasks import ABREAST, CHECKPOINT, Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream import Connection, OriginPool
@@ -297,6 +297,7 @@ class Relay:
     def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         if framing is Framing.NONE and self._reader.rest:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
+        yield ABREAST
         exchange, policy = self._exchange, self._policy
         fields = policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
@@ -316,6 +317,8 @@ class Relay:
             return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
         unsent, brought = self._begin(answer, shown, shown_length, reader)
+        yield ABREAST
+        unsent = self._client.send_now(unsent)
         if unsent:
             yield from self._client.send(unsent)
         del unsent
@@ -327,14 +330,13 @@ class Relay:
     def _begin(
         self, answer: UpstreamAnswer, framing: Framing, length: int | None, reader: BodyReader
     ) -> tuple[bytes | memoryview, int]:
-        """Write the head and what of the body came with it; returns what is not sent yet, and that body's length.
+        """The head and what of the body came with it, to be sent, and that body's length.
 
         In a function of its own so that it holds none of it while the rest of the body is moved.
         """
         rest, self._reader.rest = self._reader.rest, b""
         pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
-        first = b"".join([opening(self._client, answer, framing, length), *pieces])
-        return self._client.send_now(first), sum(map(len, pieces))
+        return b"".join([opening(self._client, answer, framing, length), *pieces]), sum(map(len, pieces))
 
     # Or the connection is switched to another protocol
 

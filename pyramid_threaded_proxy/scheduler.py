@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Loops that move big bodies.
 MOVERS = 2
+#: Tasks that wait for each other in a turn: more save nothing, and each may hold a small body.
+MOST_ABREAST = 16
 
 
 class _Here(threading.local):
@@ -68,6 +70,8 @@ class Loop:
         #: Clients' connections that wait here for their next request.
         self.idle_clients = IdleClients(self)
         self.dead = False
+        #: Tasks that wait for each other in the present turn (`tasks.Abreast`).
+        self.abreast: list[Task] = []
         #: What is to be done when the present turn is over.
         self.endings: dict[Callable[[], None], None] = {}
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
@@ -134,6 +138,9 @@ class Loop:
                     owner.on_event(endpoint, mask)
                 except Exception as error:
                     _step_failed(owner, error)
+                if len(self.abreast) >= MOST_ABREAST:
+                    self._go_on_abreast()
+        self._go_on_abreast()
         if len(events) < MOST_EVENTS:
             self.heard = self.now
         inbox = self._inbox
@@ -143,9 +150,21 @@ class Loop:
                 function(*arguments)
             except Exception as error:
                 _step_failed(getattr(function, "__self__", None), error)
+            if len(self.abreast) >= MOST_ABREAST:
+                self._go_on_abreast()
+        self._go_on_abreast()
         self._timers.run(self.now)
         if self.endings:
             self._end_turn()
+
+    def _go_on_abreast(self) -> None:
+        while self.abreast:
+            tasks, self.abreast = self.abreast, []
+            for task in tasks:
+                try:
+                    task.advance(None, None)
+                except Exception as error:
+                    _step_failed(task, error)
 
     def _end_turn(self) -> None:
         while self.endings:  # one may bring another

@@ -250,6 +250,29 @@ class Turn(Wait):
         task.interruption = error
 
 
+class Abreast(Wait):
+    """Waits until the others whose event has come in this turn are as far: no longer than they take for it.
+
+    The same steps, taken for each of them in a row, cost less than with all that an exchange needs in between: code
+    and data are still in the processor's caches. What ends a task is not heard of here, but at its next wait: there
+    may be a head already that was not sent yet.
+    """
+
+    __slots__ = ()
+
+    def begin(self, task: Task) -> None:
+        task.loop.abreast.append(task)
+
+    def block(self) -> None:
+        return None
+
+    def interrupt(self, task: Task, error: ExchangeFailed) -> None:
+        task.interruption = error
+
+
+ABREAST = Abreast()
+
+
 class Checkpoint(Wait):
     """Waits for nothing, but an exchange that was told to end meanwhile goes no further."""
 
@@ -319,8 +342,9 @@ class Task:
             except BaseException:
                 log.exception("an exchange ended with an unforeseen error")
                 return self._end()
-            value = None
-            error, self.interruption = self.interruption, None
+            value = error = None
+            if wait is not ABREAST:
+                error, self.interruption = self.interruption, None
             if error is not None and self.is_over:
                 error = None
             if error is not None or wait is CHECKPOINT:
@@ -341,7 +365,7 @@ class Task:
     def on_event(self, endpoint: Endpoint, events: int) -> None:
         """The poller saw `events` on a socket of this task."""
         wanted = endpoint.wanted
-        if wanted and events & (wanted | BROKEN | (HANGUP if wanted & READ else 0)):
+        if events & wanted or (wanted and events & (BROKEN | (HANGUP if wanted & READ else 0))):
             wait = self.wait
             assert isinstance(wait, Ready)
             wait.stop()

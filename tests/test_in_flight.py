@@ -10,7 +10,11 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, OriginWire, Policy, Script, Site, Wire, route, wait_until
+from support import Origin, OriginWire, Policy, Script, Site, Wire, echo, route, wait_until
+
+from pyramid_threaded_proxy import Exchange
+from pyramid_threaded_proxy.exceptions import ExchangeClosed
+from pyramid_threaded_proxy.tween import ENGINE
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -216,6 +220,27 @@ def test_streamed_exchanges_are_listed_and_closed(made: Site, path: str) -> None
     thread.join(10)
     assert ended == (["503 Service Unavailable"] if path == "/r/x" else ["200 OK", "closed by the application"])
     assert len(made.engine.in_flight) == 0
+
+
+def close_it(exchange: Exchange) -> None:
+    """A hook that ends its own exchange."""
+    exchange.state["told"] = exchange.registry[ENGINE].in_flight.close(request_id=exchange.request_id)
+    exchange.response.headers["X-Told"] = str(exchange.state["told"])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_it_is_closed_when_its_head_is_about_to_be_sent(origin: MakeOrigin, site: MakeSite, streamed: bool) -> None:
+    """Nothing ends it between the making of a head and its sending; with the head goes the small body behind it."""
+    made = site(route("r", origin(echo).url, hooks__headers=f"{__name__}.close_it"), configure=configure)
+    if streamed:
+        status, fields, body = Request.blank("/r/x").call_application(made.application)
+        assert (status, dict(fields)["X-Told"], next(iter(body))[:7]) == ("200 OK", "1", b"GET /x ")
+        with pytest.raises(ExchangeClosed):
+            next(iter(body))
+    else:
+        answer = made.get("/r/x")
+        assert (answer.status, answer.one("X-Told"), answer.body[:7]) == (200, "1", b"GET /x ")
+    wait_until(lambda: not made.engine.in_flight, "its end")
 
 
 def test_applications_know_their_own_only(made: Site, site: MakeSite) -> None:

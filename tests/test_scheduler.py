@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from support import Origin, OriginWire, Script, Site, echo, in_turn, own_threads, route, wait_until
 
-from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut
+from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.poller import READ, WRITE
-from pyramid_threaded_proxy.scheduler import MOVERS, Loop, Pool, Scheduler, after_turn
-from pyramid_threaded_proxy.tasks import Call, Endpoint, Hop, Ready, Steps, Task
+from pyramid_threaded_proxy.scheduler import MOST_ABREAST, MOVERS, Loop, Pool, Scheduler, after_turn
+from pyramid_threaded_proxy.tasks import ABREAST, Call, Endpoint, Hop, Ready, Steps, Task
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -243,6 +243,101 @@ def test_an_interruption_that_comes_too_late(scheduler: Scheduler, pair: tuple[E
     task.post(cancelled.set)
     cancelled.wait()
     go_on.set()
+    assert trace.wait(1) == ["told"]
+
+
+def together(scheduler: Scheduler, *functions: Callable[[], Any]) -> None:
+    """Have the functions run in one turn of the loop."""
+    loop = scheduler.start()
+    loop.post(lambda: [loop.post(function) for function in functions])
+
+
+def abreast(trace: Trace, name: int) -> Steps:
+    trace(("a", name))
+    yield ABREAST
+    trace(("b", name))
+    yield ABREAST
+    trace(("c", name))
+
+
+def test_tasks_of_a_turn_keep_abreast(scheduler: Scheduler) -> None:
+    """Each step is taken for all of them before the next one is."""
+    trace = Trace()
+    together(scheduler, *(scheduler.task(abreast(trace, number)).start for number in range(3)))
+    assert trace.wait(9) == [(step, number) for step in "abc" for number in range(3)]
+
+
+def test_no_more_than_some_keep_abreast(scheduler: Scheduler, stack: ExitStack) -> None:
+    """Each may hold bytes: the first ones go on before another begins. Woken by posts, and by events."""
+    trace, count = Trace(), MOST_ABREAST + 2
+    together(scheduler, *(scheduler.task(abreast(trace, number)).start for number in range(count)))
+    expected = [(step, number) for step in "abc" for number in range(MOST_ABREAST)]
+    expected += [(step, number) for step in "abc" for number in range(MOST_ABREAST, count)]
+    assert trace.wait(3 * count) == expected
+
+    trace = Trace()
+    pairs = [list(map(stack.enter_context, socket.socketpair())) for _ in range(count)]
+
+    def steps(number: int) -> Steps:
+        endpoint = Endpoint(pairs[number][0])
+        yield Ready(endpoint, READ, 60, ReadTimedOut)
+        scheduler.loop.forget(endpoint)
+        yield from abreast(trace, number)
+
+    tasks = [start(scheduler, steps(number)) for number in range(count)]
+    wait_until(lambda: all(task.wait is not None for task in tasks))
+    # In the loop's own time, so that one poll finds them all.
+    scheduler.loop.post(lambda: [far.send(b"x") for _, far in pairs])
+    said = trace.wait(3 * count)
+    waiting = most = 0
+    for step, _ in said:
+        waiting += {"a": 1, "b": 0, "c": -1}[step]
+        most = max(most, waiting)
+    assert most == MOST_ABREAST
+    assert sorted(said) == sorted(expected)
+
+
+def test_a_task_that_keeps_abreast_is_not_ended_there(scheduler: Scheduler) -> None:
+    """There may be a head already that was not sent: what ends the task is heard of at its next wait."""
+    trace = Trace()
+
+    def steps() -> Steps:
+        yield from abreast(trace, 0)
+        try:
+            yield Call(trace, "never")
+        except ExchangeClosed:
+            trace("closed")
+
+    task = scheduler.task(steps())
+    together(scheduler, task.start, lambda: task.interrupt(ExchangeClosed("enough")))
+    assert trace.wait(4) == [("a", 0), ("b", 0), ("c", 0), "closed"]
+
+
+def test_one_that_fails_abreast_fails_alone(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
+    """The others go on."""
+    trace = Trace()
+
+    def failing() -> Steps:
+        yield ABREAST
+        raise LookupError("a fault of one")
+
+    tasks = [scheduler.task(failing()), scheduler.task(abreast(trace, 0))]
+    together(scheduler, *(task.start for task in tasks))
+    assert trace.wait(3) == [(step, 0) for step in "abc"]
+    assert "a fault of one" in caplog.text
+
+
+def test_a_loop_breaks_while_tasks_keep_abreast(scheduler: Scheduler) -> None:
+    """They are told, as those are that wait for a socket."""
+    trace = Trace()
+
+    def steps() -> Steps:
+        try:
+            yield ABREAST
+        except RelayFailed:
+            trace("told")
+
+    together(scheduler, scheduler.task(steps()).start, _die)
     assert trace.wait(1) == ["told"]
 
 
