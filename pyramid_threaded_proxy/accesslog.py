@@ -12,14 +12,13 @@ import os
 import re
 import threading
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.scheduler import after_turn
 
-log = logging.getLogger(__name__)
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 
 #: Seconds between two looks whether the log's file was moved away: each lets go of the interpreter's lock.
@@ -58,16 +57,6 @@ def _clock(second: int) -> str:
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
 
 
-class _Ended(threading.local):
-    """The exchanges that ended in a loop's present turn, in its thread, and have no line yet."""
-
-    def __init__(self) -> None:
-        self.exchanges: list[Exchange] = []
-
-
-_ended = _Ended()
-
-
 def write(exchange: Exchange, later: bool = False) -> None:
     """Write the line. Runs in the loop's thread, so the logger's handlers should not block for long.
 
@@ -76,18 +65,8 @@ def write(exchange: Exchange, later: bool = False) -> None:
     """
     if not access_log.isEnabledFor(logging.INFO):
         return
-    if later and after_turn(_write_ended):
-        _ended.exchanges.append(exchange)
-    else:
+    if not (later and after_turn(partial(_write, exchange))):
         _write(exchange)
-
-
-def _write_ended() -> None:
-    while _ended.exchanges:
-        try:
-            _write(_ended.exchanges.pop(0))
-        except Exception:  # a filter's, say: the next one has its line all the same
-            log.exception("a line of the access log can't be written")
 
 
 def _write(exchange: Exchange) -> None:

@@ -168,12 +168,13 @@ class Loop:
 
     def _end_turn(self) -> None:
         while self.endings:  # one may bring another
-            function = next(iter(self.endings))
-            try:
-                function()
-            except Exception as error:
-                _step_failed(None, error)
-            del self.endings[function]  # behind it: until then the loop is busy
+            for function in list(self.endings):
+                try:
+                    function()
+                except Exception as error:
+                    _step_failed(None, error)
+                finally:
+                    del self.endings[function]  # behind it: until then the loop is busy
 
     def _disown(self) -> None:
         """Idle connections outlive the loop that watched them."""

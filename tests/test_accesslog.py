@@ -183,7 +183,7 @@ class = pyramid_threaded_proxy.accesslog.BufferedFileHandler
 args = ({str(tmp_path / "access.log")!r},)
 """)
     log = accesslog.access_log
-    handlers, level, propagate = log.handlers, log.level, log.propagate
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
     root = logging.getLogger()
     roots, root_level = root.handlers[:], root.level
     logging.config.fileConfig(tmp_path / "log.ini", disable_existing_loggers=False)
@@ -201,60 +201,57 @@ def text(handler: accesslog.BufferedFileHandler) -> str:
     return Path(handler.baseFilename).read_text()
 
 
+def in_one_turn(where: Site, function: Callable[[], None]) -> None:
+    """Run `function` in a turn of the loop, and wait for the next one."""
+    loop, done = where.engine.scheduler.start(), threading.Event()
+
+    def run() -> None:
+        loop.post(done.set)
+        function()
+
+    loop.post(run)
+    assert done.wait(10)
+
+
+def routes_in(handler: accesslog.BufferedFileHandler) -> list[str]:
+    return [line.split()[-6] for line in text(handler).splitlines()]
+
+
 def test_the_lines_of_a_turn_are_written_together(
     site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
 ) -> None:
     """In a loop's thread nothing is in the file before the turn's end, and everything right behind it."""
-    loop = site().engine.scheduler.start()
     seen: list[str] = []
-    done = threading.Event()
 
     def write_three() -> None:
         for number in range(3):
             accesslog.write(exchange(route=f"r{number}"))
             seen.append(text(buffered))
-        loop.post(look)
 
-    def look() -> None:
-        seen.append(text(buffered))
-        done.set()
-
-    loop.post(write_three)
-    assert done.wait(10)
-    assert seen[:3] == [""] * 3
-    assert [line.split()[-6] for line in seen[3].splitlines()] == ["r0", "r1", "r2"]
+    in_one_turn(site(), write_three)
+    assert seen == [""] * 3
+    assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
 def test_the_lines_of_a_turn_are_made_together(
     site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
 ) -> None:
     """Those of exchanges that nobody asks for any more: at the turn's end, and in the file right behind it."""
-    loop = site().engine.scheduler.start()
-    seen: list[str] = []
-    done = threading.Event()
 
     def write_three() -> None:
         for number in range(3):
             ended = exchange(route="early")
             accesslog.write(ended, later=True)
             ended.route = f"r{number}"
-        loop.post(look)
 
-    def look() -> None:
-        seen.append(text(buffered))
-        done.set()
-
-    loop.post(write_three)
-    assert done.wait(10)
-    assert [line.split()[-6] for line in seen[0].splitlines()] == ["r0", "r1", "r2"]
+    in_one_turn(site(), write_three)
+    assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
 def test_a_line_that_can_not_be_written(
     site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others of its turn are."""
-    loop = site().engine.scheduler.start()
-    done = threading.Event()
 
     def refuse(record: logging.LogRecord) -> bool:
         if " r1 " in record.getMessage():
@@ -264,36 +261,43 @@ def test_a_line_that_can_not_be_written(
     def write_three() -> None:
         for number in range(3):
             accesslog.write(exchange(route=f"r{number}"), later=True)
-        loop.post(done.set)
 
     buffered.addFilter(refuse)
-    loop.post(write_three)
-    assert done.wait(10)
-    assert [line.split()[-6] for line in text(buffered).splitlines()] == ["r0", "r2"]
-    assert "a line of the access log can't be written" in caplog.text
+    in_one_turn(site(), write_three)
+    assert routes_in(buffered) == ["r0", "r2"]
     assert "LookupError: no r1" in caplog.text
 
 
 def rename(ended: Exchange) -> None:
+    """A `complete` hook: the exchange is the application's now."""
     ended.route = "renamed"
 
 
 @pytest.mark.parametrize("asks", ["hook", "subscriber", "nobody"])
 def test_a_line_is_made_before_anybody_is_told(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, asks: str
-) -> None:
-    """Behind that the exchange is theirs, and what they make of it is not what happened."""
-
+    origin: Callable[[Script], Origin], site: Callable[..., Site], lines: Callable[[int], list[dict[str, str]]],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asks: str,
+) -> None:  # fmt: skip
+    """It does not wait for the turn's end then: what they make of the exchange is not what happened."""
+    held: list[Callable[[], None]] = []
 
     def configure(config: Configurator) -> None:
         if asks == "subscriber":
             config.add_subscriber(lambda event: rename(event.exchange), ExchangeFinished)
 
+    def hold(function: Callable[[], None]) -> bool:
+        held.append(function)
+        return True
+
+    monkeypatch.setattr(accesslog, "after_turn", hold)
     hooks = {"hooks__complete": f"{__name__}.rename"} if asks == "hook" else {}
-    where = site(route("r", origin(echo).url, **hooks), configure=configure)
-    where.get("/r/1")
-    wait_until(lambda: text(buffered), "the line")
-    assert text(buffered).split()[-6] == "r"
+    site(route("r", origin(echo).url, **hooks), configure=configure).get("/r/1")
+    if asks == "nobody":
+        wait_until(lambda: held, "an end of its turn")
+        assert not [entry for entry in caplog.records if entry.name == accesslog.access_log.name]
+        held[0]()
+    assert [line["route"] for line in lines(1)] == ["r"]
+    assert len(held) == (asks == "nobody")
 
 
 def test_other_threads_write_at_once(buffered: accesslog.BufferedFileHandler) -> None:
