@@ -16,7 +16,7 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.recheck import Check, allows
-from pyramid_threaded_proxy.tasks import FOREVER, Abreast, Ready, Steps, Wait
+from pyramid_threaded_proxy.tasks import FOREVER, Ready, Steps, Wait
 
 #: Seconds after which a waiting thread looks whether its exchange was told to end.
 SLICE = 0.5
@@ -96,10 +96,8 @@ class StreamedAnswer:
 
     def _block(self, wait: Wait) -> Any:
         """Wait in this thread, in slices: nobody can wake it to say that the exchange is to end."""
-        if isinstance(wait, Abreast):
-            return wait.block()
         if not isinstance(wait, Ready):
-            interruption = self._interrupted()
+            interruption = self._interrupted() if wait.may_end else None
             if interruption is not None:
                 raise interruption
             return wait.block()

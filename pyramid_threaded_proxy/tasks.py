@@ -79,6 +79,8 @@ class Wait:
     """What a task can yield."""
 
     __slots__ = ()
+    #: Whether a task that was told to end hears of it here; if not, at its next wait.
+    may_end: ClassVar[bool] = True
 
     def begin(self, task: Task) -> None:
         """Start waiting. Runs in the task's loop, or in the thread that drives a streamed exchange."""
@@ -254,11 +256,11 @@ class Abreast(Wait):
     """Waits until the others whose event has come in this turn are as far: no longer than they take for it.
 
     The same steps, taken for each of them in a row, cost less than with all that an exchange needs in between: code
-    and data are still in the processor's caches. What ends a task is not heard of here, but at its next wait: there
-    may be a head already that was not sent yet.
+    and data are still in the processor's caches.
     """
 
     __slots__ = ()
+    may_end = False  # there may be a head already that was not sent yet
 
     def begin(self, task: Task) -> None:
         task.loop.abreast.append(task)
@@ -343,7 +345,7 @@ class Task:
                 log.exception("an exchange ended with an unforeseen error")
                 return self._end()
             value = error = None
-            if wait is not ABREAST:
+            if wait.may_end:
                 error, self.interruption = self.interruption, None
             if error is not None and self.is_over:
                 error = None
