@@ -75,9 +75,8 @@ class NameTable(dict[str, Decision]):
 
 
 _IS_TOKEN: NameTable[bool] = NameTable(lambda name: _TOKENS.fullmatch(name) is not None)
-#: Where of three lists a field's value goes, from the last one back; 0 for all others.
 _FRAMING_NAMES: NameTable[int] = NameTable(
-    lambda name: {"content-length": -3, "transfer-encoding": -2, "connection": -1}.get(name.lower(), 0)
+    lambda name: {"content-length": 1, "transfer-encoding": 2, "connection": 3}.get(name.lower(), 0)
 )
 
 
@@ -108,7 +107,7 @@ class ResponseHead:
         self.lengths, self.codings, self.connection = found
         kinds = [*map(_FRAMING_NAMES.__getitem__, map(NAME_OF, fields))]
         for (_, value), kind in compress(zip(fields, kinds, strict=True), kinds):
-            found[kind].append(value)
+            found[kind - 1].append(value)
 
     def __repr__(self) -> str:
         # Values stay out: a log must not show cookies.

@@ -258,11 +258,11 @@ class OriginPool(Owner):
                 connection = self._idle.pop()
             except IndexError:
                 return None
-            looks = look or not connection.is_watched()
-            if looks and not look and self._idle and self._idle[0].is_watched():
+            unsure = look or not connection.is_watched()
+            if unsure and not look and self._idle and self._idle[0].is_watched():
                 self._idle.append(connection)
-                connection, looks = self._idle.popleft(), False
-            if not looks or connection.is_quiet():
+                connection, unsure = self._idle.popleft(), False
+            if not unsure or connection.is_quiet():
                 connection.reused = True
                 return connection
             connection.close()

@@ -16,7 +16,7 @@ from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy import accesslog, detach, framing, head, relay, stream, tasks, transfer, upstream
+from pyramid_threaded_proxy import accesslog, detach, framing, head, relay, scheduler, stream, tasks, transfer, upstream
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
@@ -169,6 +169,8 @@ def test_figures_are_those_of_the_code() -> None:
     assert f"{defaults['keepalive']} idle connections" in prose("limits.md")
     assert (upstream.SURPLUS_SECONDS, upstream.MOST_SURPLUS) == (1.0, 4)
     assert "Four times as many are kept for one\nsecond" in prose("upstreams.md")
+    assert scheduler.MOST_ABREAST == 16
+    assert "Sixteen wait for each other at most" in prose("how-fast.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
     assert f"{Adjustments.recv_bytes} bytes at a time" in prose("limits.md")
