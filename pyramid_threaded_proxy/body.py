@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
-from pyramid_threaded_proxy.framing import ChunkedReader, Framing
+from pyramid_threaded_proxy.framing import CHUNKED, CLOSE, ChunkedReader, Framing
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.tasks import Endpoint, Hop, Ready, Steps, Turn
 from pyramid_threaded_proxy.transfer import (
@@ -114,9 +114,9 @@ class CloseReader:
 
 def body_reader(framing: Framing, length: int, client: Client) -> BodyReader:
     """The reader for an upstream's framing towards this client."""
-    if framing is Framing.CHUNKED:
+    if framing is CHUNKED:
         return ChunkedBody(decode=not (client.passes_framing and client.minor))
-    if framing is Framing.CLOSE:
+    if framing is CLOSE:
         return CloseReader(chunked=client.passes_framing and client.minor > 0)
     return LengthReader(length)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
-from pyramid_threaded_proxy.framing import Framing
+from pyramid_threaded_proxy.framing import CHUNKED, CLOSE, Framing
 from pyramid_threaded_proxy.head import NAME_OF, NameTable, check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.stopping import Relaying
@@ -156,7 +156,7 @@ class SocketClient:
         """Adds what this connection needs: framing (RFC 9112 6), Connection, and Date and Server where they lack."""
         if length is not None:
             fields.append(("Content-Length", str(length)))
-        if framing in (Framing.CHUNKED, Framing.CLOSE):
+        if framing in (CHUNKED, CLOSE):
             if self.minor:
                 fields.append(("Transfer-Encoding", "chunked"))
             else:

@@ -12,7 +12,7 @@ from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
 from pyramid_threaded_proxy.exchange import UpstreamAnswer
 from pyramid_threaded_proxy.fields import merge_application_fields
-from pyramid_threaded_proxy.framing import Framing
+from pyramid_threaded_proxy.framing import CHUNKED, LENGTH, NO_BODY, Framing
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.tasks import Call, Steps
 
@@ -72,14 +72,14 @@ def _send(response: webob.Response, fetch: Fetch, client: Client) -> Steps:
     fetch.exchange.response = answer
     bodiless = fetch.head_only or answer.status in (204, 304)
     length = None if answer.status in (204, 304) else response.content_length
-    framing = Framing.NONE if bodiless else Framing.CHUNKED if length is None else Framing.LENGTH
+    framing = NO_BODY if bodiless else CHUNKED if length is None else LENGTH
     yield from client.send(opening(client, answer, framing, length))
     if not bodiless:
         yield from _send_chunks(chunks, framing, length, fetch, client)
 
 
 def _send_chunks(chunks: Any, framing: Framing, length: int | None, fetch: Fetch, client: Client) -> Steps:
-    chunked = framing is Framing.CHUNKED and client.passes_framing and client.minor > 0
+    chunked = framing is CHUNKED and client.passes_framing and client.minor > 0
     left = length or 0
     while (chunk := (yield Call(_next_chunk, chunks))) is not None:
         if length is not None and (left := left - len(chunk)) < 0:

@@ -31,7 +31,7 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
 from pyramid_threaded_proxy.fields import merge_application_fields
-from pyramid_threaded_proxy.framing import Framing, answer_framing, keeps_alive
+from pyramid_threaded_proxy.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.head import HeadReader, ResponseHead, connection_options, render_head
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
@@ -295,7 +295,7 @@ class Relay:
     # The answer comes down
 
     def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
-        if framing is Framing.NONE and self._reader.rest:
+        if framing is NO_BODY and self._reader.rest:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
         yield ABREAST
         exchange, policy = self._exchange, self._policy
@@ -312,7 +312,7 @@ class Relay:
         if policy.hooks.headers is not None:
             answer = yield from self._ask_headers_hook(answer)
         shown, shown_length = self._towards_client(answer.status, head, framing, length)
-        if shown is Framing.NONE and framing is not Framing.NONE:
+        if shown is NO_BODY and framing is not NO_BODY:
             yield from self._client.send(opening(self._client, answer, shown, shown_length))
             return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
@@ -323,7 +323,7 @@ class Relay:
             yield from self._client.send(unsent)
         del unsent
         exchange.stats.bytes_down += brought
-        if framing is not Framing.NONE and not reader.done:
+        if framing is not NO_BODY and not reader.done:
             yield from self._move_rest(reader)
         self._keep_connection(head, framing)
 
@@ -387,10 +387,10 @@ class Relay:
     ) -> tuple[Framing, int | None]:
         """The answer's framing for this client. A hook may have changed method or status, a view the method."""
         if self._fetch.head_only or status in (204, 304):
-            return Framing.NONE, None if status == 204 else _said_length(head)
-        if framing is Framing.NONE:
-            return Framing.LENGTH, 0  # the client waits for a body, and there is none
-        return framing, length if framing is Framing.LENGTH else None
+            return NO_BODY, None if status == 204 else _said_length(head)
+        if framing is NO_BODY:
+            return LENGTH, 0  # the client waits for a body, and there is none
+        return framing, length if framing is LENGTH else None
 
     def _ask_headers_hook(self, answer: UpstreamAnswer) -> Any:
         """Steps: the answer as the hook leaves it; what it made is checked when it is written."""
@@ -415,7 +415,7 @@ class Relay:
         connection = self._connection
         assert connection is not None
         # After an upgrade was asked for, what the upstream takes the connection for is anybody's guess.
-        if self._request_sent and framing is not Framing.CLOSE and not self._fetch.upgrade and keeps_alive(head):
+        if self._request_sent and framing is not CLOSE and not self._fetch.upgrade and keeps_alive(head):
             self._connection = None
             self._pool.give_back(connection, self._policy.keepalive)
         else:
