@@ -110,10 +110,10 @@ def _record(line: str) -> logging.LogRecord:
         return _new_record(line)
     known = _known_of_records(threading.current_thread(), os.getpid())
     record = logging.LogRecord.__new__(logging.LogRecord)
-    vars(record).update(known)
-    record.msg, record.created = line, time.time()
-    record.msecs = int(record.created % 1 * 1000) + 0.0
-    record.relativeCreated += (record.created - known["created"]) * 1000
+    record.__dict__ = values = known.copy()
+    values["msg"], values["created"] = line, (created := time.time())
+    values["msecs"] = int(created % 1 * 1000) + 0.0
+    values["relativeCreated"] += (created - known["created"]) * 1000
     return record
 
 

@@ -58,7 +58,7 @@ class ProxyResponse(Response):
     """
 
     def __init__(self, engine: Engine, fetch: Fetch) -> None:
-        self.__dict__.update(_BLANK)
+        self.__dict__ = _BLANK.copy()
         self.headerlist: Fields = []  # its own: the one thing of these that changes in place
         self._engine = engine
         self._fetch: Fetch | None = fetch

@@ -345,10 +345,10 @@ class Task:
                 log.exception("an exchange ended with an unforeseen error")
                 return self._end()
             value = error = None
-            if wait.may_end:
+            if self.interruption is not None and wait.may_end:
                 error, self.interruption = self.interruption, None
-            if error is not None and self.is_over:
-                error = None
+                if self.is_over:
+                    error = None
             if error is not None or wait is CHECKPOINT:
                 continue
             self.wait = wait
