@@ -82,23 +82,19 @@ class BufferedFileHandler(logging.handlers.WatchedFileHandler):
     away is looked at once in `LOOK_EVERY` seconds. Any thread, as with all handlers.
     """
 
-    _held = False  # whether a turn's end will flush
     _looked = 0.0  # by `time.time()`
 
     def emit(self, record: logging.LogRecord) -> None:
         if not 0 <= record.created - self._looked < LOOK_EVERY:  # or the clock was set back
             self._looked = record.created
             self.reopenIfNeeded()
-        logging.FileHandler.emit(self, record)
-
-    def flush(self) -> None:
-        self._held = after_turn(self._flush_held)
-        if not self._held:
-            super().flush()
-
-    def _flush_held(self) -> None:
-        self._held = False
-        super().flush()
+        if self.stream is None or not after_turn(self.flush):
+            logging.FileHandler.emit(self, record)
+            return
+        try:
+            self.stream.write(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
 
 
 def _record(line: str) -> logging.LogRecord:

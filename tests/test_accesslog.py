@@ -268,6 +268,27 @@ def test_a_line_that_can_not_be_written(
     assert "LookupError: no r1" in caplog.text
 
 
+def test_a_line_that_can_not_be_formatted(
+    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told as `logging` tells it; the others of its turn are written."""
+
+    class Refusing(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            if " r1 " in record.getMessage():
+                raise LookupError("no r1")
+            return super().format(record)
+
+    def write_three() -> None:
+        for number in range(3):
+            accesslog.write(exchange(route=f"r{number}"), later=True)
+
+    buffered.setFormatter(Refusing())
+    in_one_turn(site(), write_three)
+    assert routes_in(buffered) == ["r0", "r2"]
+    assert "LookupError: no r1" in capsys.readouterr().err
+
+
 def rename(ended: Exchange) -> None:
     """A `complete` hook: the exchange is the application's now."""
     ended.route = "renamed"
