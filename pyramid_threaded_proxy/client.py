@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.framing import CHUNKED, CLOSE, Framing
-from pyramid_threaded_proxy.head import NAME_OF, NameTable, check_field, render_head
+from pyramid_threaded_proxy.head import NameTable, check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.stopping import Relaying
 from pyramid_threaded_proxy.syscalls import send
@@ -166,7 +166,7 @@ class SocketClient:
             fields.append(("Connection", "close"))
         elif not self.minor:
             fields.append(("Connection", "keep-alive"))
-        said = set(map(_ABOUT_US.__getitem__, map(NAME_OF, fields)))
+        said = {_ABOUT_US[name] for name, _ in fields}
         if "date" not in said:
             fields.append(("Date", _clock.date()))
         if "server" not in said and self._channel.server_name:

@@ -11,13 +11,11 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
-from itertools import compress, repeat
-from operator import not_
 from typing import Any
 
 from .cookies import CookieFilter, SetCookieFilter
 from .exceptions import FieldRefused
-from .head import NAME_OF, VALUE_OF, NameTable, connection_options
+from .head import NameTable, connection_options
 from .target import LocationMap
 
 FieldList = list[tuple[str, str]]
@@ -67,10 +65,9 @@ class RequestFields:
 
         Raises `FieldRefused` for a value with a control character.
         """
-        names = [*map(self._names.__getitem__, environ)]
+        names = self._names
         # Servers join repeated fields: where the last one is empty, white space is left at the end (RFC 9110 5.5).
-        values = map(str.strip, compress(environ.values(), names), repeat(" \t"))
-        fields = [*zip(filter(None, names), values, strict=True)]
+        fields = [(name, value.strip(" \t")) for key, value in environ.items() if (name := names[key])]
         if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
             fields.append(("Content-Type", content_type))
         if self._cookies is not None and (cookie := environ.get("HTTP_COOKIE")):
@@ -96,7 +93,7 @@ class RequestFields:
 
 
 def _check_values(fields: FieldList) -> None:
-    text = "".join(map(VALUE_OF, fields))
+    text = "".join([value for _, value in fields])
     if text.isascii() and text.isprintable():
         return
     for name, value in fields:
@@ -137,7 +134,6 @@ def _is_ipv6(text: str) -> bool:
 
 # What is done with a field of an answer. Plain numbers: each is looked at for each field.
 _KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _CACHE_CONTROL = range(6)
-_BY_VALUE = frozenset({_SET_COOKIE, _LOCATION, _CACHE_CONTROL})
 
 
 class AnswerFields:
@@ -167,26 +163,23 @@ class AnswerFields:
         `public_url` is scheme and authority as the client sees them; `mount` is the public path of the upstream's
         base, or None where nothing is to be rewritten.
         """
-        actions = [*map(self._actions.__getitem__, map(NAME_OF, fields))]
-        if _CONNECTION in actions:
-            connection = fields[actions.index(_CONNECTION)][1]
-            if actions.count(_CONNECTION) > 1 or connection.lower() not in _USUAL_OPTIONS:
-                return self.select(_without_named(fields), public_url, mount)
-        kept = [*compress(fields, map(not_, actions))]
-        if not _BY_VALUE.isdisjoint(actions):
-            kept = self._by_value(fields, actions, public_url, mount)
-        if self._private:
-            said = compress(map(VALUE_OF, fields), map(_CACHE_CONTROL.__eq__, actions))
-            kept.append(("Cache-Control", _private_caching(", ".join(said))))
-        return kept
-
-    def _by_value(self, fields: FieldList, actions: list[int], public_url: str, mount: str | None) -> FieldList:
+        actions, connection = self._actions, False
         kept: FieldList = []
-        for field, action in zip(fields, actions, strict=True):
+        said: list[str] = []
+        for field in fields:
+            action = actions[field[0]]
             if action == _KEEP:
                 kept.append(field)
-            elif action in (_SET_COOKIE, _LOCATION):
+            elif action == _CONNECTION:
+                if connection or field[1].lower() not in _USUAL_OPTIONS:
+                    return self.select(_without_named(fields), public_url, mount)
+                connection = True
+            elif action == _CACHE_CONTROL:
+                said.append(field[1])
+            elif action != _DROP:
                 kept += self._rewritten(field, action, public_url, mount)
+        if self._private:
+            kept.append(("Cache-Control", _private_caching(", ".join(said))))
         return kept
 
     def _rewritten(self, field: tuple[str, str], action: int, public_url: str, mount: str | None) -> FieldList:

@@ -11,17 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import compress
-from operator import itemgetter
 from typing import NoReturn, TypeVar
 
 from .exceptions import AnswerRefused, ValueRefused
 
 Fields = list[tuple[str, str]]
-
-#: Of a field. For `map`: what is done for each field of each message is done in C where it can be.
-NAME_OF: Callable[[tuple[str, str]], str] = itemgetter(0)
-VALUE_OF: Callable[[tuple[str, str]], str] = itemgetter(1)
 
 _HEAD_END = b"\r\n\r\n"
 _SHOWN = 60
@@ -37,7 +31,6 @@ _STATUS_SAMPLE = b"HTTP/1.1 200 "
 _FIELD_LINE = re.compile(rf"\n({_TOKEN}):[\t ]*((?:[^\r]*[^\r\t ])?)")
 _BROKEN_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _TOKENS = re.compile(_TOKEN)
-_PAIR = frozenset({2})
 _NOT_TEXT = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 _SECTION_FAULTS = tuple(
@@ -105,9 +98,9 @@ class ResponseHead:
         self.minor, self.status, self.reason, self.fields = minor, status, reason, fields
         found: tuple[list[str], list[str], list[str]] = ([], [], [])
         self.lengths, self.codings, self.connection = found
-        kinds = [*map(_FRAMING_NAMES.__getitem__, map(NAME_OF, fields))]
-        for (_, value), kind in compress(zip(fields, kinds, strict=True), kinds):
-            found[kind - 1].append(value)
+        for name, value in fields:
+            if kind := _FRAMING_NAMES[name]:
+                found[kind - 1].append(value)
 
     def __repr__(self) -> str:
         # Values stay out: a log must not show cookies.
@@ -172,18 +165,25 @@ class HeadReader:
         check_line_ends(held, searched)
 
 
+def _status_of(line: str) -> tuple[int, int, str] | None:
+    """Minor version, status and reason of a status line with its CRLF (RFC 9112 4); None if it is none."""
+    found = _STATUS_LINE.fullmatch(line)
+    return None if found is None else (int(found[1]), int(found[2]), found[3] or "")
+
+
+_STATUS_LINES = NameTable(_status_of)
+
+
 def parse_head(head: bytes, max_fields: int) -> ResponseHead:
     """Parse a whole answer head, up to and with the CRLF of its last line (RFC 9112 2.1, 4, 5).
 
     Raises AnswerRefused.
     """
     text = head.decode("latin-1")
-    status_line = _STATUS_LINE.match(text)
+    status_line = _STATUS_LINES[text[: text.find("\r\n") + 2]]
     if status_line is None:
         raise _status_line_refused(head)
-    fields = _parse_lines(head, text, max_fields)
-    minor, status, reason = status_line.groups("")
-    return ResponseHead(int(minor), int(status), reason, fields)
+    return ResponseHead(*status_line, _parse_lines(head, text, max_fields))
 
 
 def parse_field_section(section: bytes, max_fields: int) -> Fields:
@@ -239,20 +239,23 @@ def _section_refused(section: bytes) -> AnswerRefused:
     return refused(f"{rule}{byte}, in the line", name[1]) if name else refused(f"{rule}{byte}")
 
 
-def render_head(start_line: str, fields: Iterable[tuple[str, str]]) -> bytes:
+def render_head(start_line: str, fields: Fields) -> bytes:
     """Write a request's or an answer's head, with the empty line that ends it.
 
     Raises ValueRefused for CR, LF, NUL, other controls but HTAB, text that is not latin-1, and names that are no token.
     """
-    fields = list(fields)
+    lines = [start_line]
     try:
-        names = [*map(NAME_OF, fields)]
-        lines = [start_line, *map(": ".join, fields), "\r\n"]
+        for field in fields:
+            name, _ = field
+            if not _IS_TOKEN[name]:
+                raise ValueError(name)
+            lines.append(": ".join(field))
+        lines.append("\r\n")
         head = "\r\n".join(lines).encode("latin-1")
-        named = all(map(_IS_TOKEN.__getitem__, names)) and _PAIR.issuperset(map(len, fields))
-    except (TypeError, IndexError, UnicodeEncodeError):
-        named = False
-    if not named or not start_line or head.translate(None, _TEXT_BYTES) != b"\r\n" * (len(fields) + 2):
+    except (TypeError, ValueError):  # no token, no pair, no text, or more than latin-1
+        head = b""
+    if not start_line or head.translate(None, _TEXT_BYTES) != b"\r\n" * len(lines):
         _refuse_written(start_line, fields)
     return head
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import compress
-from operator import not_
 
 from .exceptions import ValueRefused
 from .fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
-from .head import NAME_OF, NameTable
+from .head import NameTable
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -122,7 +120,7 @@ class ResponseRules:
 
 
 def _without(fields: FieldList, gone: NameTable[bool]) -> FieldList:
-    return [*compress(fields, map(not_, map(gone.__getitem__, map(NAME_OF, fields))))]
+    return [field for field in fields if not gone[field[0]]]
 
 
 def _template_parts(name: str, text: str) -> list[str]:
