@@ -156,7 +156,7 @@ class SocketClient:
         """Adds what this connection needs: framing (RFC 9112 6), Connection, and Date and Server where they lack."""
         if length is not None:
             fields.append(("Content-Length", str(length)))
-        if framing in (CHUNKED, CLOSE):
+        if framing is CHUNKED or framing is CLOSE:
             if self.minor:
                 fields.append(("Transfer-Encoding", "chunked"))
             else:
