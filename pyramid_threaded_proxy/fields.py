@@ -163,7 +163,7 @@ class AnswerFields:
         `public_url` is scheme and authority as the client sees them; `mount` is the public path of the upstream's
         base, or None where nothing is to be rewritten.
         """
-        actions, connection = self._actions, False
+        actions, has_connection = self._actions, False
         kept: FieldList = []
         said: list[str] = []
         for field in fields:
@@ -171,9 +171,9 @@ class AnswerFields:
             if action == _KEEP:
                 kept.append(field)
             elif action == _CONNECTION:
-                if connection or field[1].lower() not in _USUAL_OPTIONS:
+                if has_connection or field[1].lower() not in _USUAL_OPTIONS:
                     return self.select(_without_named(fields), public_url, mount)
-                connection = True
+                has_connection = True
             elif action == _CACHE_CONTROL:
                 said.append(field[1])
             elif action != _DROP:
