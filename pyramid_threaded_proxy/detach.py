@@ -292,9 +292,8 @@ class DetachableChannel(HTTPChannel):
 #: class, and any attribute of an object whose class was changed, four times as slowly.
 _DEFAULTS = {
     name: value
-    for one in reversed(DetachableChannel.__mro__[:-1])
-    for name, value in vars(one).items()
-    if isinstance(value, (bool, int, tuple, type(None))) and not name.startswith("__")
+    for name in dir(DetachableChannel)
+    if isinstance(value := getattr(DetachableChannel, name), (bool, int, tuple, type(None))) and name[:2] != "__"
 }
 
 

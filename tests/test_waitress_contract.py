@@ -226,6 +226,18 @@ def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -
     channel.requests.append(request)  # the worker's own epilogue wants it
 
 
+def test_a_channel_has_its_values_itself() -> None:
+    """None that its class gives is looked up there, neither waitress's nor ours; what has changed has stayed."""
+    made = Stock(detach.DetachableChannel)
+    try:
+        own = vars(made.channel)
+        assert {"will_close", "total_outbufs_len", "handover", "unread"} <= detach._DEFAULTS.keys() <= own.keys()
+        assert own["connected"] is True
+        assert own["addr"] is not None
+    finally:
+        made.close()
+
+
 def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
     """`DetachableChannel.readable` asks what stock's asks, but for requests in work."""
     asked = HTTPChannel.readable.__code__.co_names
