@@ -77,6 +77,9 @@ def loop(notes: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     """A loop of a process that has relayed nothing yet; the signals are as before when the test ends."""
     monkeypatch.setattr(stopping, "_stop", None)
     before = [signal.getsignal(number) for number in SIGNALS]
+    # A shell has its background jobs ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     loop = Loop(notes)
     yield loop
     if stopping._stop is not None:
