@@ -165,7 +165,7 @@ class BodyMover:
     def _splice(self, reader: LengthReader) -> Steps:
         if self._client.endpoint is None or not self._source.raw:
             return
-        pipe = self._pipes.take()
+        pipe = self._pipes.take(wide=reader.left >= WORTH_A_HOP)
         if pipe is None:
             return
         try:

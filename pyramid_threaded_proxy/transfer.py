@@ -28,9 +28,10 @@ WORTH_MOVING = 64 * 1024
 #: Bytes: a body that goes through a pipe, with less than so much to go, holds the first loop up for a fraction of a
 #: millisecond; the hop to a mover and back would cost more than that saves.
 WORTH_A_HOP = 2 * 1024 * 1024
-#: Bytes: what a pipe is asked to hold. More saves system calls, and locks more kernel memory.
+#: Bytes: what the pipe of a body that is worth a hop is asked to hold. More saves system calls, and locks more kernel
+#: memory. Other bodies take a pipe as the system makes it: what it consists of stays in the processor's caches.
 PIPE_SIZE = 1024 * 1024
-#: Pipes kept for reuse.
+#: Pipes of each kind kept for reuse.
 KEPT_PIPES = 16
 #: Bytes that should be there before a waiting mover is woken.
 LOW_WATER = 128 * 1024
@@ -51,12 +52,13 @@ Hear = Callable[[], Any]
 class Pipe:
     """A pipe that bytes pass through without entering Python. Belongs to one task, or to `Pipes`."""
 
-    __slots__ = ("held", "size", "source", "target")
+    __slots__ = ("held", "size", "source", "target", "wide")
 
-    def __init__(self) -> None:
+    def __init__(self, wide: bool) -> None:
         self.source, self.target = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        self.size = _widen(self.target)
+        self.wide = wide
+        self.size = _size(self.target, wide)
 
     def close(self) -> None:
         """Close both ends; what it held is lost."""
@@ -64,47 +66,53 @@ class Pipe:
         os.close(self.target)
 
 
-def _widen(pipe: int) -> int:
+def _size(pipe: int, wide: bool) -> int:
+    """The bytes that a pipe holds, once it is as wide as it may be or is wanted."""
     import fcntl
 
-    try:
-        return fcntl.fcntl(pipe, 1031, PIPE_SIZE)  # F_SETPIPE_SZ has no name in Python 3.10 on every build
-    except OSError:
-        return fcntl.fcntl(pipe, 1032)  # over the user's soft limit: take what the system gives
+    # F_SETPIPE_SZ and F_GETPIPE_SZ have no names in Python 3.10 on every build.
+    if wide:
+        try:
+            return fcntl.fcntl(pipe, 1031, PIPE_SIZE)
+        except OSError:
+            pass  # over the user's soft limit: take what the system gives
+    return fcntl.fcntl(pipe, 1032)
 
 
 class Pipes:
     """Pipes for reuse. Any thread; a pipe is never reused after an error, when it may hold another's bytes."""
 
     def __init__(self) -> None:
-        self._kept: deque[Pipe] = deque()
+        self._kept: dict[bool, deque[Pipe]] = {True: deque(), False: deque()}
         self._pid = os.getpid()
 
-    def take(self) -> Pipe | None:
+    def take(self, wide: bool) -> Pipe | None:
         """An empty pipe; None where pipes or splice can't be had."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.close()  # a fork shares them: parent and child would mix their bytes
         try:
-            return self._kept.pop()
+            return self._kept[wide].pop()
         except IndexError:
             pass
         try:
-            return Pipe() if can_splice() else None
+            return Pipe(wide) if can_splice() else None
         except OSError:
             return None
 
     def give_back(self, pipe: Pipe) -> None:
         """Keep an empty pipe, or close it."""
-        if pipe.held or len(self._kept) >= KEPT_PIPES:
+        kept = self._kept[pipe.wide]
+        if pipe.held or len(kept) >= KEPT_PIPES:
             pipe.close()
         else:
-            self._kept.append(pipe)
+            kept.append(pipe)
 
     def close(self) -> None:
         """Close the kept pipes."""
-        while self._kept:
-            self._kept.pop().close()
+        for kept in self._kept.values():
+            while kept:
+                kept.pop().close()
 
 
 def can_splice() -> bool:

@@ -44,11 +44,13 @@ A_FEW = 4 * WORTH_MOVING
 def test_only_a_big_body_hops(
     origin: Callable[[Script], Origin], site: MakeSite, monkeypatch: pytest.MonkeyPatch, size: int, hops: int
 ) -> None:
-    """What is soon through a pipe stays in the first loop; for more the movers are there."""
+    """What is soon through a pipe stays in the first loop; for more the movers are there, and wider pipes."""
     body = content(size)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
     where = site(route("r", origin(answering(answer)).url))
     assert _hops(where, monkeypatch, body) == hops
+    kept = where.engine.pipes._kept
+    wait_until(lambda: (len(kept[False]), len(kept[True])) == (1 - hops, hops), "the pipe's return")
 
 
 def test_a_body_that_is_decrypted_hops(
@@ -91,7 +93,7 @@ def _hops(where: Site, monkeypatch: pytest.MonkeyPatch, body: bytes) -> int:
 def test_turns_are_shorter_in_the_first_loop(pair: MakePair, size: int, turns: int) -> None:  # noqa: F811
     """A body that stays there lets others have their turn after each pipeful."""
     (source, upstream), (target, client) = pair(), pair()
-    body, received, pipe = content(size), [], Pipe()
+    body, received, pipe = content(size), [], Pipe(wide=size >= WORTH_A_HOP)
     threads = [
         threading.Thread(target=upstream.sendall, args=(body,)),
         threading.Thread(target=lambda: received.append(Wire(client).exactly(size))),
@@ -146,7 +148,7 @@ def test_what_has_come_needs_no_mark(pair: MakePair) -> None:  # noqa: F811
     upstream.sendall(bytes(100_000))
     wait_until(lambda: _peek(source) == 100_000, "all of it to be there")
     source.sock = recorded = Recorded(source.sock)  # type: ignore[assignment]
-    pipe = Pipe()
+    pipe = Pipe(wide=True)
     assert _driven(splice_body(source, target, 100_000, pipe, 5, 5, lambda count: None)) == []
     assert recorded.set == 0
     assert Wire(client).exactly(100_000) == bytes(100_000)
@@ -187,7 +189,7 @@ def _after_a_big_piece(pair: MakePair, timeout: float) -> tuple[Any, Endpoint, P
     (source, upstream), (target, _) = pair(), pair()
     upstream.sendall(bytes(WORTH_MOVING))
     wait_until(lambda: _peek(source) == WORTH_MOVING, "the first piece")
-    pipe = Pipe()
+    pipe = Pipe(wide=True)
     return splice_body(source, target, WORTH_A_HOP, pipe, timeout, 5.0, lambda count: None), source, pipe
 
 

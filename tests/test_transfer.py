@@ -140,30 +140,41 @@ def test_a_body_that_breaks_every_way(origin: MakeOrigin, site: MakeSite, way: s
 # Pipes
 
 
-def test_pipes_are_used_again_up_to_a_number() -> None:
-    """What is given back empty is taken again; more than `KEPT_PIPES` are not kept."""
+def kept(pipes: Pipes) -> list[Pipe]:
+    return [pipe for kind in pipes._kept.values() for pipe in kind]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_pipes_are_used_again_up_to_a_number(wide: bool) -> None:
+    """What is given back empty is taken again; more than `KEPT_PIPES` of a kind are not kept."""
     pipes = Pipes()
-    taken = [pipes.take() for _ in range(KEPT_PIPES + 1)]
+    taken = [pipes.take(wide) for _ in range(KEPT_PIPES + 1)]
     assert all(isinstance(pipe, Pipe) for pipe in taken)
     for pipe in taken:
         assert pipe is not None
         pipes.give_back(pipe)
-    assert len(pipes._kept) == KEPT_PIPES
-    assert pipes.take() in taken[:KEPT_PIPES]
+    assert len(kept(pipes)) == KEPT_PIPES
+    assert pipes.take(wide) in taken[:KEPT_PIPES]
     pipes.give_back(taken[KEPT_PIPES - 1])  # type: ignore[arg-type]
+    other = pipes.take(not wide)
+    assert other is not None
+    assert other not in taken
+    assert other.wide is not wide
+    pipes.give_back(other)
+    assert len(kept(pipes)) == KEPT_PIPES + 1
     pipes.close()
-    assert not pipes._kept
+    assert not kept(pipes)
 
 
 def test_a_pipe_that_holds_bytes_is_not_kept() -> None:
     """It would give them to the next exchange."""
     pipes = Pipes()
-    pipe = pipes.take()
+    pipe = pipes.take(wide=True)
     assert pipe is not None
     os.write(pipe.target, b"x")
     pipe.held = 1
     pipes.give_back(pipe)
-    assert not pipes._kept
+    assert not kept(pipes)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(pipe.source)
 
@@ -171,14 +182,14 @@ def test_a_pipe_that_holds_bytes_is_not_kept() -> None:
 def test_a_fork_shares_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """In another process the kept pipes are closed: both would read from the same one."""
     pipes = Pipes()
-    pipe = pipes.take()
+    pipe = pipes.take(wide=True)
     assert pipe is not None
     pipes.give_back(pipe)
     monkeypatch.setattr(transfer.os, "getpid", lambda: -1)
-    other = pipes.take()
+    other = pipes.take(wide=True)
     assert other is not None
     assert other is not pipe
-    assert not pipes._kept
+    assert not kept(pipes)
     other.close()
 
 
@@ -192,7 +203,7 @@ def test_a_pipe_that_can_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPat
         return real(fd, command, *rest)
 
     monkeypatch.setattr(fcntl, "fcntl", limited)
-    pipe = Pipe()
+    pipe = Pipe(wide=True)
     assert 0 < pipe.size <= 1 << 20
     pipe.close()
 
@@ -205,7 +216,7 @@ def test_splice_takes_exactly_the_body(pair: MakePair) -> None:
     (source, upstream), (target, client) = pair(), pair()
     body = content(100_000)
     upstream.sendall(body + b"next")
-    pipe, moved = Pipe(), []
+    pipe, moved = Pipe(wide=True), []
     drive(splice_body(source, target, len(body), pipe, 5.0, 5.0, moved.append))
     assert (sum(moved), pipe.held) == (len(body), 0)
     assert Wire(client).exactly(len(body)) == body
@@ -220,7 +231,7 @@ def test_splice_waits_for_many_bytes_but_not_long(pair: MakePair) -> None:
     source.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # the kernel's first window may be less
     upstream.sendall(bytes(100_000))
     wait_until(lambda: _waiting(source) == 100_000, "all of it to be there")
-    pipe, moved, marks = Pipe(), [], []
+    pipe, moved, marks = Pipe(wide=True), [], []
     steps = splice_body(source, target, 400_000, pipe, 5.0, 5.0, moved.append)
     mover = threading.Thread(target=drive, args=(steps,))
     mover.start()
@@ -247,7 +258,7 @@ def _low_water(endpoint: Endpoint) -> int:
 
 def test_splice_times_out_and_tells_who_is_gone(pair: MakePair) -> None:
     """Each side's silence and each side's end have a name of their own."""
-    pipe = Pipe()
+    pipe = Pipe(wide=True)
     (source, upstream), (target, client) = pair(), pair()
     with pytest.raises(ReadTimedOut):
         drive(splice_body(source, target, 10, pipe, 0.02, 5.0, lambda count: None))
