@@ -17,7 +17,7 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.scheduler import after_turn
+from pyramid_threaded_proxy.scheduler import after_turn, with_others
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 
@@ -60,12 +60,12 @@ def _clock(second: int) -> str:
 def write(exchange: Exchange, later: bool = False) -> None:
     """Write the line. Runs in the loop's thread, so the logger's handlers should not block for long.
 
-    `later`, when nobody touches the exchange any more, it is written at the end of the loop's turn: several lines in
-    a row cost less than they do one by one, with all that lies between.
+    `later`, when nobody touches the exchange any more, it is written with those of others, a moment later: several
+    lines in a row cost less than they do one by one, with all that lies between.
     """
     if not access_log.isEnabledFor(logging.INFO):
         return
-    if not (later and after_turn(partial(_write, exchange))):
+    if not (later and with_others(partial(_write, exchange))):
         _write(exchange)
 
 

@@ -53,6 +53,52 @@ def after_turn(function: Callable[[], None]) -> bool:
     return True
 
 
+def with_others(function: Callable[[], None]) -> bool:
+    """Have `function` run in this thread's loop, in a row with others, soon; False where it is no loop's."""
+    loop = _here.loop
+    if loop is None:
+        return False
+    loop.row.add(function)
+    return True
+
+
+class Row:
+    """What can wait a little, to be done for several exchanges in a row: it takes less time so (`tasks.Abreast`).
+
+    In the order in which it came, once there are `MOST_ABREAST`, or a bucket of the timers later. Lives in the loop's
+    thread; any thread may look at `waiting`.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.waiting: deque[Callable[[], None]] = deque()
+        self._loop = loop
+        self._timed = False
+
+    def add(self, function: Callable[[], None]) -> None:
+        """Have `function` run once."""
+        self.waiting.append(function)
+        if len(self.waiting) >= MOST_ABREAST:
+            self._loop.endings[self.run] = None
+        elif not self._timed:
+            self._timed = True
+            self._loop.call_at(self, self._loop.now)
+
+    def on_timer(self, now: float) -> None:
+        """None of them waits any longer (`timers.Timed`)."""
+        self._timed = False
+        self.run()
+
+    def run(self) -> None:
+        """Run all that wait."""
+        while self.waiting:
+            try:
+                self.waiting[0]()
+            except Exception as error:
+                _step_failed(None, error)
+            finally:
+                self.waiting.popleft()  # behind it: until then the loop is busy
+
+
 class Loop:
     """One thread, one poller, its tasks and their deadlines.
 
@@ -72,6 +118,8 @@ class Loop:
         self.dead = False
         #: Tasks that wait for each other in the present turn (`tasks.Abreast`).
         self.abreast: list[Task] = []
+        #: What is done for several exchanges in a row.
+        self.row = Row(self)
         #: What is to be done when the present turn is over.
         self.endings: dict[Callable[[], None], None] = {}
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
@@ -121,6 +169,7 @@ class Loop:
             self.dead = True  # not before: from now on what is posted here is passed on at once
             self.idle_clients.let_all_go()
             self._break_off()
+            self.row.run()
             self._end_turn()
             self._pass_on()
             self._poller.close()
@@ -388,11 +437,14 @@ class Scheduler:
         return self._loops[0]
 
     def busy(self) -> bool:
-        """Whether a task with a client has not ended, or a turn has not. Any thread.
+        """Whether a task with a client has not ended, or what is done behind it. Any thread.
 
         A task that goes from loop to loop may be missed.
         """
-        return any(loop.endings or any(task.client is not None for task in loop.tasks) for loop in self._loops)
+        return any(
+            loop.row.waiting or loop.endings or any(task.client is not None for task in loop.tasks)
+            for loop in self._loops
+        )
 
     def let_clients_go(self) -> None:
         """Give the clients' idle connections back to their servers, soon. Any thread."""

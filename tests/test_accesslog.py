@@ -213,6 +213,12 @@ def in_one_turn(where: Site, function: Callable[[], None]) -> None:
     assert done.wait(10)
 
 
+def in_a_row(where: Site, function: Callable[[], None]) -> None:
+    """The same, and wait for what is done a moment later."""
+    in_one_turn(where, function)
+    wait_until(lambda: not where.engine.scheduler.busy(), "the end of the row")
+
+
 def routes_in(handler: accesslog.BufferedFileHandler) -> list[str]:
     return [line.split()[-6] for line in text(handler).splitlines()]
 
@@ -233,10 +239,10 @@ def test_the_lines_of_a_turn_are_written_together(
     assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
-def test_the_lines_of_a_turn_are_made_together(
+def test_lines_are_made_in_a_row(
     site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
 ) -> None:
-    """Those of exchanges that nobody asks for any more: at the turn's end, and in the file right behind it."""
+    """Those of exchanges that nobody asks for any more: a moment later, and in the file right behind it."""
 
     def write_three() -> None:
         for number in range(3):
@@ -244,14 +250,14 @@ def test_the_lines_of_a_turn_are_made_together(
             accesslog.write(ended, later=True)
             ended.route = f"r{number}"
 
-    in_one_turn(site(), write_three)
+    in_a_row(site(), write_three)
     assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
 def test_a_line_that_can_not_be_written(
     site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others of its turn are."""
+    """The others of its row are."""
 
     def refuse(record: logging.LogRecord) -> bool:
         if " r1 " in record.getMessage():
@@ -263,7 +269,7 @@ def test_a_line_that_can_not_be_written(
             accesslog.write(exchange(route=f"r{number}"), later=True)
 
     buffered.addFilter(refuse)
-    in_one_turn(site(), write_three)
+    in_a_row(site(), write_three)
     assert routes_in(buffered) == ["r0", "r2"]
     assert "LookupError: no r1" in caplog.text
 
@@ -271,7 +277,7 @@ def test_a_line_that_can_not_be_written(
 def test_a_line_that_can_not_be_formatted(
     site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told as `logging` tells it; the others of its turn are written."""
+    """It is told as `logging` tells it; the others of its row are written."""
 
     class Refusing(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -284,7 +290,7 @@ def test_a_line_that_can_not_be_formatted(
             accesslog.write(exchange(route=f"r{number}"), later=True)
 
     buffered.setFormatter(Refusing())
-    in_one_turn(site(), write_three)
+    in_a_row(site(), write_three)
     assert routes_in(buffered) == ["r0", "r2"]
     assert "LookupError: no r1" in capsys.readouterr().err
 
@@ -299,7 +305,7 @@ def test_a_line_is_made_before_anybody_is_told(
     origin: Callable[[Script], Origin], site: Callable[..., Site], lines: Callable[[int], list[dict[str, str]]],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asks: str,
 ) -> None:  # fmt: skip
-    """It does not wait for the turn's end then: what they make of the exchange is not what happened."""
+    """It does not wait for others then: what they make of the exchange is not what happened."""
     held: list[Callable[[], None]] = []
 
     def configure(config: Configurator) -> None:
@@ -310,11 +316,11 @@ def test_a_line_is_made_before_anybody_is_told(
         held.append(function)
         return True
 
-    monkeypatch.setattr(accesslog, "after_turn", hold)
+    monkeypatch.setattr(accesslog, "with_others", hold)
     hooks = {"hooks__complete": f"{__name__}.rename"} if asks == "hook" else {}
     site(route("r", origin(echo).url, **hooks), configure=configure).get("/r/1")
     if asks == "nobody":
-        wait_until(lambda: held, "an end of its turn")
+        wait_until(lambda: held, "its line")
         assert not [entry for entry in caplog.records if entry.name == accesslog.access_log.name]
         held[0]()
     assert [line["route"] for line in lines(1)] == ["r"]

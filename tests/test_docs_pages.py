@@ -16,7 +16,19 @@ from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy import accesslog, detach, framing, head, relay, scheduler, stream, tasks, transfer, upstream
+from pyramid_threaded_proxy import (
+    accesslog,
+    detach,
+    framing,
+    head,
+    relay,
+    scheduler,
+    stream,
+    tasks,
+    timers,
+    transfer,
+    upstream,
+)
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
@@ -171,6 +183,9 @@ def test_figures_are_those_of_the_code() -> None:
     assert "Four times as many are kept for one\nsecond" in prose("upstreams.md")
     assert scheduler.MOST_ABREAST == 16
     assert "Sixteen wait for each other at most" in prose("how-fast.md")
+    assert timers.GRANULARITY == 0.02
+    assert "Sixteen lines, or those of 20 milliseconds" in prose("how-fast.md")
+    assert "some 20 milliseconds after its exchange" in prose("operating.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
     assert f"{Adjustments.recv_bytes} bytes at a time" in prose("limits.md")

@@ -18,7 +18,16 @@ from support import Origin, OriginWire, Script, Site, echo, in_turn, own_threads
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.poller import READ, WRITE
-from pyramid_threaded_proxy.scheduler import MOST_ABREAST, MOVERS, Loop, Pool, Scheduler, after_turn
+from pyramid_threaded_proxy.scheduler import (
+    MOST_ABREAST,
+    MOVERS,
+    Loop,
+    Pool,
+    Scheduler,
+    after_turn,
+    current_loop,
+    with_others,
+)
 from pyramid_threaded_proxy.tasks import ABREAST, Call, Endpoint, Hop, Ready, Steps, Task
 
 MakeOrigin = Callable[[Script], Origin]
@@ -546,6 +555,57 @@ def test_a_turn_that_is_not_over_is_busy() -> None:
     wait_until(lambda: not scheduler.busy(), "the turn's end")
     assert not after_turn(end)
     scheduler.stop()
+
+
+def in_a_row(scheduler: Scheduler, trace: Trace, count: int) -> Callable[[], None]:
+    """What has `count` functions wait for each other; it says "turn" at the end of the turn that it runs in."""
+
+    def turn() -> None:
+        for number in range(count):
+            assert with_others(lambda number=number: trace((number, scheduler.busy())))  # type: ignore[misc]
+        assert after_turn(lambda: trace("turn"))
+
+    return turn
+
+
+def test_some_are_enough_for_a_row(scheduler: Scheduler) -> None:
+    """As many as that are run at the end of their turn, in their order; until the last has ended the loop is busy."""
+    trace = Trace()
+    scheduler.start().post(in_a_row(scheduler, trace, MOST_ABREAST))
+    row = [(number, True) for number in range(MOST_ABREAST)]
+    assert trace.wait(MOST_ABREAST + 1) == [*row, "turn"]
+    assert set(trace.threads) == {"pproxy-loop"}
+    wait_until(lambda: not scheduler.busy(), "the row's end")
+
+
+def test_fewer_wait_a_moment_for_others(scheduler: Scheduler) -> None:
+    """They run in a later turn, though nothing else comes; the process would wait for them if it stopped."""
+    trace = Trace()
+    loop = scheduler.start()
+    for name in ("first", "second"):
+        loop.post(in_a_row(scheduler, trace, 2))
+        expected = ["turn", (0, True), (1, True)]
+        assert trace.wait(3) == expected, name
+        trace.said.clear()
+    wait_until(lambda: not scheduler.busy(), "the row's end")
+
+
+def test_one_of_a_row_fails_alone(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the others run."""
+    trace = Trace()
+
+    def fail() -> None:
+        raise LookupError("no such thing")
+
+    def turn() -> None:
+        assert with_others(fail)
+        assert with_others(lambda: trace("other"))
+
+    scheduler.start().post(turn)
+    assert trace.wait(1) == ["other"]
+    assert "LookupError: no such thing" in caplog.text
+    assert current_loop() is None
+    assert not with_others(fail)
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["loop", "mover"])
