@@ -12,7 +12,7 @@ and waitress gets the connection back. The way of a request, by module:
 `detach`           takes waitress's connection        `stream`    does without, under other servers
 `relay`            one exchange, top to bottom        `hooks`     the application's say in it
 `upstream`         connections to backends            `body`, `transfer`  move the bytes
-`tasks`            what an exchange waits for         `scheduler`, `poller`, `timers`  run it
+`tasks`            what an exchange waits for         `scheduler`, `pool`, `poller`, `timers`  run it
 `head` `framing` `fields` `target` `cookies` `forwarded` `rules`   pure bytes and text: the rules of HTTP
 =================  =====================================================================================
 

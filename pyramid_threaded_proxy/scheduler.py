@@ -1,4 +1,4 @@
-"""The threads that run exchanges: loops, each with a poller, and a small pool for what may block.
+"""The threads that run exchanges: loops, each with a poller, and the `pool` for what may block.
 
 There is one loop for all that is short and a few, the *movers*, for big bodies. Threads start with the first task.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import queue
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any
 from pyramid_threaded_proxy.exceptions import RelayFailed
 from pyramid_threaded_proxy.idle_clients import IdleClients
 from pyramid_threaded_proxy.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
+from pyramid_threaded_proxy.pool import Pool
 from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import LASTING, Endpoint, Owner, Steps, Task
 from pyramid_threaded_proxy.timers import Timed, Timers
@@ -338,59 +338,6 @@ def _step_failed(owner: object, error: Exception) -> None:
 
 def _nothing() -> None:
     """Wakes a loop."""
-
-
-class Pool:
-    """Threads for what may block, started one by one as they are needed, up to `size`.
-
-    `submit` may be called by any thread. The lock guards two counters and is never held while a function runs.
-    """
-
-    def __init__(self, size: int, name: str) -> None:
-        self._size = size
-        self._name = name
-        self._queue: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._stopped = False
-        self._threads: list[threading.Thread] = []
-
-    def submit(self, function: Callable[[Any], None], argument: Any) -> None:
-        """Run ``function(argument)`` in one of the threads. `function` must not raise."""
-        thread = None
-        with self._lock:
-            if self._stopped:
-                # Nobody waits in the queue any more, and what is still to be given back must be.
-                thread = threading.Thread(target=function, args=(argument,), name=f"{self._name}-late", daemon=True)
-            else:
-                self._queue.put((function, argument))
-                if self._idle < self._queue.qsize() and len(self._threads) < self._size:
-                    name = f"{self._name}-{len(self._threads)}"
-                    thread = threading.Thread(target=self._main, name=name, daemon=True)
-                    self._threads.append(thread)
-        if thread is not None:
-            thread.start()
-
-    def _main(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            item = self._queue.get()
-            with self._lock:
-                self._idle -= 1
-            if item is None:
-                return
-            item[0](item[1])
-            del item  # an idle thread keeps nothing of the last exchange alive
-
-    def stop(self) -> list[threading.Thread]:
-        """Let the threads end when the queue is empty; returns them."""
-        with self._lock:
-            self._stopped = True
-            threads = list(self._threads)
-        for _ in threads:
-            self._queue.put(None)
-        return threads
 
 
 class Scheduler:

@@ -20,7 +20,7 @@ LAYERS = (
     ("request_source", "detach", "stream", "recheck", "accesslog", "operator_log", "probes"),
     ("relay", "own_answer", "request_body", "tunnel", "body", "client", "transfer", "upstream"),
     # runs what is ready, parks what waits
-    ("scheduler", "idle_clients", "tasks", "syscalls", "poller", "timers"),
+    ("scheduler", "idle_clients", "tasks", "syscalls", "pool", "poller", "timers"),
     # says what is wanted
     ("route", "settings", "settings_table", "settings_urls", "settings_sources", "settings_values"),
     ("in_flight", "admission", "descriptors", "stopping", "events", "hooks", "rules", "exchange"),

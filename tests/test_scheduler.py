@@ -18,11 +18,11 @@ from support import Origin, OriginWire, Script, Site, echo, in_turn, own_threads
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.pool import Pool
 from pyramid_threaded_proxy.scheduler import (
     MOST_ABREAST,
     MOVERS,
     Loop,
-    Pool,
     Scheduler,
     after_turn,
     current_loop,
