@@ -38,7 +38,7 @@ LOW_WATER = 128 * 1024
 #: Bytes that the kernel moves before the other exchanges of a mover have their turn.
 A_TURN = 16 * 1024 * 1024
 #: The same in the first loop, which a body that is not worth a hop stays in: small answers wait there.
-A_SHORT_TURN = PIPE_SIZE
+A_SHORT_TURN = 1024 * 1024
 #: Seconds that a fast upstream may take to get there, before every byte counts again.
 PATIENCE = 0.1
 #: Bytes that are taken from an upstream whose client is slower than it.
@@ -58,7 +58,11 @@ class Pipe:
         self.source, self.target = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
         self.wide = wide
-        self.size = _size(self.target, wide)
+        try:
+            self.size = _size(self.target, wide)
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close both ends; what it held is lost."""
@@ -67,7 +71,7 @@ class Pipe:
 
 
 def _size(pipe: int, wide: bool) -> int:
-    """The bytes that a pipe holds, once it is as wide as it may be or is wanted."""
+    """How many bytes a pipe holds; a `wide` one is made as wide as the system allows, up to `PIPE_SIZE`."""
     import fcntl
 
     # F_SETPIPE_SZ and F_GETPIPE_SZ have no names in Python 3.10 on every build.

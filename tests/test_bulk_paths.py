@@ -21,9 +21,9 @@ from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.tasks import Endpoint, Ready, Turn, Wait
 from pyramid_threaded_proxy.tls import Tls, TlsSocket, new_context
 from pyramid_threaded_proxy.transfer import (
+    A_SHORT_TURN,
     LOW_WATER,
     PATIENCE,
-    PIPE_SIZE,
     WORTH_A_HOP,
     WORTH_MOVING,
     Pipe,
@@ -89,9 +89,9 @@ def _hops(where: Site, monkeypatch: pytest.MonkeyPatch, body: bytes) -> int:
     return len(taken)
 
 
-@pytest.mark.parametrize(("size", "turns"), [(PIPE_SIZE + A_FEW, 1), (WORTH_A_HOP, 0)])
+@pytest.mark.parametrize(("size", "turns"), [(A_SHORT_TURN + A_FEW, 1), (WORTH_A_HOP, 0)])
 def test_turns_are_shorter_in_the_first_loop(pair: MakePair, size: int, turns: int) -> None:  # noqa: F811
-    """A body that stays there lets others have their turn after each pipeful."""
+    """A body that stays there lets others have their turn after each `A_SHORT_TURN`."""
     (source, upstream), (target, client) = pair(), pair()
     body, received, pipe = content(size), [], Pipe(wide=size >= WORTH_A_HOP)
     threads = [

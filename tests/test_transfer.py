@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support import Origin, OriginWire, Script, Site, Wire, answering, route, wait_until
+from support import Origin, OriginWire, Script, Site, Wire, answering, open_descriptors, route, wait_until
 
 from pyramid_threaded_proxy import transfer
 from pyramid_threaded_proxy.exceptions import ClientGone, ReadTimedOut, SendTimedOut, UpstreamGone
@@ -206,6 +206,19 @@ def test_a_pipe_that_can_not_grow_is_used_as_it_is(monkeypatch: pytest.MonkeyPat
     pipe = Pipe(wide=True)
     assert 0 < pipe.size <= 1 << 20
     pipe.close()
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_pipe_that_can_not_be_asked_is_closed(monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    """A system that tells no pipe's size has none for us, and keeps no descriptor of it."""
+
+    def refused(*arguments: Any) -> Any:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    before = open_descriptors()
+    assert Pipes().take(wide) is None
+    assert open_descriptors() == before
 
 
 # Single steps
