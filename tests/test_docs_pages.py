@@ -183,6 +183,8 @@ def test_figures_are_those_of_the_code() -> None:
     assert "Four times as many are kept for one\nsecond" in prose("upstreams.md")
     assert scheduler.MOST_ABREAST == 16
     assert "Sixteen wait for each other at most" in prose("how-fast.md")
+    assert transfer.PIPE_SIZE == 1 << 20
+    assert "Its pipes hold 1 MiB" in prose("how-fast.md")
     assert timers.GRANULARITY == 0.02
     assert "Sixteen lines, or those of 20 milliseconds" in prose("how-fast.md")
     assert "some 20 milliseconds after its exchange" in prose("operating.md")

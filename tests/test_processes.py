@@ -296,6 +296,17 @@ def test_the_last_hook_runs(run: Callable[..., Site], gate: Gate) -> None:
     assert '"GET /r/last HTTP/1.1" 200' in site.process.text
 
 
+def test_the_last_line_is_written(run: Callable[..., Site], gate: Gate) -> None:
+    """The access log's lines are made a moment behind their exchanges; a stop waits for that."""
+    gate.opened.set()
+    site = run()
+    client = site.first_exchange()
+    assert ask(client, "/r/last") == b"/last"
+    site.process.tell(TERM)
+    assert site.process.ended() == -15
+    assert '"GET /r/last HTTP/1.1" 200' in site.process.text
+
+
 # What does not end is cut
 
 
