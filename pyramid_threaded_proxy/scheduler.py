@@ -169,8 +169,7 @@ class Loop:
             self.dead = True  # not before: from now on what is posted here is passed on at once
             self.idle_clients.let_all_go()
             self._break_off()
-            self.row.run()
-            self._end_turn()
+            self._do_what_is_left()
             self._pass_on()
             self._poller.close()
 
@@ -224,6 +223,15 @@ class Loop:
                     _step_failed(None, error)
                 finally:
                     del self.endings[function]  # behind it: until then the loop is busy
+
+    def _do_what_is_left(self) -> None:
+        """Behind the last turn; each is taken out as it is run, even one that would break this thread once more."""
+        while self.row.waiting or self.endings:
+            try:
+                self.row.run()
+                self._end_turn()
+            except BaseException:
+                log.exception("while %s, which broke, did what was left", self.thread.name)
 
     def _disown(self) -> None:
         """Idle connections outlive the loop that watched them."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Origin, OriginWire, Script, Site, echo, in_turn, own_threads, route, wait_until
+from support import Origin, OriginWire, Script, Site, echo, in_turn, open_descriptors, own_threads, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.poller import READ, WRITE
@@ -502,6 +502,28 @@ def test_the_pool_grows_only_as_it_must() -> None:
 def _die() -> None:
     """What no task is to blame for: an exception of a task's own ends that task alone."""
     raise SystemExit("a fault of the loop")
+
+
+@pytest.mark.parametrize("later", [with_others, after_turn], ids=["row", "turn's end"])
+def test_what_breaks_a_loop_again_and_again(
+    scheduler: Scheduler, later: Callable[[Callable[[], None]], bool]
+) -> None:
+    """As a handler of the log may, for each line: the others are done all the same, and its descriptors are closed."""
+    trace = Trace()
+    loop = scheduler.start()
+    before = len(open_descriptors())
+
+    def turn() -> None:
+        for _ in range(2):
+            assert later(lambda: _die())
+        assert later(lambda: trace("other"))
+
+    loop.post(turn)
+    loop.thread.join(10)
+    assert not loop.thread.is_alive()
+    assert trace.said == ["other"]
+    assert loop is not scheduler.loop
+    assert len(open_descriptors()) == before
 
 
 def test_what_comes_while_a_loop_is_replaced_begins_in_the_next(
