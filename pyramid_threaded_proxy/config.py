@@ -43,7 +43,7 @@ from pyramid_threaded_proxy.target import UpstreamPattern
 from pyramid_threaded_proxy.upstream import split_url
 from pyramid_threaded_proxy.views import ProxyView
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.config")
 
 ENGINE = "pyramid_threaded_proxy.engine"
 TWEEN = "pyramid_threaded_proxy.tween.proxy_tween_factory"

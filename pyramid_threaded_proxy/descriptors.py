@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.descriptors")
 
 #: Descriptors from here on break `select()`.
 SELECT_LIMIT = 1024

@@ -58,7 +58,7 @@ from pyramid_threaded_proxy.scheduler import current_loop
 from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import Endpoint
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.detach")
 
 #: Bytes that a client may send behind a request for an upgrade, before that is answered.
 MOST_EARLY = 256 * 1024

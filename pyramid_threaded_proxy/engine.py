@@ -33,7 +33,7 @@ from pyramid_threaded_proxy.tasks import Call, Steps
 from pyramid_threaded_proxy.transfer import Pipes
 from pyramid_threaded_proxy.upstream import OriginPool, Upstreams
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.engine")
 
 
 class Engine:

@@ -37,7 +37,7 @@ from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy, Rou
 from pyramid_threaded_proxy.target import check_upstream_target
 from pyramid_threaded_proxy.upstream import split_url
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.forward")
 
 #: Methods that a server expects a body of, so that its absence must be said (RFC 9110 8.6).
 _WITH_BODY = ("POST", "PUT", "PATCH")

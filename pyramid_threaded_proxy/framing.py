@@ -9,8 +9,15 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from .exceptions import AnswerRefused
-from .head import NameTable, ResponseHead, check_line_ends, connection_options, parse_field_section, refused
+from pyramid_threaded_proxy.exceptions import AnswerRefused
+from pyramid_threaded_proxy.head import (
+    NameTable,
+    ResponseHead,
+    check_line_ends,
+    connection_options,
+    parse_field_section,
+    refused,
+)
 
 _CRLF = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"

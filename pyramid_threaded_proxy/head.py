@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
-from .exceptions import AnswerRefused, ValueRefused
+from pyramid_threaded_proxy.exceptions import AnswerRefused, ValueRefused
 
 Fields = list[tuple[str, str]]
 

@@ -12,7 +12,7 @@ from webob import Response
 from pyramid_threaded_proxy.exceptions import HookFailed
 from pyramid_threaded_proxy.exchange import Exchange
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.hooks")
 
 RequestHook = Callable[[Any, Exchange], Response | None]
 ExchangeHook = Callable[[Exchange], Any]

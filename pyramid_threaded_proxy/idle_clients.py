@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyramid_threaded_proxy.scheduler import Loop
 
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.idle_clients")
 
 
 class IdleClients(Owner):

@@ -8,7 +8,7 @@ import time
 from pyramid_threaded_proxy.exceptions import AnswerRefused, TooManyExchanges
 from pyramid_threaded_proxy.exchange import Exchange
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.operator_log")
 
 #: Seconds in which the same limit is told of once.
 QUIET = 10.0

@@ -16,7 +16,7 @@ from pyramid_threaded_proxy.framing import CHUNKED, LENGTH, NO_BODY, Framing
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.tasks import Call, Steps
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.own_answer")
 
 #: Characters: reading a longer Accept takes WebOb long, and other exchanges wait meanwhile.
 _LONGEST_ACCEPT = 1024

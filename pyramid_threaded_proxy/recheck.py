@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.scheduler import Scheduler
 from pyramid_threaded_proxy.tasks import Task
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.recheck")
 
 #: Where the environ of a repeated question keeps its `Probe`.
 PROBE = "pyramid_threaded_proxy.recheck"

@@ -44,7 +44,7 @@ from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream import Connection, OriginPool
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.relay")
 
 #: RFC 9110 9.2.2, less TRACE, which never goes up.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})

@@ -47,7 +47,7 @@ from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, Sett
 from pyramid_threaded_proxy.target import check_upstream_target, join
 from pyramid_threaded_proxy.upstream import addresses_of, split_url
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.request")
 
 ENGINE = "pyramid_threaded_proxy.engine"
 

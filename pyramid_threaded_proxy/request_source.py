@@ -14,7 +14,7 @@ from pyramid_threaded_proxy.fields import check_host
 from pyramid_threaded_proxy.route import escaped_path
 from pyramid_threaded_proxy.target import public_path_matches, split_target
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.request_source")
 
 Environ = Mapping[str, Any]
 

@@ -28,7 +28,7 @@ from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.head import check_field
 from pyramid_threaded_proxy.route import Fetch
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.response")
 
 #: What a response without fields and body consists of: WebOb takes long to come to the same again and again.
 _BLANK = dict(vars(Response(headerlist=[], app_iter=())))

@@ -21,7 +21,7 @@ from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings
 from pyramid_threaded_proxy.target import check_upstream_target, join, rest_below
 from pyramid_threaded_proxy.tls import Tls, new_context
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.route")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .exceptions import ValueRefused
-from .fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
-from .head import NameTable
+from pyramid_threaded_proxy.exceptions import ValueRefused
+from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
+from pyramid_threaded_proxy.head import NameTable
 
 Pairs = Iterable[tuple[str, str]]
 

@@ -22,7 +22,7 @@ from pyramid_threaded_proxy.syscalls import Receiver
 from pyramid_threaded_proxy.tasks import LASTING, Endpoint, Owner, Steps, Task
 from pyramid_threaded_proxy.timers import Timed, Timers
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.scheduler")
 
 #: Loops that move big bodies.
 MOVERS = 2

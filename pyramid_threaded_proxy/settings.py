@@ -14,9 +14,9 @@ from typing import Any
 
 from pyramid.exceptions import ConfigurationError
 
-from .exceptions import ProxyError
-from .settings_sources import Entry, YamlFile, ini_entries, mapping_entries
-from .settings_table import (
+from pyramid_threaded_proxy.exceptions import ProxyError
+from pyramid_threaded_proxy.settings_sources import Entry, YamlFile, ini_entries, mapping_entries
+from pyramid_threaded_proxy.settings_table import (
     PROCESS_KEYS,
     ROUTE_KEYS,
     Key,
@@ -25,9 +25,9 @@ from .settings_table import (
     Settings,
     reference_markdown,
 )
-from .settings_urls import check_upstream, pattern_names
-from .settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, nearest, placeholders
-from .settings_values import path as file_name
+from pyramid_threaded_proxy.settings_urls import check_upstream, pattern_names
+from pyramid_threaded_proxy.settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, nearest, placeholders
+from pyramid_threaded_proxy.settings_values import path as file_name
 
 __all__ = [
     "ProcessSettings",

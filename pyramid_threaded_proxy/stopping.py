@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.stopping")
 
 #: Seconds between two looks at what is left.
 LOOK_EVERY = 0.05

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from .exceptions import TargetRefused, ValueRefused
+from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
 
 # No escape, and no segment that begins with a dot: such a path can't hold anything that the slow checks look for.
 _HARMLESS = re.compile(r"((?:/(?:[A-Za-z0-9_~!$&'()*+,:;=@-][A-Za-z0-9_~!$&'()*+,:;=@.-]*)?)+)(?:\?([!\"$-~]*))?")

@@ -23,7 +23,7 @@ from pyramid_threaded_proxy.poller import BROKEN, HANGUP, READ, RESET, wait_for
 if TYPE_CHECKING:
     from pyramid_threaded_proxy.scheduler import Loop, Scheduler
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pyramid_threaded_proxy.tasks")
 
 #: Seconds after which a task counts as lasting: what only long exchanges need is done then, and not before.
 LASTING = 0.06
