@@ -10,8 +10,8 @@ from math import ceil
 from typing import Literal
 
 from pyramid_threaded_proxy.health import Health
+from pyramid_threaded_proxy.http.target import UpstreamPattern
 from pyramid_threaded_proxy.origin import Origin
-from pyramid_threaded_proxy.target import UpstreamPattern
 
 Method = Literal["round_robin", "least_exchanges", "user_hash"]
 

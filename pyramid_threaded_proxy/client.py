@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
-from pyramid_threaded_proxy.framing import CHUNKED, CLOSE, Framing
-from pyramid_threaded_proxy.head import NameTable, check_field, render_head
+from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, Framing
+from pyramid_threaded_proxy.http.head import NameTable, check_field, render_head
 from pyramid_threaded_proxy.poller import WRITE
 from pyramid_threaded_proxy.stopping import Relaying
 from pyramid_threaded_proxy.syscalls import send

@@ -25,16 +25,16 @@ from pyramid_threaded_proxy.balance import Choice
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
-from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
-from pyramid_threaded_proxy.forwarded import forwarded_fields
-from pyramid_threaded_proxy.head import check_field, connection_options
 from pyramid_threaded_proxy.hooks import RequestHook
+from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.http.forwarded import forwarded_fields
+from pyramid_threaded_proxy.http.head import check_field, connection_options
+from pyramid_threaded_proxy.http.target import check_upstream_target
 from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
 from pyramid_threaded_proxy.response import ProxyResponse
 from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy, Route
-from pyramid_threaded_proxy.target import check_upstream_target
 from pyramid_threaded_proxy.upstream import split_url
 
 log = logging.getLogger("pyramid_threaded_proxy.forward")

@@ -11,8 +11,8 @@ from webob.exc import status_map
 from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
 from pyramid_threaded_proxy.exchange import UpstreamAnswer
-from pyramid_threaded_proxy.fields import merge_application_fields
-from pyramid_threaded_proxy.framing import CHUNKED, LENGTH, NO_BODY, Framing
+from pyramid_threaded_proxy.http.fields import merge_application_fields
+from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.tasks import Call, Steps
 

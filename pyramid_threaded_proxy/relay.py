@@ -30,10 +30,10 @@ from pyramid_threaded_proxy.exceptions import (
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
-from pyramid_threaded_proxy.fields import merge_application_fields
-from pyramid_threaded_proxy.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
-from pyramid_threaded_proxy.head import HeadReader, ResponseHead, connection_options, render_head
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
+from pyramid_threaded_proxy.http.fields import merge_application_fields
+from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
+from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, connection_options, render_head
 from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
 from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body, send_now

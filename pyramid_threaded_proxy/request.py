@@ -18,7 +18,6 @@ from pyramid_threaded_proxy.balance import Choice, Upstream
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
-from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.forward import (
     NEVER,
     TemplateValues,
@@ -28,8 +27,10 @@ from pyramid_threaded_proxy.forward import (
     http_error,
     new_exchange,
 )
-from pyramid_threaded_proxy.head import check_field
 from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.http.head import check_field
+from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.in_flight import InFlight
 from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
@@ -44,7 +45,6 @@ from pyramid_threaded_proxy.route import (
     request_policy,
 )
 from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, SettingsError, fetch_settings
-from pyramid_threaded_proxy.target import check_upstream_target, join
 from pyramid_threaded_proxy.upstream import addresses_of, split_url
 
 log = logging.getLogger("pyramid_threaded_proxy.request")

@@ -24,8 +24,8 @@ from pyramid_threaded_proxy.exceptions import (
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import Fields
-from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP
-from pyramid_threaded_proxy.head import check_field
+from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.route import Fetch
 
 log = logging.getLogger("pyramid_threaded_proxy.response")

@@ -12,9 +12,9 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
+from pyramid_threaded_proxy.http.target import rest_below
 from pyramid_threaded_proxy.response import ProxyResponse, unavailable
 from pyramid_threaded_proxy.route import escaped_path
-from pyramid_threaded_proxy.target import rest_below
 
 Handler = Callable[[Request], Response]
 

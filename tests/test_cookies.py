@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from webob.cookies import RequestCookies, parse_cookie
 
-from pyramid_threaded_proxy.cookies import CookieFilter, OwnCookies, SetCookieFilter
+from pyramid_threaded_proxy.http.cookies import CookieFilter, OwnCookies, SetCookieFilter
 
 OWN = frozenset({"session", "auth_tkt"})
 PIECES = st.sampled_from([

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import FieldRefused
-from pyramid_threaded_proxy.fields import (
+from pyramid_threaded_proxy.http.fields import (
     HOP_BY_HOP,
     AnswerFields,
     FieldList,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_threaded_proxy.forwarded import ForwardedMode, forwarded_fields
+from pyramid_threaded_proxy.http.forwarded import ForwardedMode, forwarded_fields
 
 CAME = {
     "HTTP_X_FORWARDED_FOR": "10.0.0.9", "HTTP_X_FORWARDED_HOST": "came.example", "HTTP_X_FORWARDED_PROTO": "https",

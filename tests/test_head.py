@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ValueRefused
-from pyramid_threaded_proxy.head import (
+from pyramid_threaded_proxy.http.head import (
     Fields,
     HeadReader,
     ResponseHead,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
-from pyramid_threaded_proxy.rules import RequestRules, ResponseRules
+from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 
 Pairs = list[tuple[str, str]]
 

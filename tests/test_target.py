@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
-from pyramid_threaded_proxy.target import (
+from pyramid_threaded_proxy.http.target import (
     LocationMap,
     UpstreamPattern,
     check_upstream_target,

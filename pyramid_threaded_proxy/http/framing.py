@@ -10,7 +10,7 @@ import re
 from enum import Enum
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused
-from pyramid_threaded_proxy.head import (
+from pyramid_threaded_proxy.http.head import (
     NameTable,
     ResponseHead,
     check_line_ends,

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
-from pyramid_threaded_proxy.fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
-from pyramid_threaded_proxy.head import NameTable
+from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
+from pyramid_threaded_proxy.http.head import NameTable
 
 Pairs = Iterable[tuple[str, str]]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from webob.cookies import parse_cookie
 
-from pyramid_threaded_proxy.target import rest_below
+from pyramid_threaded_proxy.http.target import rest_below
 
 # What WebOb lets stand in a name (webob.cookies); a name begins behind anything else, or behind a date.
 _NAME_CHARACTERS = r"\w~!@#$%^&*()+\-`.?|:/{}<>'"

@@ -13,10 +13,10 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any
 
-from pyramid_threaded_proxy.cookies import CookieFilter, SetCookieFilter
 from pyramid_threaded_proxy.exceptions import FieldRefused
-from pyramid_threaded_proxy.head import NameTable, connection_options
-from pyramid_threaded_proxy.target import LocationMap
+from pyramid_threaded_proxy.http.cookies import CookieFilter, SetCookieFilter
+from pyramid_threaded_proxy.http.head import NameTable, connection_options
+from pyramid_threaded_proxy.http.target import LocationMap
 
 FieldList = list[tuple[str, str]]
 
