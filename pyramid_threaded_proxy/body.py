@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, ChunkedReader, Framing
-from pyramid_threaded_proxy.poller import READ
-from pyramid_threaded_proxy.tasks import Endpoint, Hop, Ready, Steps, Turn
+from pyramid_threaded_proxy.loop.poller import READ
+from pyramid_threaded_proxy.loop.tasks import Endpoint, Hop, Ready, Steps, Turn
 from pyramid_threaded_proxy.transfer import (
     SMALL_READ,
     WORTH_A_HOP,

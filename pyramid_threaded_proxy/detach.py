@@ -49,14 +49,14 @@ from waitress.server import BaseWSGIServer
 from waitress.task import WSGITask
 from waitress.trigger import trigger as Trigger
 
-from pyramid_threaded_proxy import stopping
 from pyramid_threaded_proxy.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
-from pyramid_threaded_proxy.poller import READ, wait_for
-from pyramid_threaded_proxy.scheduler import current_loop
-from pyramid_threaded_proxy.syscalls import Receiver
-from pyramid_threaded_proxy.tasks import Endpoint
+from pyramid_threaded_proxy.loop import stopping
+from pyramid_threaded_proxy.loop.poller import READ, wait_for
+from pyramid_threaded_proxy.loop.scheduler import current_loop
+from pyramid_threaded_proxy.loop.syscalls import Receiver
+from pyramid_threaded_proxy.loop.tasks import Endpoint
 
 log = logging.getLogger("pyramid_threaded_proxy.detach")
 

@@ -21,15 +21,15 @@ from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, Ho
 from pyramid_threaded_proxy.exchange import Body, Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.in_flight import InFlight
+from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
+from pyramid_threaded_proxy.loop.tasks import Call, Steps
 from pyramid_threaded_proxy.operator_log import LimitLog, answer_refused
 from pyramid_threaded_proxy.probes import Probes
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
 from pyramid_threaded_proxy.route import Fetch, Route
-from pyramid_threaded_proxy.scheduler import Loop, Scheduler
 from pyramid_threaded_proxy.settings import ProcessSettings
 from pyramid_threaded_proxy.stream import StreamedAnswer
-from pyramid_threaded_proxy.tasks import Call, Steps
 from pyramid_threaded_proxy.transfer import Pipes
 from pyramid_threaded_proxy.upstream import OriginPool, Upstreams
 

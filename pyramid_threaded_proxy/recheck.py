@@ -10,8 +10,8 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import PermissionWithdrawn
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.scheduler import Scheduler
-from pyramid_threaded_proxy.tasks import Task
+from pyramid_threaded_proxy.loop.scheduler import Scheduler
+from pyramid_threaded_proxy.loop.tasks import Task
 
 log = logging.getLogger("pyramid_threaded_proxy.recheck")
 

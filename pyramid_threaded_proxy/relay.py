@@ -34,12 +34,12 @@ from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, connection_options, render_head
+from pyramid_threaded_proxy.loop.poller import READ
+from pyramid_threaded_proxy.loop.syscalls import receive
+from pyramid_threaded_proxy.loop.tasks import ABREAST, CHECKPOINT, Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
-from pyramid_threaded_proxy.poller import READ
 from pyramid_threaded_proxy.request_body import send_body, send_now
 from pyramid_threaded_proxy.route import Fetch
-from pyramid_threaded_proxy.syscalls import receive
-from pyramid_threaded_proxy.tasks import ABREAST, CHECKPOINT, Call, Endpoint, Ready, Steps
 from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream import Connection, OriginPool

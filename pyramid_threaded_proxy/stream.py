@@ -15,8 +15,8 @@ from pyramid_threaded_proxy.exceptions import (
     TotalTimedOut,
 )
 from pyramid_threaded_proxy.exchange import Exchange, Fields
+from pyramid_threaded_proxy.loop.tasks import FOREVER, Ready, Steps, Wait
 from pyramid_threaded_proxy.recheck import Check, allows
-from pyramid_threaded_proxy.tasks import FOREVER, Ready, Steps, Wait
 
 #: Seconds after which a waiting thread looks whether its exchange was told to end.
 SLICE = 0.5

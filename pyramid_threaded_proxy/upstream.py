@@ -22,10 +22,10 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseErro
 from urllib3.util import parse_url
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
+from pyramid_threaded_proxy.loop.poller import READ
+from pyramid_threaded_proxy.loop.scheduler import Loop
+from pyramid_threaded_proxy.loop.tasks import FOREVER, Endpoint, Owner, TlsEndpoint
 from pyramid_threaded_proxy.origin import UNIX, Origin
-from pyramid_threaded_proxy.poller import READ
-from pyramid_threaded_proxy.scheduler import Loop
-from pyramid_threaded_proxy.tasks import FOREVER, Endpoint, Owner, TlsEndpoint
 from pyramid_threaded_proxy.tls import Tls, new_context, reason_of
 
 #: Seconds after which an idle connection is dropped: sooner than most servers do it themselves.

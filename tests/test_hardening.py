@@ -14,9 +14,9 @@ from support import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wai
 
 from pyramid_threaded_proxy import upstream as upstream_module
 from pyramid_threaded_proxy.detach import DetachedConnection
+from pyramid_threaded_proxy.loop.tasks import Task
 from pyramid_threaded_proxy.probes import Probes
 from pyramid_threaded_proxy.recheck import Recheck
-from pyramid_threaded_proxy.tasks import Task
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]

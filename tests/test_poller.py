@@ -12,9 +12,9 @@ from contextlib import ExitStack
 import pytest
 from support import Origin, Script, Site, answering, echo, route, wait_until
 
-from pyramid_threaded_proxy import poller as poller_module
-from pyramid_threaded_proxy import scheduler
-from pyramid_threaded_proxy.poller import (
+from pyramid_threaded_proxy.loop import poller as poller_module
+from pyramid_threaded_proxy.loop import scheduler
+from pyramid_threaded_proxy.loop.poller import (
     BROKEN,
     HANGUP,
     READ,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from support import Origin, OriginWire, Script, Site, Wire, answering, route, wait_until
 
-from pyramid_threaded_proxy.poller import WRITE
+from pyramid_threaded_proxy.loop.poller import WRITE
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 from support import Answer, Origin, OriginWire, Script, Site, Wire, answering, echo, in_turn, route, wait_until
 
-from pyramid_threaded_proxy.poller import READ, WRITE
+from pyramid_threaded_proxy.loop.poller import READ, WRITE
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

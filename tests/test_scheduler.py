@@ -17,17 +17,10 @@ import pytest
 from support import Origin, OriginWire, Script, Site, echo, in_turn, open_descriptors, own_threads, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
-from pyramid_threaded_proxy.poller import READ, WRITE
-from pyramid_threaded_proxy.pool import Pool
-from pyramid_threaded_proxy.scheduler import (
-    MOST_ABREAST,
-    MOVERS,
-    Loop,
-    Scheduler,
-    after_turn,
-    with_others,
-)
-from pyramid_threaded_proxy.tasks import ABREAST, Call, Endpoint, Hop, Ready, Steps, Task
+from pyramid_threaded_proxy.loop.poller import READ, WRITE
+from pyramid_threaded_proxy.loop.scheduler import MOST_ABREAST, MOVERS, Loop, Scheduler, after_turn, with_others
+from pyramid_threaded_proxy.loop.tasks import ABREAST, Call, Endpoint, Hop, Ready, Steps, Task
+from pyramid_threaded_proxy.loop.thread_pool import Pool
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -10,8 +10,8 @@ from types import FrameType
 import pytest
 from support import PATIENCE
 
-from pyramid_threaded_proxy import stopping
-from pyramid_threaded_proxy.stopping import Stop
+from pyramid_threaded_proxy.loop import stopping
+from pyramid_threaded_proxy.loop.stopping import Stop
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

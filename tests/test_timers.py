@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_threaded_proxy.timers import GRANULARITY, Timers
+from pyramid_threaded_proxy.loop.timers import GRANULARITY, Timers
 
 
 class Entry:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid_threaded_proxy.exceptions import RelayFailed
-from pyramid_threaded_proxy.idle_clients import IdleClients
-from pyramid_threaded_proxy.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
-from pyramid_threaded_proxy.pool import Pool
-from pyramid_threaded_proxy.syscalls import Receiver
-from pyramid_threaded_proxy.tasks import LASTING, Endpoint, Owner, Steps, Task
-from pyramid_threaded_proxy.timers import Timed, Timers
+from pyramid_threaded_proxy.loop.idle_clients import IdleClients
+from pyramid_threaded_proxy.loop.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
+from pyramid_threaded_proxy.loop.syscalls import Receiver
+from pyramid_threaded_proxy.loop.tasks import LASTING, Endpoint, Owner, Steps, Task
+from pyramid_threaded_proxy.loop.thread_pool import Pool
+from pyramid_threaded_proxy.loop.timers import Timed, Timers
 
 log = logging.getLogger("pyramid_threaded_proxy.scheduler")
 

@@ -18,10 +18,10 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TotalTimedOut
-from pyramid_threaded_proxy.poller import BROKEN, HANGUP, READ, RESET, wait_for
+from pyramid_threaded_proxy.loop.poller import BROKEN, HANGUP, READ, RESET, wait_for
 
 if TYPE_CHECKING:
-    from pyramid_threaded_proxy.scheduler import Loop, Scheduler
+    from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
 
 log = logging.getLogger("pyramid_threaded_proxy.tasks")
 

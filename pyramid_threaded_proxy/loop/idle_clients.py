@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pyramid_threaded_proxy.poller import READ
-from pyramid_threaded_proxy.tasks import Endpoint, Owner
+from pyramid_threaded_proxy.loop.poller import READ
+from pyramid_threaded_proxy.loop.tasks import Endpoint, Owner
 
 if TYPE_CHECKING:
-    from pyramid_threaded_proxy.scheduler import Loop
+    from pyramid_threaded_proxy.loop.scheduler import Loop
 
 
 log = logging.getLogger("pyramid_threaded_proxy.idle_clients")

@@ -1,0 +1,1 @@
+"""Threads, waiting and time: what runs an exchange, and knows none."""
