@@ -49,9 +49,9 @@ from waitress.server import BaseWSGIServer
 from waitress.task import WSGITask
 from waitress.trigger import trigger as Trigger
 
-from pyramid_threaded_proxy.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
+from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.poller import READ, wait_for
 from pyramid_threaded_proxy.loop.scheduler import current_loop

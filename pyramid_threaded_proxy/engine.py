@@ -11,16 +11,16 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
-from pyramid_threaded_proxy.admission import Admission
 from pyramid_threaded_proxy.allow import AllowList
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
-from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Body, Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
-from pyramid_threaded_proxy.in_flight import InFlight
+from pyramid_threaded_proxy.limits.admission import Admission
+from pyramid_threaded_proxy.limits.descriptors import Descriptors
+from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
 from pyramid_threaded_proxy.loop.tasks import Call, Steps
 from pyramid_threaded_proxy.operator_log import LimitLog, answer_refused

@@ -16,7 +16,6 @@ import webob
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.body import BodyMover, BodyReader, body_reader
 from pyramid_threaded_proxy.client import Client
-from pyramid_threaded_proxy.descriptors import Descriptors
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
@@ -34,6 +33,7 @@ from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, connection_options, render_head
+from pyramid_threaded_proxy.limits.descriptors import Descriptors
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.syscalls import receive
 from pyramid_threaded_proxy.loop.tasks import ABREAST, CHECKPOINT, Call, Endpoint, Ready, Steps

@@ -16,7 +16,7 @@ from pyramid_retry import RetryableException
 from support import Origin, OriginWire, Script, Site, echo, route, wait_until
 
 from pyramid_threaded_proxy import ExchangeStarted, ProxyResponse, TooManyExchanges
-from pyramid_threaded_proxy.admission import Admission
+from pyramid_threaded_proxy.limits.admission import Admission
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_threaded_proxy.descriptors import RESERVE, Descriptors
 from pyramid_threaded_proxy.exceptions import DescriptorsExhausted
+from pyramid_threaded_proxy.limits.descriptors import RESERVE, Descriptors
 
 SCRIPT = '''
 import logging, resource, select, sys, threading

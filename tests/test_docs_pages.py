@@ -19,7 +19,7 @@ import pyramid_threaded_proxy
 from pyramid_threaded_proxy import accesslog, detach, relay, stream, transfer, upstream
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.http import framing, head
-from pyramid_threaded_proxy.in_flight import InFlight
+from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop import scheduler, tasks, timers
 from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.settings_table import PROCESS_KEYS, ROUTE_KEYS

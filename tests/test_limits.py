@@ -13,7 +13,7 @@ from pyramid.config import Configurator
 from support import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 from pyramid_threaded_proxy import TooManyExchanges
-from pyramid_threaded_proxy.admission import Admission, Limits
+from pyramid_threaded_proxy.limits.admission import Admission, Limits
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]

@@ -14,8 +14,8 @@ from pyramid.response import Response
 from support import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 from pyramid_threaded_proxy import operator_log
-from pyramid_threaded_proxy.admission import Admission, Limits
 from pyramid_threaded_proxy.exceptions import TooManyExchanges
+from pyramid_threaded_proxy.limits.admission import Admission, Limits
 from pyramid_threaded_proxy.operator_log import QUIET, LimitLog
 
 MakeOrigin = Callable[[Script], Origin]

@@ -17,7 +17,7 @@ from servers import ENGINE, SERVERS, Ask, under_waitress
 from support import PATIENCE, Origin, OriginWire, Policy, received, wait_until
 
 from pyramid_threaded_proxy import Exchange
-from pyramid_threaded_proxy.admission import Limits
+from pyramid_threaded_proxy.limits.admission import Limits
 
 WITH_WAITRESS = {"waitress": under_waitress, **{name: how for name, how in SERVERS.items() if name != "wsgiref"}}
 
