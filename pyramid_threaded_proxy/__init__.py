@@ -55,7 +55,7 @@ from pyramid_threaded_proxy.exchange import Exchange, Stats
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.request import ProxyTargetRefused
 from pyramid_threaded_proxy.response import ProxyResponse
-from pyramid_threaded_proxy.settings import SettingsError
+from pyramid_threaded_proxy.settings.load import SettingsError
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator

@@ -39,7 +39,7 @@ from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.target import UpstreamPattern
 from pyramid_threaded_proxy.request import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, location_bases, make_hooks, request_policy
-from pyramid_threaded_proxy.settings import RouteSettings, SettingsError, load_settings, route_from_keywords
+from pyramid_threaded_proxy.settings.load import RouteSettings, SettingsError, load_settings, route_from_keywords
 from pyramid_threaded_proxy.upstream import split_url
 from pyramid_threaded_proxy.views import ProxyView
 

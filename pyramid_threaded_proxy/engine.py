@@ -11,7 +11,6 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
-from pyramid_threaded_proxy.allow import AllowList
 from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
@@ -28,7 +27,8 @@ from pyramid_threaded_proxy.probes import Probes
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.relay import Relay
 from pyramid_threaded_proxy.route import Fetch, Route
-from pyramid_threaded_proxy.settings import ProcessSettings
+from pyramid_threaded_proxy.settings.allowlist import AllowList
+from pyramid_threaded_proxy.settings.load import ProcessSettings
 from pyramid_threaded_proxy.stream import StreamedAnswer
 from pyramid_threaded_proxy.transfer import Pipes
 from pyramid_threaded_proxy.upstream import OriginPool, Upstreams

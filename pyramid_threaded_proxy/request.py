@@ -44,7 +44,7 @@ from pyramid_threaded_proxy.route import (
     make_hooks,
     request_policy,
 )
-from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings, SettingsError, fetch_settings
+from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, SettingsError, fetch_settings
 from pyramid_threaded_proxy.upstream import addresses_of, split_url
 
 log = logging.getLogger("pyramid_threaded_proxy.request")

@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import check_upstream_target, join, rest_below
 from pyramid_threaded_proxy.limits.admission import Limits, Place
 from pyramid_threaded_proxy.origin import UNIX, Origin
-from pyramid_threaded_proxy.settings import ProcessSettings, RouteSettings
+from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings
 from pyramid_threaded_proxy.tls import Tls, new_context
 
 log = logging.getLogger("pyramid_threaded_proxy.route")

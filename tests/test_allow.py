@@ -18,7 +18,7 @@ from pyramid.response import Response
 from support import Answer, Origin, OriginWire, Script, Site, answering, echo, received, route
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy.allow import AllowList, check_entry
+from pyramid_threaded_proxy.settings.allowlist import AllowList, check_entry
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

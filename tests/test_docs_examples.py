@@ -21,7 +21,7 @@ from support import Origin, OriginWire, Script, Site, Wire, wait_until
 from waitress.adjustments import Adjustments
 from webob import Response
 
-from pyramid_threaded_proxy.settings import load_settings
+from pyramid_threaded_proxy.settings.load import load_settings
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 

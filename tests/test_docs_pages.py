@@ -22,7 +22,7 @@ from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop import scheduler, tasks, timers
 from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
-from pyramid_threaded_proxy.settings_table import PROCESS_KEYS, ROUTE_KEYS
+from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
 
 # Form and links
 

@@ -9,9 +9,10 @@ import pytest
 from docs_support import quoted, rows, section
 from support import Origin, Script, Site, answering, route
 
-from pyramid_threaded_proxy import exceptions, settings_values
-from pyramid_threaded_proxy.allow import AllowList
+from pyramid_threaded_proxy import exceptions
 from pyramid_threaded_proxy.http import fields, framing, head, target
+from pyramid_threaded_proxy.settings import values as settings_values
+from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.upstream import split_url
 
 RULES = "accepted-and-refused.md"

@@ -19,9 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyramid.exceptions import ConfigurationError
 
-from pyramid_threaded_proxy import settings_table, settings_urls, settings_values
 from pyramid_threaded_proxy.exceptions import ProxyError
-from pyramid_threaded_proxy.settings import (
+from pyramid_threaded_proxy.settings import table as settings_table
+from pyramid_threaded_proxy.settings import urls as settings_urls
+from pyramid_threaded_proxy.settings import values as settings_values
+from pyramid_threaded_proxy.settings.load import (
     ProcessSettings,
     RouteSettings,
     Settings,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from pyramid_threaded_proxy.settings_values import YamlScalar
+from pyramid_threaded_proxy.settings.values import YamlScalar
 
 INI = "the ini settings"
 

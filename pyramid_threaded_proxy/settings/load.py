@@ -15,8 +15,8 @@ from typing import Any
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_threaded_proxy.exceptions import ProxyError
-from pyramid_threaded_proxy.settings_sources import Entry, YamlFile, ini_entries, mapping_entries
-from pyramid_threaded_proxy.settings_table import (
+from pyramid_threaded_proxy.settings.sources import Entry, YamlFile, ini_entries, mapping_entries
+from pyramid_threaded_proxy.settings.table import (
     PROCESS_KEYS,
     ROUTE_KEYS,
     Key,
@@ -25,9 +25,15 @@ from pyramid_threaded_proxy.settings_table import (
     Settings,
     reference_markdown,
 )
-from pyramid_threaded_proxy.settings_urls import check_upstream, pattern_names
-from pyramid_threaded_proxy.settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, nearest, placeholders
-from pyramid_threaded_proxy.settings_values import path as file_name
+from pyramid_threaded_proxy.settings.urls import check_upstream, pattern_names
+from pyramid_threaded_proxy.settings.values import (
+    TEMPLATE_NAMES,
+    ValueFault,
+    check_placeholders,
+    nearest,
+    placeholders,
+)
+from pyramid_threaded_proxy.settings.values import path as file_name
 
 __all__ = [
     "ProcessSettings",
@@ -350,7 +356,3 @@ def _clashes(
         for name in names:
             if name.lower() in put:
                 yield section.entries[path].fault(f"is at odds with {section.home}{other}.{name}: give one of them")
-
-
-if __name__ == "__main__":
-    print(reference_markdown(), end="")

@@ -8,7 +8,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from pyramid.urldispatch import Route
 
-from pyramid_threaded_proxy.settings_values import TEMPLATE_NAMES, ValueFault, check_placeholders, list_of, text
+from pyramid_threaded_proxy.settings.values import TEMPLATE_NAMES, ValueFault, check_placeholders, list_of, text
 
 _PATH_CHARACTER = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2}"
 _RESERVED = frozenset(b":/?#[]@!$&'()*+,;=")

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyramid_threaded_proxy import settings_urls as urls
-from pyramid_threaded_proxy import settings_values as values
+from pyramid_threaded_proxy.settings import urls, values
 
 FieldValues = tuple[tuple[str, str], ...]
 Hook = str | Callable[..., Any] | None

@@ -14,8 +14,8 @@ from typing import Any
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.settings import falsey, truthy
 
-from pyramid_threaded_proxy.allow import check_entry
 from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.settings.allowlist import check_entry
 
 Reader = Callable[[object], Any]
 

@@ -1,0 +1,8 @@
+"""Prints the page ``docs/settings.md``."""
+
+from __future__ import annotations
+
+from pyramid_threaded_proxy.settings.table import reference_markdown
+
+if __name__ == "__main__":
+    print(reference_markdown(), end="")
