@@ -21,7 +21,6 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.accesslog import access_log
-from pyramid_threaded_proxy.balance import Choice
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
@@ -30,12 +29,13 @@ from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field, connection_options
 from pyramid_threaded_proxy.http.target import check_upstream_target
-from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
 from pyramid_threaded_proxy.response import ProxyResponse
 from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy, Route
-from pyramid_threaded_proxy.upstream import split_url
+from pyramid_threaded_proxy.upstream.balance import Choice
+from pyramid_threaded_proxy.upstream.connections import split_url
+from pyramid_threaded_proxy.upstream.origin import Origin
 
 log = logging.getLogger("pyramid_threaded_proxy.forward")
 

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import webob
 
-from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.body import BodyMover, BodyReader, body_reader
 from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import (
@@ -42,7 +41,8 @@ from pyramid_threaded_proxy.request_body import send_body, send_now
 from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.tunnel import tunnel
-from pyramid_threaded_proxy.upstream import Connection, OriginPool
+from pyramid_threaded_proxy.upstream.balance import Upstream
+from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool
 
 log = logging.getLogger("pyramid_threaded_proxy.relay")
 

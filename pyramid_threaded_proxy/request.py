@@ -14,7 +14,6 @@ from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.balance import Choice, Upstream
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
@@ -32,7 +31,6 @@ from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.origin import Origin
 from pyramid_threaded_proxy.recheck import Check
 from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
 from pyramid_threaded_proxy.route import (
@@ -45,7 +43,9 @@ from pyramid_threaded_proxy.route import (
     request_policy,
 )
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, SettingsError, fetch_settings
-from pyramid_threaded_proxy.upstream import addresses_of, split_url
+from pyramid_threaded_proxy.upstream.balance import Choice, Upstream
+from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url
+from pyramid_threaded_proxy.upstream.origin import Origin
 
 log = logging.getLogger("pyramid_threaded_proxy.request")
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-from pyramid_threaded_proxy.balance import Balance, Choice, Upstream
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.hooks import Hooks
@@ -17,9 +16,10 @@ from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import check_upstream_target, join, rest_below
 from pyramid_threaded_proxy.limits.admission import Limits, Place
-from pyramid_threaded_proxy.origin import UNIX, Origin
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings
-from pyramid_threaded_proxy.tls import Tls, new_context
+from pyramid_threaded_proxy.upstream.balance import Balance, Choice, Upstream
+from pyramid_threaded_proxy.upstream.origin import UNIX, Origin
+from pyramid_threaded_proxy.upstream.tls import Tls, new_context
 
 log = logging.getLogger("pyramid_threaded_proxy.route")
 

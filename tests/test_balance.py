@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from support import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
-from pyramid_threaded_proxy.balance import Balance, Upstream
-from pyramid_threaded_proxy.health import Health
-from pyramid_threaded_proxy.origin import Origin as Address
+from pyramid_threaded_proxy.upstream.balance import Balance, Upstream
+from pyramid_threaded_proxy.upstream.health import Health
+from pyramid_threaded_proxy.upstream.origin import Origin as Address
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

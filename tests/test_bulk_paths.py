@@ -19,7 +19,6 @@ from test_transfer import content, pair  # noqa: F401 a fixture
 from pyramid_threaded_proxy.exceptions import ReadTimedOut
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Turn, Wait
-from pyramid_threaded_proxy.tls import Tls, TlsSocket, new_context
 from pyramid_threaded_proxy.transfer import (
     A_SHORT_TURN,
     LOW_WATER,
@@ -29,6 +28,7 @@ from pyramid_threaded_proxy.transfer import (
     Pipe,
     splice_body,
 )
+from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
 
 MakePair = Callable[[], tuple[Endpoint, socket.socket]]
 MakeSite = Callable[..., Site]

@@ -13,7 +13,7 @@ from pyramid_threaded_proxy import exceptions
 from pyramid_threaded_proxy.http import fields, framing, head, target
 from pyramid_threaded_proxy.settings import values as settings_values
 from pyramid_threaded_proxy.settings.allowlist import AllowList
-from pyramid_threaded_proxy.upstream import split_url
+from pyramid_threaded_proxy.upstream.connections import split_url
 
 RULES = "accepted-and-refused.md"
 

@@ -18,7 +18,7 @@ from fault_origin import FRAMINGS, HOWS, STAGES, OriginProcess, sealed
 from site_process import SiteProcess
 from support import PATIENCE, Origin, Script, Site, echo, route
 
-from pyramid_threaded_proxy import upstream as upstream_module
+from pyramid_threaded_proxy.upstream import connections as upstream_module
 
 EXCHANGES = 10_000
 CLIENTS = 12

@@ -12,11 +12,11 @@ import pytest
 from pyramid.config import Configurator
 from support import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
 
-from pyramid_threaded_proxy import upstream as upstream_module
 from pyramid_threaded_proxy.detach import DetachedConnection
 from pyramid_threaded_proxy.loop.tasks import Task
-from pyramid_threaded_proxy.probes import Probes
 from pyramid_threaded_proxy.recheck import Recheck
+from pyramid_threaded_proxy.upstream import connections as upstream_module
+from pyramid_threaded_proxy.upstream.probes import Probes
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]

@@ -16,8 +16,8 @@ from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, 
 from webtest import TestApp
 
 from pyramid_threaded_proxy import UpstreamDown, UpstreamUp
-from pyramid_threaded_proxy import health as health_module
-from pyramid_threaded_proxy.health import Health
+from pyramid_threaded_proxy.upstream import health as health_module
+from pyramid_threaded_proxy.upstream.health import Health
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -74,7 +74,7 @@ def test_a_connect_that_timed_out_goes_on(
     origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connect time-out is a failed connect: each try has its own, and the next upstream is asked."""
-    from pyramid_threaded_proxy import upstream
+    from pyramid_threaded_proxy.upstream import connections as upstream
 
     alive, real = origin(echo), upstream.HTTPConnection.connect
 

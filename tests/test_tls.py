@@ -26,8 +26,8 @@ from waitress import wasyncore
 from pyramid_threaded_proxy import SettingsError, detach
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.tls import Tls, TlsSocket, new_context
-from pyramid_threaded_proxy.upstream import Upstreams, split_url
+from pyramid_threaded_proxy.upstream.connections import Upstreams, split_url
+from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
 
 MakeSite = Callable[..., Site]
 MakeTls = Callable[..., Origin]

@@ -15,7 +15,7 @@ from support import Origin, OriginWire, Site, echo, received, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.settings.allowlist import AllowList
-from pyramid_threaded_proxy.upstream import OriginPool, addresses_of, split_url
+from pyramid_threaded_proxy.upstream.connections import OriginPool, addresses_of, split_url
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
 

@@ -16,10 +16,10 @@ import pytest
 from pyramid.config import Configurator
 from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
 
-from pyramid_threaded_proxy import upstream as upstream_module
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
-from pyramid_threaded_proxy.origin import Origin as Address
-from pyramid_threaded_proxy.upstream import Connection, OriginPool, Upstreams, split_url
+from pyramid_threaded_proxy.upstream import connections as upstream_module
+from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool, Upstreams, split_url
+from pyramid_threaded_proxy.upstream.origin import Origin as Address
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

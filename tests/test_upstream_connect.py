@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 from support import Origin, Script, Site, answering, echo, route, wait_until
 
-from pyramid_threaded_proxy import upstream as upstream_module
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut
-from pyramid_threaded_proxy.origin import Origin as Address
-from pyramid_threaded_proxy.upstream import IDLE_SECONDS, LOOK_UP_SECONDS, OriginPool, addresses_of, split_url
+from pyramid_threaded_proxy.upstream import connections as upstream_module
+from pyramid_threaded_proxy.upstream.connections import (
+    IDLE_SECONDS,
+    LOOK_UP_SECONDS,
+    OriginPool,
+    addresses_of,
+    split_url,
+)
+from pyramid_threaded_proxy.upstream.origin import Origin as Address
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -25,8 +25,8 @@ from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, Va
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.scheduler import Loop
 from pyramid_threaded_proxy.loop.tasks import FOREVER, Endpoint, Owner, TlsEndpoint
-from pyramid_threaded_proxy.origin import UNIX, Origin
-from pyramid_threaded_proxy.tls import Tls, new_context, reason_of
+from pyramid_threaded_proxy.upstream.origin import UNIX, Origin
+from pyramid_threaded_proxy.upstream.tls import Tls, new_context, reason_of
 
 #: Seconds after which an idle connection is dropped: sooner than most servers do it themselves.
 IDLE_SECONDS = 30.0

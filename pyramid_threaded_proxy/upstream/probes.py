@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from pyramid_threaded_proxy.balance import Upstream
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, UpstreamGone
 from pyramid_threaded_proxy.http.head import HeadReader, render_head
 from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
 from pyramid_threaded_proxy.route import Route
-from pyramid_threaded_proxy.upstream import Connection, Upstreams
+from pyramid_threaded_proxy.upstream.balance import Upstream
+from pyramid_threaded_proxy.upstream.connections import Connection, Upstreams
 
 #: Seconds: an upstream that needs longer to say that it is well is not.
 PATIENCE = 5.0

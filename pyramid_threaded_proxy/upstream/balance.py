@@ -9,9 +9,9 @@ from hashlib import blake2b
 from math import ceil
 from typing import Literal
 
-from pyramid_threaded_proxy.health import Health
 from pyramid_threaded_proxy.http.target import UpstreamPattern
-from pyramid_threaded_proxy.origin import Origin
+from pyramid_threaded_proxy.upstream.health import Health
+from pyramid_threaded_proxy.upstream.origin import Origin
 
 Method = Literal["round_robin", "least_exchanges", "user_hash"]
 
