@@ -30,7 +30,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.tweens import EXCVIEW
 from zope.interface import implementedBy
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.hooks import Hooks

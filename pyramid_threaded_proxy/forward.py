@@ -19,8 +19,8 @@ from pyramid.httpexceptions import (
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy import detach
 from pyramid_threaded_proxy.accesslog import access_log
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest

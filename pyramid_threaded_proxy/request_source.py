@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 from pyramid.response import Response
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.events import ExchangeStarted
 from pyramid_threaded_proxy.exceptions import (

@@ -28,7 +28,7 @@ from detaching import (
 from pyramid.config import Configurator
 from support import PATIENCE, OriginWire, echo, route, wait_until
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.loop import tasks
 
 

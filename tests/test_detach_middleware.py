@@ -15,7 +15,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from webob import Request
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 
 Middleware = Callable[[Any], Any]
 

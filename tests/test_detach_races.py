@@ -26,7 +26,7 @@ from detaching import (
 from pyramid.config import Configurator
 from support import PATIENCE, echo, route, wait_until
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.loop import poller, tasks
 
 

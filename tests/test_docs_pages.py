@@ -16,7 +16,8 @@ from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy import accesslog, detach, relay, stream, transfer
+from pyramid_threaded_proxy import accesslog, relay, stream, transfer
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight

@@ -12,7 +12,7 @@ import pytest
 from pyramid.config import Configurator
 from support import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
 
-from pyramid_threaded_proxy.detach import DetachedConnection
+from pyramid_threaded_proxy.detach.channel import DetachedConnection
 from pyramid_threaded_proxy.loop.tasks import Task
 from pyramid_threaded_proxy.recheck import Recheck
 from pyramid_threaded_proxy.upstream import connections as upstream_module

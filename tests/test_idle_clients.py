@@ -11,7 +11,7 @@ import pytest
 from detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
 from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 
 pytestmark = pytest.mark.parametrize("sockets", [1, 2], ids=["one-socket", "two-sockets"])
 

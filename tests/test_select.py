@@ -13,7 +13,7 @@ import pytest
 from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
 from support import Wire, echo, route, wait_until
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 
 
 @pytest.fixture

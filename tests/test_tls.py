@@ -23,7 +23,8 @@ from pyramid.config import Configurator
 from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
 from waitress import wasyncore
 
-from pyramid_threaded_proxy import SettingsError, detach
+from pyramid_threaded_proxy import SettingsError
+from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.upstream.connections import Upstreams, split_url

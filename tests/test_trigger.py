@@ -10,7 +10,7 @@ import pytest
 from support import wait_until
 from waitress.trigger import trigger as WaitressTrigger
 
-from pyramid_threaded_proxy.detach import _make_ours
+from pyramid_threaded_proxy.detach.channel import _make_ours
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from waitress.server import BaseWSGIServer
 from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
 
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import channel as detach
 
 HERE = Path(__file__).parent
 RELEASES = ["3.0.0", "3.0.1", "3.0.2"]

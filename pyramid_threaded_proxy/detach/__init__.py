@@ -1,0 +1,1 @@
+"""Waitress's channel: taken out of waitress's hands for an exchange, and given back."""
