@@ -29,7 +29,7 @@ from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field, connection_options
 from pyramid_threaded_proxy.http.target import check_upstream_target
-from pyramid_threaded_proxy.recheck import Check
+from pyramid_threaded_proxy.relay.recheck import Check
 from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
 from pyramid_threaded_proxy.response import ProxyResponse
 from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy, Route

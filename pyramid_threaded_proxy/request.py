@@ -31,7 +31,7 @@ from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.recheck import Check
+from pyramid_threaded_proxy.relay.recheck import Check
 from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
 from pyramid_threaded_proxy.route import (
     AnswerPolicy,

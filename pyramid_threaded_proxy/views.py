@@ -11,7 +11,7 @@ from pyramid.response import Response
 from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.forward import choose, forward, http_error
-from pyramid_threaded_proxy.recheck import PROBE, Check, Probe, question_for, route_check
+from pyramid_threaded_proxy.relay.recheck import PROBE, Check, Probe, question_for, route_check
 from pyramid_threaded_proxy.request_source import raw_target
 from pyramid_threaded_proxy.route import Route, escaped_path
 

@@ -19,7 +19,7 @@ from test_transfer import content, pair  # noqa: F401 a fixture
 from pyramid_threaded_proxy.exceptions import ReadTimedOut
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Turn, Wait
-from pyramid_threaded_proxy.transfer import (
+from pyramid_threaded_proxy.relay.transfer import (
     A_SHORT_TURN,
     LOW_WATER,
     PATIENCE,

@@ -17,7 +17,7 @@ from pyramid.tweens import INGRESS
 from support import Origin, OriginWire, Policy, Script, Site, Wire, echo, received, route, wait_until
 from webtest import TestApp
 
-from pyramid_threaded_proxy.recheck import PROBE
+from pyramid_threaded_proxy.relay.recheck import PROBE
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

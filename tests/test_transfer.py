@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from support import Origin, OriginWire, Script, Site, Wire, answering, open_descriptors, route, wait_until
 
-from pyramid_threaded_proxy import transfer
 from pyramid_threaded_proxy.exceptions import ClientGone, ReadTimedOut, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.tasks import Endpoint
-from pyramid_threaded_proxy.transfer import KEPT_PIPES, Pipe, Pipes, send_file, send_to_client, splice_body
+from pyramid_threaded_proxy.relay import transfer
+from pyramid_threaded_proxy.relay.transfer import KEPT_PIPES, Pipe, Pipes, send_file, send_to_client, splice_body
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -13,8 +13,6 @@ from typing import Any, Protocol
 
 import webob
 
-from pyramid_threaded_proxy.body import BodyMover, BodyReader, body_reader
-from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
@@ -36,11 +34,13 @@ from pyramid_threaded_proxy.limits.descriptors import Descriptors
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.syscalls import receive
 from pyramid_threaded_proxy.loop.tasks import ABREAST, CHECKPOINT, Call, Endpoint, Ready, Steps
-from pyramid_threaded_proxy.own_answer import error_response, opening, send_response
-from pyramid_threaded_proxy.request_body import send_body, send_now
+from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body_reader
+from pyramid_threaded_proxy.relay.client import Client
+from pyramid_threaded_proxy.relay.own_answer import error_response, opening, send_response
+from pyramid_threaded_proxy.relay.request_body import send_body, send_now
+from pyramid_threaded_proxy.relay.transfer import Pipes, upstream_gone
+from pyramid_threaded_proxy.relay.tunnel import tunnel
 from pyramid_threaded_proxy.route import Fetch
-from pyramid_threaded_proxy.transfer import Pipes, upstream_gone
-from pyramid_threaded_proxy.tunnel import tunnel
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol
 
-from pyramid_threaded_proxy.client import Client
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, ChunkedReader, Framing
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.tasks import Endpoint, Hop, Ready, Steps, Turn
-from pyramid_threaded_proxy.transfer import (
+from pyramid_threaded_proxy.relay.client import Client
+from pyramid_threaded_proxy.relay.transfer import (
     SMALL_READ,
     WORTH_A_HOP,
     WORTH_MOVING,

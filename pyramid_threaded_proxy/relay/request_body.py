@@ -12,7 +12,7 @@ from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
 from pyramid_threaded_proxy.loop.syscalls import send
 from pyramid_threaded_proxy.loop.tasks import Call, Endpoint, Hop, Ready, Turn
-from pyramid_threaded_proxy.transfer import Hear, Moved, send_file
+from pyramid_threaded_proxy.relay.transfer import Hear, Moved, send_file
 
 _READ_SIZE = 64 * 1024
 #: Bytes after which the other exchanges of a mover have their turn.

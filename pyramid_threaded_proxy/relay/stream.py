@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pyramid_threaded_proxy.client import Output, StreamClient
 from pyramid_threaded_proxy.exceptions import (
     ClientGone,
     ExchangeFailed,
@@ -16,7 +15,8 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.exchange import Exchange, Fields
 from pyramid_threaded_proxy.loop.tasks import FOREVER, Ready, Steps, Wait
-from pyramid_threaded_proxy.recheck import Check, allows
+from pyramid_threaded_proxy.relay.client import Output, StreamClient
+from pyramid_threaded_proxy.relay.recheck import Check, allows
 
 #: Seconds after which a waiting thread looks whether its exchange was told to end.
 SLICE = 0.5

@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.stopping import Relaying
 from pyramid_threaded_proxy.loop.syscalls import send
 from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Steps, Wait
-from pyramid_threaded_proxy.transfer import client_gone, send_to_client
+from pyramid_threaded_proxy.relay.transfer import client_gone, send_to_client
 
 _REASONS = {int(status): status.phrase for status in HTTPStatus}
 

@@ -1,0 +1,1 @@
+"""One exchange: what goes up, what comes down, and who gets it."""
