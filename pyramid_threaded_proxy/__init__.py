@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyramid_threaded_proxy.app.request_methods import ProxyTargetRefused
+from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.events import ExchangeFinished, ExchangeStarted, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
@@ -53,8 +55,6 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.exchange import Exchange, Stats
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.request import ProxyTargetRefused
-from pyramid_threaded_proxy.response import ProxyResponse
 from pyramid_threaded_proxy.settings.load import SettingsError
 
 if TYPE_CHECKING:
@@ -102,6 +102,6 @@ __all__ = [
 
 def includeme(config: Configurator) -> None:
     """``config.include("pyramid_threaded_proxy")``, or ``pyramid.includes = pyramid_threaded_proxy``."""
-    from pyramid_threaded_proxy.config import include
+    from pyramid_threaded_proxy.app.config import include
 
     include(config)

@@ -10,11 +10,11 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.response import ProxyResponse, unavailable
+from pyramid_threaded_proxy.app.routes import escaped_path
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.http.target import rest_below
-from pyramid_threaded_proxy.response import ProxyResponse, unavailable
-from pyramid_threaded_proxy.route import escaped_path
 
 Handler = Callable[[Request], Response]
 

@@ -17,13 +17,13 @@ from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
 from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop import scheduler, tasks, timers
 from pyramid_threaded_proxy.relay import relay, stream, transfer
-from pyramid_threaded_proxy.request import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
 from pyramid_threaded_proxy.upstream import connections as upstream
 

@@ -13,10 +13,10 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from support import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
-from pyramid_threaded_proxy import operator_log
+from pyramid_threaded_proxy.app import operator_log
+from pyramid_threaded_proxy.app.operator_log import QUIET, LimitLog
 from pyramid_threaded_proxy.exceptions import TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission, Limits
-from pyramid_threaded_proxy.operator_log import QUIET, LimitLog
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import webob
 
+from pyramid_threaded_proxy.app.routes import Fetch
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
@@ -40,7 +41,6 @@ from pyramid_threaded_proxy.relay.own_answer import error_response, opening, sen
 from pyramid_threaded_proxy.relay.request_body import send_body, send_now
 from pyramid_threaded_proxy.relay.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.relay.tunnel import tunnel
-from pyramid_threaded_proxy.route import Fetch
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool
 

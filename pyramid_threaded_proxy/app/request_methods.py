@@ -14,10 +14,9 @@ from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.engine import Engine
-from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
-from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
-from pyramid_threaded_proxy.forward import (
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.environ import client_body, given_body, raw_target
+from pyramid_threaded_proxy.app.prepare import (
     NEVER,
     TemplateValues,
     choose,
@@ -26,14 +25,7 @@ from pyramid_threaded_proxy.forward import (
     http_error,
     new_exchange,
 )
-from pyramid_threaded_proxy.hooks import Hooks
-from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
-from pyramid_threaded_proxy.http.head import check_field
-from pyramid_threaded_proxy.http.target import check_upstream_target, join
-from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.relay.recheck import Check
-from pyramid_threaded_proxy.request_source import client_body, given_body, raw_target
-from pyramid_threaded_proxy.route import (
+from pyramid_threaded_proxy.app.routes import (
     AnswerPolicy,
     RequestPolicy,
     Route,
@@ -42,6 +34,14 @@ from pyramid_threaded_proxy.route import (
     make_hooks,
     request_policy,
 )
+from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
+from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
+from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.http.head import check_field
+from pyramid_threaded_proxy.http.target import check_upstream_target, join
+from pyramid_threaded_proxy.limits.in_flight import InFlight
+from pyramid_threaded_proxy.relay.recheck import Check
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, SettingsError, fetch_settings
 from pyramid_threaded_proxy.upstream.balance import Choice, Upstream
 from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url

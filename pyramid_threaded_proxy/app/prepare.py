@@ -20,8 +20,11 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.accesslog import access_log
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.environ import check_message, client_body, given_body, log_values
+from pyramid_threaded_proxy.app.response import ProxyResponse
+from pyramid_threaded_proxy.app.routes import AnswerPolicy, Fetch, RequestPolicy, Route
 from pyramid_threaded_proxy.detach import channel as detach
-from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
@@ -30,9 +33,6 @@ from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field, connection_options
 from pyramid_threaded_proxy.http.target import check_upstream_target
 from pyramid_threaded_proxy.relay.recheck import Check
-from pyramid_threaded_proxy.request_source import check_message, client_body, given_body, log_values
-from pyramid_threaded_proxy.response import ProxyResponse
-from pyramid_threaded_proxy.route import AnswerPolicy, Fetch, RequestPolicy, Route
 from pyramid_threaded_proxy.upstream.balance import Choice
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.origin import Origin

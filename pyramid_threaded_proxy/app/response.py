@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.routes import Fetch
 from pyramid_threaded_proxy.detach import channel as detach
-from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.events import ExchangeStarted
 from pyramid_threaded_proxy.exceptions import (
     DescriptorsExhausted,
@@ -26,7 +27,6 @@ from pyramid_threaded_proxy.exceptions import (
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
-from pyramid_threaded_proxy.route import Fetch
 
 log = logging.getLogger("pyramid_threaded_proxy.response")
 

@@ -11,6 +11,8 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy.app.operator_log import LimitLog, answer_refused
+from pyramid_threaded_proxy.app.routes import Fetch, Route
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Body, Exchange
@@ -20,13 +22,11 @@ from pyramid_threaded_proxy.limits.descriptors import Descriptors
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
 from pyramid_threaded_proxy.loop.tasks import Call, Steps
-from pyramid_threaded_proxy.operator_log import LimitLog, answer_refused
 from pyramid_threaded_proxy.relay.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.relay.recheck import Recheck
 from pyramid_threaded_proxy.relay.relay import Relay
 from pyramid_threaded_proxy.relay.stream import StreamedAnswer
 from pyramid_threaded_proxy.relay.transfer import Pipes
-from pyramid_threaded_proxy.route import Fetch, Route
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.settings.load import ProcessSettings
 from pyramid_threaded_proxy.upstream.balance import Upstream

@@ -8,12 +8,12 @@ from pyramid.httpexceptions import HTTPNoContent
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.engine import Engine
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.environ import raw_target
+from pyramid_threaded_proxy.app.prepare import choose, forward, http_error
+from pyramid_threaded_proxy.app.routes import Route, escaped_path
 from pyramid_threaded_proxy.exceptions import RequestRefused
-from pyramid_threaded_proxy.forward import choose, forward, http_error
 from pyramid_threaded_proxy.relay.recheck import PROBE, Check, Probe, question_for, route_check
-from pyramid_threaded_proxy.request_source import raw_target
-from pyramid_threaded_proxy.route import Route, escaped_path
 
 
 class ProxyView:

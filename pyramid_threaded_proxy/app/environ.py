@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
+from pyramid_threaded_proxy.app.routes import escaped_path
 from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
 from pyramid_threaded_proxy.http.target import public_path_matches, split_target
-from pyramid_threaded_proxy.route import escaped_path
 
 log = logging.getLogger("pyramid_threaded_proxy.request_source")
 

@@ -30,18 +30,25 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.tweens import EXCVIEW
 from zope.interface import implementedBy
 
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.request_methods import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.app.routes import (
+    Route,
+    answer_policy,
+    escaped_path,
+    location_bases,
+    make_hooks,
+    request_policy,
+)
+from pyramid_threaded_proxy.app.views import ProxyView
 from pyramid_threaded_proxy.detach import channel as detach
-from pyramid_threaded_proxy.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.target import UpstreamPattern
-from pyramid_threaded_proxy.request import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
-from pyramid_threaded_proxy.route import Route, answer_policy, escaped_path, location_bases, make_hooks, request_policy
 from pyramid_threaded_proxy.settings.load import RouteSettings, SettingsError, load_settings, route_from_keywords
 from pyramid_threaded_proxy.upstream.balance import Balance, Upstream
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.health import Health
-from pyramid_threaded_proxy.views import ProxyView
 
 log = logging.getLogger("pyramid_threaded_proxy.config")
 

@@ -1,0 +1,1 @@
+"""Pyramid: from the configuration to a response."""
