@@ -55,7 +55,7 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.exchange import Exchange, Stats
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.settings.load import SettingsError
+from pyramid_threaded_proxy.settings.errors import SettingsError
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator

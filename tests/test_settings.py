@@ -23,11 +23,11 @@ from pyramid_threaded_proxy.exceptions import ProxyError
 from pyramid_threaded_proxy.settings import table as settings_table
 from pyramid_threaded_proxy.settings import urls as settings_urls
 from pyramid_threaded_proxy.settings import values as settings_values
+from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import (
     ProcessSettings,
     RouteSettings,
     Settings,
-    SettingsError,
     fetch_settings,
     load_settings,
     reference_markdown,

@@ -45,7 +45,8 @@ from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.target import UpstreamPattern
-from pyramid_threaded_proxy.settings.load import RouteSettings, SettingsError, load_settings, route_from_keywords
+from pyramid_threaded_proxy.settings.errors import SettingsError
+from pyramid_threaded_proxy.settings.load import RouteSettings, load_settings, route_from_keywords
 from pyramid_threaded_proxy.upstream.balance import Balance, Upstream
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.health import Health

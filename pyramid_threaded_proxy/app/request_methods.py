@@ -42,7 +42,8 @@ from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.relay.recheck import Check
-from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, SettingsError, fetch_settings
+from pyramid_threaded_proxy.settings.errors import SettingsError
+from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings
 from pyramid_threaded_proxy.upstream.balance import Choice, Upstream
 from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramid_threaded_proxy.settings.table import reference_markdown
+from pyramid_threaded_proxy.settings.reference import reference_markdown
 
 if __name__ == "__main__":
     print(reference_markdown(), end="")

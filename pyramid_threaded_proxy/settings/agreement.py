@@ -1,0 +1,83 @@
+"""What several keys of one route must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pyramid_threaded_proxy.settings.section import Section
+from pyramid_threaded_proxy.settings.urls import check_upstream, pattern_names
+from pyramid_threaded_proxy.settings.values import (
+    TEMPLATE_NAMES,
+    ValueFault,
+    check_placeholders,
+    placeholders,
+)
+
+# What several keys must agree on
+
+
+def place_faults(section: Section, origin: str) -> Iterator[str]:
+    if "upstream" not in section.entries:
+        yield f"{section.home}upstream ({origin}): is missing; allowed: {section.keys['upstream'].allowed}"
+    prefix, pattern = section.entries.get("prefix"), section.entries.get("pattern")
+    if prefix and pattern:
+        yield prefix.fault(f"stands beside {pattern.key} ({pattern.origin}): give one of them")
+    if not prefix and not pattern:
+        yield f"{section.home}prefix ({origin}): is missing: give prefix or pattern"
+
+
+def tls_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
+    if values["tls_key_file"] is not None and values["tls_cert_file"] is None and "tls.cert_file" not in section.bad:
+        yield section.entries["tls.key_file"].fault("stands without tls.cert_file, whose key it would be")
+    if not values["tls_verify"] and values["tls_ca_file"] is not None:
+        yield section.entries["tls.ca_file"].fault("is at odds with tls.verify = false: nothing is verified")
+
+
+def access_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
+    permission, public = section.entries.get("permission"), section.entries.get("public")
+    if permission and public and values["public"]:
+        yield public.fault(f"stands beside {permission.key} ({permission.origin}): give one of them")
+
+
+def pattern_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
+    """Placeholders against the pattern; where that can't be read, nobody knows which names there are."""
+    if "pattern" in section.bad:
+        return
+    names = pattern_names(values["pattern"]) if section.good("pattern") else None
+    if section.good("upstream"):
+        for url in values["upstream"]:
+            try:
+                check_upstream(url, names)
+            except ValueFault as fault:
+                yield section.entries["upstream"].fault(str(fault))
+    yield from template_faults(section, TEMPLATE_NAMES | (names or frozenset()))
+
+
+def template_faults(section: Section, known: frozenset[str]) -> Iterator[str]:
+    for path, entry in section.entries.items():
+        if path.startswith(("request.set.", "request.add.")) and section.good(path):
+            try:
+                check_placeholders(placeholders(str(entry.value)), known)
+            except ValueFault as fault:
+                yield entry.fault(str(fault))
+
+
+def contradictions(section: Section, values: dict[str, Any]) -> Iterator[str]:
+    """Fields that are removed and put there, or have a default that another override leaves no room for."""
+    yield from _clashes(section, "request.remove", values["request_remove"], values, ("request.set",))
+    others = ("response.set", "response.default")
+    yield from _clashes(section, "response.remove", values["response_remove"], values, others)
+    for name, _ in values["response_default"]:
+        yield from _clashes(section, f"response.default.{name}", (name,), values, ("response.set", "response.add"))
+
+
+def _clashes(
+    section: Section, path: str, names: Iterable[str], values: dict[str, Any], others: tuple[str, ...]
+) -> Iterator[str]:
+    """Faults of the entry at `path`, which is about `names`, where one of the `others` puts such a field."""
+    for other in others:
+        put = {name.lower() for name, _ in values[other.replace(".", "_")]}
+        for name in names:
+            if name.lower() in put:
+                yield section.entries[path].fault(f"is at odds with {section.home}{other}.{name}: give one of them")
