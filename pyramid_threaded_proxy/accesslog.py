@@ -17,7 +17,7 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.loop.scheduler import after_turn, with_others
+from pyramid_threaded_proxy.loop.loop import after_turn, with_others
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 

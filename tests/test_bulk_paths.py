@@ -17,8 +17,9 @@ from test_tls import authority, tls_origin  # noqa: F401 fixtures
 from test_transfer import content, pair  # noqa: F401 a fixture
 
 from pyramid_threaded_proxy.exceptions import ReadTimedOut
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Turn, Wait
+from pyramid_threaded_proxy.loop.waits import Ready, Turn, Wait
 from pyramid_threaded_proxy.relay.transfer import (
     A_SHORT_TURN,
     LOW_WATER,

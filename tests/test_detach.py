@@ -29,7 +29,7 @@ from pyramid.config import Configurator
 from support import PATIENCE, OriginWire, echo, route, wait_until
 
 from pyramid_threaded_proxy.detach import channel as detach
-from pyramid_threaded_proxy.loop import tasks
+from pyramid_threaded_proxy.loop import task as tasks
 
 
 @pytest.fixture

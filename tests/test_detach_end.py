@@ -9,7 +9,7 @@ from detaching import Gate, MakeOrigin, body, get, strangers
 from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 from waitress import wasyncore
 
-from pyramid_threaded_proxy.loop import tasks
+from pyramid_threaded_proxy.loop import task as tasks
 
 
 class Interrupt:

@@ -27,7 +27,8 @@ from pyramid.config import Configurator
 from support import PATIENCE, echo, route, wait_until
 
 from pyramid_threaded_proxy.detach import channel as detach
-from pyramid_threaded_proxy.loop import poller, tasks
+from pyramid_threaded_proxy.loop import poller
+from pyramid_threaded_proxy.loop import task as tasks
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from pyramid_threaded_proxy.detach import channel as detach
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.loop import scheduler, tasks, timers
+from pyramid_threaded_proxy.loop import scheduler, timers
+from pyramid_threaded_proxy.loop import task as tasks
 from pyramid_threaded_proxy.relay import relay, stream, transfer
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
 from pyramid_threaded_proxy.upstream import connections as upstream

@@ -196,5 +196,5 @@ NOT_YET: set[tuple[str, str]] = {
     ("relay.relay", "app.routes"),
     ("upstream.probes", "app.routes"),
 }
-CIRCLES_YET: set[frozenset[str]] = {frozenset({"loop.idle_clients", "loop.scheduler"})}
+CIRCLES_YET: set[frozenset[str]] = set()
 FOREIGN_YET: dict[str, set[str]] = {"exchange": {"pyramid"}}

@@ -17,10 +17,13 @@ import pytest
 from support import Origin, OriginWire, Script, Site, echo, in_turn, open_descriptors, own_threads, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
+from pyramid_threaded_proxy.loop.loop import MOST_ABREAST, Loop, after_turn, with_others
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
-from pyramid_threaded_proxy.loop.scheduler import MOST_ABREAST, MOVERS, Loop, Scheduler, after_turn, with_others
-from pyramid_threaded_proxy.loop.tasks import ABREAST, Call, Endpoint, Hop, Ready, Steps, Task
-from pyramid_threaded_proxy.loop.thread_pool import Pool
+from pyramid_threaded_proxy.loop.scheduler import MOVERS, Scheduler
+from pyramid_threaded_proxy.loop.task import Task
+from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
+from pyramid_threaded_proxy.loop.waits import ABREAST, Call, Hop, Ready, Steps
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -471,7 +474,7 @@ def test_stop_ends_the_threads_and_what_is_under_way(pair: tuple[Endpoint, socke
 
 def test_the_pool_grows_only_as_it_must() -> None:
     """An idle thread is used before one is started, and there are never more than its size."""
-    pool, done = Pool(2, "pproxy-pool"), threading.Semaphore(0)
+    pool, done = ThreadPool(2, "pproxy-pool"), threading.Semaphore(0)
     for _ in range(5):
         pool.submit(lambda _: done.release(), None)
         assert done.acquire(timeout=10)

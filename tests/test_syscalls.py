@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.loop import syscalls
+from pyramid_threaded_proxy.loop.endpoint import Endpoint, TlsEndpoint
 from pyramid_threaded_proxy.loop.syscalls import SMALL, Receiver, receive, send
-from pyramid_threaded_proxy.loop.tasks import Endpoint, TlsEndpoint
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock is always let go of")
 

@@ -20,8 +20,9 @@ from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.limits.admission import Admission
 from pyramid_threaded_proxy.limits.descriptors import Descriptors
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
-from pyramid_threaded_proxy.loop.tasks import Call, Steps
+from pyramid_threaded_proxy.loop.endpoint import LoopOfTasks
+from pyramid_threaded_proxy.loop.scheduler import Scheduler
+from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.relay.recheck import Recheck
 from pyramid_threaded_proxy.relay.relay import Relay
@@ -56,7 +57,7 @@ class Engine:
         self.routes: dict[str, Route] = {}
         self.probes = Probes(self.scheduler, self.upstreams, self._tell_change)
         self._said_streaming = False
-        self._joined: Loop | None = None  # the loop in whose time this process was told to let exchanges end at a stop
+        self._joined: LoopOfTasks | None = None  # the loop in whose time this process was told to let exchanges end at a stop
 
     def relay(self, fetch: Fetch, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""

@@ -53,10 +53,10 @@ from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
+from pyramid_threaded_proxy.loop.loop import current_loop
 from pyramid_threaded_proxy.loop.poller import READ, wait_for
-from pyramid_threaded_proxy.loop.scheduler import current_loop
 from pyramid_threaded_proxy.loop.syscalls import Receiver
-from pyramid_threaded_proxy.loop.tasks import Endpoint
 
 log = logging.getLogger("pyramid_threaded_proxy.detach")
 

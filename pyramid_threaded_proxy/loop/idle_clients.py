@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from pyramid_threaded_proxy.loop.endpoint import Endpoint, LoopOfTasks, Owner
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.tasks import Endpoint, Owner
-
-if TYPE_CHECKING:
-    from pyramid_threaded_proxy.loop.scheduler import Loop
-
 
 log = logging.getLogger("pyramid_threaded_proxy.idle_clients")
 
@@ -23,7 +18,7 @@ log = logging.getLogger("pyramid_threaded_proxy.idle_clients")
 class IdleClients(Owner):
     """Those of one loop. In its thread alone."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: LoopOfTasks) -> None:
         self._loop = loop
         # In the order in which they came.
         self._known: dict[Endpoint, tuple[Callable[[], None], float]] = {}

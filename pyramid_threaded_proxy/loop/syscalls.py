@@ -18,7 +18,7 @@ except ImportError:  # pragma: no cover: a Python that was built without libffi
     ctypes = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from pyramid_threaded_proxy.loop.tasks import Endpoint
+    from pyramid_threaded_proxy.loop.endpoint import Endpoint
 
 #: Bytes: what is longer is copied long enough for other threads to make use of the time.
 SMALL = 16 * 1024

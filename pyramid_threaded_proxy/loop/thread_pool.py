@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Pool:
+class ThreadPool:
     """Threads for what may block, started one by one as they are needed, up to `size`.
 
     `submit` may be called by any thread. The lock guards two counters and is never held while a function runs.

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, ChunkedReader, Framing
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.tasks import Endpoint, Hop, Ready, Steps, Turn
+from pyramid_threaded_proxy.loop.waits import Hop, Ready, Steps, Turn
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.transfer import (
     SMALL_READ,

@@ -14,10 +14,11 @@ from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, Framing
 from pyramid_threaded_proxy.http.head import NameTable, check_field, render_head
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.stopping import Relaying
 from pyramid_threaded_proxy.loop.syscalls import send
-from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Steps, Wait
+from pyramid_threaded_proxy.loop.waits import Ready, Steps, Wait
 from pyramid_threaded_proxy.relay.transfer import client_gone, send_to_client
 
 _REASONS = {int(status): status.phrase for status in HTTPStatus}

@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueR
 from pyramid_threaded_proxy.exchange import UpstreamAnswer
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
-from pyramid_threaded_proxy.loop.tasks import Call, Steps
+from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Client
 
 log = logging.getLogger("pyramid_threaded_proxy.own_answer")

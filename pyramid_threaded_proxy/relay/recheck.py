@@ -11,7 +11,7 @@ from typing import Any
 from pyramid_threaded_proxy.exceptions import PermissionWithdrawn
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
-from pyramid_threaded_proxy.loop.tasks import Task
+from pyramid_threaded_proxy.loop.task import Task
 
 log = logging.getLogger("pyramid_threaded_proxy.recheck")
 

@@ -32,9 +32,10 @@ from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, connection_options, render_head
 from pyramid_threaded_proxy.limits.descriptors import Descriptors
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.syscalls import receive
-from pyramid_threaded_proxy.loop.tasks import ABREAST, CHECKPOINT, Call, Endpoint, Ready, Steps
+from pyramid_threaded_proxy.loop.waits import ABREAST, CHECKPOINT, Call, Ready, Steps
 from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body_reader
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.own_answer import error_response, opening, send_response

@@ -9,9 +9,10 @@ from typing import IO, Any
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Body
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
 from pyramid_threaded_proxy.loop.syscalls import send
-from pyramid_threaded_proxy.loop.tasks import Call, Endpoint, Hop, Ready, Turn
+from pyramid_threaded_proxy.loop.waits import Call, Hop, Ready, Turn
 from pyramid_threaded_proxy.relay.transfer import Hear, Moved, send_file
 
 _READ_SIZE = 64 * 1024

@@ -14,7 +14,8 @@ from pyramid_threaded_proxy.exceptions import (
     TotalTimedOut,
 )
 from pyramid_threaded_proxy.exchange import Exchange, Fields
-from pyramid_threaded_proxy.loop.tasks import FOREVER, Ready, Steps, Wait
+from pyramid_threaded_proxy.loop.endpoint import FOREVER
+from pyramid_threaded_proxy.loop.waits import Ready, Steps, Wait
 from pyramid_threaded_proxy.relay.client import Output, StreamClient
 from pyramid_threaded_proxy.relay.recheck import Check, allows
 

@@ -20,8 +20,9 @@ from pyramid_threaded_proxy.exceptions import (
     SendTimedOut,
     UpstreamGone,
 )
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
-from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Steps, Turn
+from pyramid_threaded_proxy.loop.waits import Ready, Steps, Turn
 
 #: Bytes: a body with at least so much to go is worth a pipe, and one that is copied a hop to a mover.
 WORTH_MOVING = 64 * 1024

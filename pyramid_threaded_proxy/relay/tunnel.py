@@ -10,8 +10,9 @@ import socket
 from collections.abc import Callable
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TunnelIdle, UpstreamGone
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, RESET, WRITE
-from pyramid_threaded_proxy.loop.tasks import Endpoint, Ready, Steps
+from pyramid_threaded_proxy.loop.waits import Ready, Steps
 
 #: Bytes read at a time.
 _AT_ONCE = 64 * 1024

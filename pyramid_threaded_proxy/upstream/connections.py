@@ -22,9 +22,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseErro
 from urllib3.util import parse_url
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
+from pyramid_threaded_proxy.loop.endpoint import FOREVER, Endpoint, LoopOfTasks, Owner, TlsEndpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.scheduler import Loop
-from pyramid_threaded_proxy.loop.tasks import FOREVER, Endpoint, Owner, TlsEndpoint
 from pyramid_threaded_proxy.upstream.origin import UNIX, Origin
 from pyramid_threaded_proxy.upstream.tls import Tls, new_context, reason_of
 
@@ -143,7 +142,7 @@ class OriginPool(Owner):
     def __init__(
         self,
         origin: Origin,
-        home: Callable[[], Loop] | None,
+        home: Callable[[], LoopOfTasks] | None,
         context: Callable[[], ssl.SSLContext] | None = None,
         server_name: str | None = None,
     ) -> None:
@@ -153,7 +152,7 @@ class OriginPool(Owner):
         self._server_name = server_name
         self.name = str(origin)
         self._idle: deque[Connection] = deque()  # the one used last at the right
-        self._timed_by: Loop | None = None  # the loop that will call `on_timer`
+        self._timed_by: LoopOfTasks | None = None  # the loop that will call `on_timer`
         self._due = FOREVER  # when it will do so next
         self._known: tuple[float, list[str]] = (0.0, [])  # until when these addresses are believed
 
@@ -288,7 +287,7 @@ class OriginPool(Owner):
             if self._timed_by is not loop or len(idle) > keepalive:
                 self._look_with(loop, loop.now + _patience(connection, len(idle)))
 
-    def _look_with(self, loop: Loop, due: float) -> None:
+    def _look_with(self, loop: LoopOfTasks, due: float) -> None:
         if self._timed_by is not loop:
             self._timed_by, self._due = loop, FOREVER
         if due < self._due:
@@ -360,7 +359,7 @@ class Upstreams:
     nobody. So have exchanges that differ in what they say of TLS. The lock guards the table alone.
     """
 
-    def __init__(self, home: Callable[[], Loop]) -> None:
+    def __init__(self, home: Callable[[], LoopOfTasks]) -> None:
         self._home = home
         self._lock = threading.Lock()
         self._pid = os.getpid()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, UpstreamGone
 from pyramid_threaded_proxy.http.head import HeadReader, render_head
-from pyramid_threaded_proxy.loop.scheduler import Loop, Scheduler
+from pyramid_threaded_proxy.loop.loop import Loop
+from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, Upstreams
 
