@@ -75,7 +75,7 @@ def main(global_config, **settings):
     for view in (own, held, taken, fork):
         config.add_route(view.__name__, "/" + view.__name__)
         config.add_view(view, route_name=view.__name__)
-    detach.FIRST_REQUEST = float(settings.get("first_request", detach.FIRST_REQUEST))
+    FIRST_REQUEST = float(settings.get("first_request", FIRST_REQUEST))
     if "exit_on_sigterm" in settings:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
     return config.make_wsgi_app()

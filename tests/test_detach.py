@@ -28,8 +28,8 @@ from detaching import (
 from pyramid.config import Configurator
 from support import PATIENCE, OriginWire, echo, route, wait_until
 
-from pyramid_threaded_proxy.detach import channel as detach
-from pyramid_threaded_proxy.loop import task as tasks
+from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedChannel
+from pyramid_threaded_proxy.loop import loop as loop_module
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_lasting_channel_leaves_the_tables(origin: MakeOrigin, site: MakeSite,
     (channel,) = app.channels
     client.send(get("/r/x"))
     gate.wait_asked()
-    assert type(channel) is detach._DetachedChannel
+    assert type(channel) is DetachedChannel
     assert not channel.writable()
     wait_until(lambda: not in_tables(app, channel), "leaving the tables", timeout=2)
     gate.opened.set()
@@ -87,7 +87,7 @@ def test_a_lasting_channel_leaves_the_tables(origin: MakeOrigin, site: MakeSite,
     assert not in_tables(app, channel)
     client.send(get("/own"))
     assert body(client) == b"own"
-    assert type(channel) is detach.DetachableChannel
+    assert type(channel) is DetachableChannel
     assert in_tables(app, channel)
     client.close()
     wait_until(lambda: not app.channels, "the end of the connection")
@@ -97,7 +97,7 @@ def test_bytes_behind_an_exchange_wait(
     origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waitress's loop hears of them once, reads nothing, and is woken at the exchange's end: it sleeps an hour here."""
-    monkeypatch.setattr(tasks, "LASTING", 3600.0)  # leaving its tables would wake it as well
+    monkeypatch.setattr(loop_module, "LASTING", 3600.0)  # leaving its tables would wake it as well
     app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets, asyncore_loop_timeout=3600)
     client = app.client()
     client.send(get("/r/x"))
@@ -362,7 +362,7 @@ def test_earlier_output_goes_first(origin: MakeOrigin, site: MakeSite, sockets: 
     client.send(get("/big") + get("/r/1") + get("/own"))
     wait_until(lambda: app.engine.admission.in_flight == 1, "the detach")
     (channel,) = connections(app)
-    wait_until(lambda: type(channel) is detach._DetachedChannel, "the detach")
+    wait_until(lambda: type(channel) is DetachedChannel, "the detach")
     assert channel.total_outbufs_len > 0
     assert upstream.accepted == 0
     assert body(client) == b"x" * BIG

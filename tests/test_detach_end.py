@@ -9,7 +9,7 @@ from detaching import Gate, MakeOrigin, body, get, strangers
 from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 from waitress import wasyncore
 
-from pyramid_threaded_proxy.loop import task as tasks
+from pyramid_threaded_proxy.loop import loop as loop_module
 
 
 class Interrupt:
@@ -48,7 +48,7 @@ def test_waitress_ends_under_a_relay(
     Whatever opens the descriptor numbers that waitress has let go of is not written to.
     """
     if not lasting:
-        monkeypatch.setattr(tasks, "LASTING", 60)
+        monkeypatch.setattr(loop_module, "LASTING", 60)
     gate = Gate()
 
     def script(wire: OriginWire) -> None:

@@ -15,7 +15,8 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from webob import Request
 
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.access import install
+from pyramid_threaded_proxy.detach.channel import DetachableChannel
 
 Middleware = Callable[[Any], Any]
 
@@ -367,13 +368,13 @@ def test_a_foreign_channel_class_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
         """Somebody else's."""
 
     monkeypatch.setattr(BaseWSGIServer, "channel_class", Foreign)
-    detach.install()
+    install()
     assert BaseWSGIServer.channel_class is Foreign
 
 
 def test_install_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two applications in a process share the channel class."""
     monkeypatch.setattr(BaseWSGIServer, "channel_class", HTTPChannel)
-    detach.install()
-    detach.install()
-    assert BaseWSGIServer.channel_class is detach.DetachableChannel
+    install()
+    install()
+    assert BaseWSGIServer.channel_class is DetachableChannel

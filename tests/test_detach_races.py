@@ -26,9 +26,9 @@ from detaching import (
 from pyramid.config import Configurator
 from support import PATIENCE, echo, route, wait_until
 
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
+from pyramid_threaded_proxy.loop import loop as loop_module
 from pyramid_threaded_proxy.loop import poller
-from pyramid_threaded_proxy.loop import task as tasks
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_waitress_closes_while_a_worker_detaches(
     """
     app = site(route("r", origin(gate).url), sockets=sockets)
     entered, closed, channels = threading.Event(), threading.Event(), []
-    original, make = getattr(detach.DetachableChannel, method), detach.DetachedConnection.__init__
+    original, make = getattr(DetachableChannel, method), DetachedConnection.__init__
 
     def closing(self: Any) -> None:
         entered.set()
@@ -228,8 +228,8 @@ def test_waitress_closes_while_a_worker_detaches(
         make(self, channel)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detach.DetachableChannel, method, closing)
-        patch.setattr(detach.DetachedConnection, "__init__", making)
+        patch.setattr(DetachableChannel, method, closing)
+        patch.setattr(DetachedConnection, "__init__", making)
         client = app.client()
         client.send(get("/r/x"))
         gate.wait_asked()
@@ -290,9 +290,9 @@ def test_a_thunk_may_lock_what_another_thread_is_leaving(
     origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread that hands a thunk over holds no lock that a running thunk may want: neither waits for the other."""
-    monkeypatch.setattr(tasks, "LASTING", 0.3)
+    monkeypatch.setattr(loop_module, "LASTING", 0.3)
     pulled, running, locked = threading.Event(), threading.Event(), []
-    pull = detach.DetachedConnection._on_main_thread
+    pull = DetachedConnection._on_main_thread
 
     def pulling(self: Any, thunk: Any) -> None:
         pulled.set()
@@ -304,7 +304,7 @@ def test_a_thunk_may_lock_what_another_thread_is_leaving(
         locked.append(channel.outbuf_lock.acquire(timeout=PATIENCE))
         channel.outbuf_lock.release()
 
-    monkeypatch.setattr(detach.DetachedConnection, "_on_main_thread", pulling)
+    monkeypatch.setattr(DetachedConnection, "_on_main_thread", pulling)
     app = site(route("r", origin(gate).url), sockets=sockets)
     client = app.client()
     client.send(get("/r/x"))

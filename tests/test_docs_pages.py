@@ -18,12 +18,13 @@ from waitress.adjustments import Adjustments
 import pyramid_threaded_proxy
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.channel import MOST_EARLY
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.loop import scheduler, timers
-from pyramid_threaded_proxy.loop import task as tasks
+from pyramid_threaded_proxy.loop import timers
+from pyramid_threaded_proxy.loop.loop import MOST_ABREAST
+from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import relay, stream, transfer
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
 from pyramid_threaded_proxy.upstream import connections as upstream
@@ -158,14 +159,14 @@ def test_names_of_waitress_exist() -> None:
 def test_figures_are_those_of_the_code() -> None:
     """A figure in the text is the constant that it stands for."""
     for page, phrase in {
-        "limits.md": f"{tasks.LASTING * 1000:.0f} milliseconds",
+        "limits.md": f"{LASTING * 1000:.0f} milliseconds",
         "how-detaching-works.md": f"{transfer.WORTH_MOVING // 1024} KiB or more to go",
         "accepted-and-refused.md": f"more than {relay.MOST_INTERIM} interim answers",
     }.items():
         assert phrase in prose(page)
     assert f"{transfer.WORTH_A_HOP >> 20} MiB or more to go" in prose("how-detaching-works.md")
     for page in ("accepted-and-refused.md", "limits.md"):
-        assert f"{detach.MOST_EARLY} bytes" in prose(page)
+        assert f"{MOST_EARLY} bytes" in prose(page)
     assert "slices of half a second" in prose("how-detaching-works.md")
     assert "every\nhalf second" in prose("long-exchanges.md")
     assert stream.SLICE == 0.5
@@ -175,7 +176,7 @@ def test_figures_are_those_of_the_code() -> None:
     assert f"{defaults['keepalive']} idle connections" in prose("limits.md")
     assert (upstream.SURPLUS_SECONDS, upstream.MOST_SURPLUS) == (1.0, 4)
     assert "Four times as many are kept for one\nsecond" in prose("upstreams.md")
-    assert scheduler.MOST_ABREAST == 16
+    assert MOST_ABREAST == 16
     assert "Sixteen wait for each other at most" in prose("how-fast.md")
     assert transfer.PIPE_SIZE == 1 << 20
     assert "Its pipes hold 1 MiB" in prose("how-fast.md")

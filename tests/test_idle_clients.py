@@ -11,7 +11,8 @@ import pytest
 from detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
 from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.channel import DetachableChannel
+from pyramid_threaded_proxy.detach.server import is_busy
 
 pytestmark = pytest.mark.parametrize("sockets", [1, 2], ids=["one-socket", "two-sockets"])
 
@@ -178,8 +179,8 @@ def test_waitress_closes_it(origin: MakeOrigin, site: MakeSite, held: Held, sock
     app.on_main_thread(getattr(channel, way))
     assert client.rest() == b""
     wait_until(lambda: gone(app), "the end of the connection")
-    assert type(channel) is detach.DetachableChannel
-    assert not detach._is_busy(channel)
+    assert type(channel) is DetachableChannel
+    assert not is_busy(channel)
     client.close()
 
 
@@ -198,7 +199,7 @@ def test_the_poller_can_not_take_it(
     channel = ask(app, client)
     held.go.release()
     assert body(client) == b"x"
-    wait_until(lambda: type(channel) is detach.DetachableChannel, "coming back")
+    wait_until(lambda: type(channel) is DetachableChannel, "coming back")
     client.send(get("/own"))
     assert body(client) == b"own"
     assert not loop.idle_clients

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 import pytest
 from support import Origin, Script, Site, answering, echo, route, wait_until
 
+from pyramid_threaded_proxy.loop import loop as loop_module
 from pyramid_threaded_proxy.loop import poller as poller_module
-from pyramid_threaded_proxy.loop import scheduler
 from pyramid_threaded_proxy.loop.poller import (
     BROKEN,
     HANGUP,
@@ -163,7 +163,7 @@ def test_the_relay_lives_on_selectors(
     origin: Callable[[Script], Origin], site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a system without epoll requests, big bodies, time-outs, kept connections and clients that go work the same."""
-    monkeypatch.setattr(scheduler, "new_poller", SelectorPoller)
+    monkeypatch.setattr(loop_module, "new_poller", SelectorPoller)
     big = bytes(range(256)) * 20_000
     upstream = origin(echo)
     bodies = origin(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(big), big)))

@@ -13,7 +13,8 @@ import pytest
 from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
 from support import Wire, echo, route, wait_until
 
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.channel import _warn_of_select
+from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def fill(stack: ExitStack) -> None:
     while True:
         number = os.open(os.devnull, os.O_RDONLY)
         stack.callback(os.close, number)
-        if number >= detach.SELECT_LIMIT - 1:
+        if number >= SELECT_LIMIT - 1:
             return
 
 
@@ -39,7 +40,7 @@ def test_a_descriptor_that_select_cannot_take(
     origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A connection numbered 1024 or above is closed at once and said once; waitress and its connections go on."""
-    detach._warn_of_select.cache_clear()
+    _warn_of_select.cache_clear()
     app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets)
     client = app.client()
     client.send(get("/r/1"))
@@ -75,7 +76,7 @@ def test_poll_takes_any_descriptor(
         client.send(get("/r/1") + get("/own"))
         assert body(client).startswith(b"GET /1 ")
         assert body(client) == b"own"
-        assert {channel._fileno >= detach.SELECT_LIMIT for channel in connections(app)} == {True}
+        assert {channel._fileno >= SELECT_LIMIT for channel in connections(app)} == {True}
         client.close()
         wait_until(lambda: not connections(app), "the end of all connections")
     assert not [text for text in caplog.messages if "asyncore_use_poll" in text]

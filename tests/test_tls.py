@@ -24,7 +24,7 @@ from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, 
 from waitress import wasyncore
 
 from pyramid_threaded_proxy import SettingsError
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.upstream.connections import Upstreams, split_url
@@ -420,7 +420,7 @@ def test_probes_over_tls(tls_origin: MakeTls, authority: Authority, site: MakeSi
 
 def test_an_application_behind_a_tls_listener_is_left_alone(stack: ExitStack, authority: Authority) -> None:
     """Waitress was given a socket that speaks TLS: what is received there is read through it, and never past it."""
-    detach.install()
+    install()
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Length", "3")])

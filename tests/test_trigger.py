@@ -10,13 +10,13 @@ import pytest
 from support import wait_until
 from waitress.trigger import trigger as WaitressTrigger
 
-from pyramid_threaded_proxy.detach.channel import _make_ours
+from pyramid_threaded_proxy.detach.trigger import make_ours
 
 
 @pytest.fixture
 def trigger() -> Iterator[WaitressTrigger]:
     made = WaitressTrigger({})
-    _make_ours(made)
+    make_ours(made)
     yield made
     made.close()
 

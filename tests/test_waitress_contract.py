@@ -27,7 +27,7 @@ from waitress.server import BaseWSGIServer
 from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
 
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel, _Finished, _run_epilogue
 
 HERE = Path(__file__).parent
 RELEASES = ["3.0.0", "3.0.1", "3.0.2"]
@@ -208,16 +208,16 @@ def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -
         return seen
 
     def stocks() -> None:
-        channel.task_class = detach._Finished
+        channel.task_class = _Finished
         HTTPChannel.service(channel)
 
     channel.unwatched = True
     assert (channel.request, channel.current_outbuf_count) == (None, 0)
     expected = ended(stocks)
     assert expected == ({"last_activity": float}, 1, [], True)
-    assert ended(lambda: detach._run_epilogue(channel, close=False)) == expected
+    assert ended(lambda: _run_epilogue(channel, close=False)) == expected
     counts = []
-    for end in (stocks, lambda: detach._run_epilogue(channel, close=False)):
+    for end in (stocks, lambda: _run_epilogue(channel, close=False)):
         channel.current_outbuf_count = 5
         ended(end)
         counts.append(channel.current_outbuf_count)
@@ -228,10 +228,10 @@ def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_channel_has_its_values_itself() -> None:
     """None that its class gives is looked up there, neither waitress's nor ours; what has changed has stayed."""
-    made = Stock(detach.DetachableChannel)
+    made = Stock(DetachableChannel)
     try:
         own = vars(made.channel)
-        assert {"will_close", "total_outbufs_len", "handover", "unread"} <= detach._DEFAULTS.keys() <= own.keys()
+        assert {"will_close", "total_outbufs_len", "handover", "unread"} <= _DEFAULTS.keys() <= own.keys()
         assert own["connected"] is True
         assert own["addr"] is not None
     finally:
@@ -246,10 +246,10 @@ def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
     }  # fmt: skip
     assert not HTTPChannel.readable(stock.channel)  # its request is in work
     stock.channel.unread = False
-    assert detach.DetachableChannel.readable(stock.channel)
+    assert DetachableChannel.readable(stock.channel)
     for name in ("will_close", "close_when_flushed", "total_outbufs_len"):
         setattr(stock.channel, name, 1)
-        assert not detach.DetachableChannel.readable(stock.channel)
+        assert not DetachableChannel.readable(stock.channel)
         setattr(stock.channel, name, 0)
 
 
@@ -425,7 +425,7 @@ def test_a_detach_leaves_an_ordinary_task(origin: MakeOrigin, site: MakeSite, so
         assert body(client) == b"own"
         assert body(client).startswith(b"GET /x ")
     (channel,) = connections(app)
-    wait_until(lambda: type(channel) is detach.DetachableChannel, "the give-back")
+    wait_until(lambda: type(channel) is DetachableChannel, "the give-back")
     client.close()
 
 

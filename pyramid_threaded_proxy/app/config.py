@@ -41,7 +41,7 @@ from pyramid_threaded_proxy.app.routes import (
     request_policy,
 )
 from pyramid_threaded_proxy.app.views import ProxyView
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.target import UpstreamPattern
@@ -66,7 +66,7 @@ def include(config: Configurator) -> None:
     """What ``config.include("pyramid_threaded_proxy")`` does: nothing is started by it."""
     settings = load_settings(config.registry.settings or {}, _path)
     config.registry[ENGINE] = Engine(config.registry, settings.process)
-    detach.install()
+    install()
     config.add_directive("add_proxy_route", add_proxy_route)
     config.add_request_method(RequestMethod(proxy_fetch), "proxy_fetch")
     config.add_request_method(RequestMethod(proxy_forward), "proxy_forward")

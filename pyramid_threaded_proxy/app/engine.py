@@ -57,7 +57,8 @@ class Engine:
         self.routes: dict[str, Route] = {}
         self.probes = Probes(self.scheduler, self.upstreams, self._tell_change)
         self._said_streaming = False
-        self._joined: LoopOfTasks | None = None  # the loop in whose time this process was told to let exchanges end at a stop
+        # The loop in whose time this process was told to let exchanges end at a stop.
+        self._joined: LoopOfTasks | None = None
 
     def relay(self, fetch: Fetch, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""

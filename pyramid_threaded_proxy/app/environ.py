@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from pyramid_threaded_proxy.app.routes import escaped_path
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.access import channel_of, request_body, url_prefix
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
@@ -37,7 +37,7 @@ def raw_target(environ: Environ) -> tuple[str, str | None]:
         path = escaped_path(script_name + path_info) or "/"
         return split_target(path if query is None else f"{path}?{query}")
     path, query = split_target(raw)
-    if script_name and script_name == detach.url_prefix(environ) and public_path_matches(path, path_info, ""):
+    if script_name and script_name == url_prefix(environ) and public_path_matches(path, path_info, ""):
         # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
         path = escaped_path(script_name) + path
     if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
@@ -60,9 +60,9 @@ def client_body(environ: Environ, max_body: int | None) -> Body | None:
     Raises `BodyTooLarge` when it is larger than `max_body` bytes.
     """
     file = environ["wsgi.input"]
-    channel = detach.channel_of(environ)
+    channel = channel_of(environ)
     if channel is not None:
-        received, length = detach.request_body(channel)
+        received, length = request_body(channel)
         # Only while nobody has put another one in its place: what was looked at is what is sent.
         if received is file:
             _check_size(length, max_body)

@@ -24,7 +24,7 @@ from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import check_message, client_body, given_body, log_values
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import AnswerPolicy, Fetch, RequestPolicy, Route
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.access import channel_of, peer, sent_method
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
@@ -156,7 +156,7 @@ def asked_protocols(request: Request, sending: RequestPolicy, body: Body | None)
     asked = environ.get("HTTP_UPGRADE")
     if not asked or not sending.upgrade or body is not None or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return ()
-    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or not detach.channel_of(environ):
+    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or not channel_of(environ):
         return ()
     allowed = [name for word in asked.split(",") if (name := word.strip(" \t").lower()) in sending.upgrade]
     if allowed:
@@ -196,10 +196,10 @@ def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix
     if sending.via:
         fields.append(("Via", sending.via))
     if sending.forwarded != "none":
-        peer, trusted = detach.peer(environ)
+        address, trusted = peer(environ)
         fields += forwarded_fields(
             sending.forwarded,
-            peer=peer,
+            peer=address,
             host=client_host or request.host,
             scheme=environ["wsgi.url_scheme"],
             mount=prefix,
@@ -264,7 +264,7 @@ def finish(
             exchange,
             origin,
             answering,
-            head_only=detach.sent_method(request.environ) == "HEAD",
+            head_only=sent_method(request.environ) == "HEAD",
             accept=request.environ.get("HTTP_ACCEPT", ""),
             public_url=public_url(request),
             mount=mount,

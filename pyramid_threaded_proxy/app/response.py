@@ -15,7 +15,9 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.routes import Fetch
-from pyramid_threaded_proxy.detach import channel as detach
+from pyramid_threaded_proxy.detach.access import at_task_end, channel_of, descriptor_of, offer
+from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
+from pyramid_threaded_proxy.detach.task import new_status
 from pyramid_threaded_proxy.events import ExchangeStarted
 from pyramid_threaded_proxy.exceptions import (
     DescriptorsExhausted,
@@ -86,7 +88,7 @@ class ProxyResponse(Response):
         known = environ.get(PLACE)
         earlier = known() if known is not None else None
         place = fetch.place or earlier
-        channel = detach.channel_of(environ)
+        channel = channel_of(environ)
         if place is None or not place.held:
             exchange = fetch.exchange
             try:
@@ -99,15 +101,15 @@ class ProxyResponse(Response):
         if place is not earlier:
             environ[PLACE] = weakref.ref(place)  # weak: an environ is often part of a cycle, and so dies late
             if channel is not None:
-                detach.at_task_end(channel, place.release)
+                at_task_end(channel, place.release)
         is_new, fetch.place = fetch.place is None, place
         registry = self._engine.registry
         if is_new and registry.has_listeners:
             registry.notify(ExchangeStarted(fetch.exchange))
 
-    def _check_descriptors(self, channel: detach.DetachableChannel) -> None:
+    def _check_descriptors(self, channel: DetachableChannel) -> None:
         """The client's own socket tells how many are open."""
-        number, with_select = detach.descriptor_of(channel)
+        number, with_select = descriptor_of(channel)
         if with_select:
             self._engine.descriptors.with_select()
         try:
@@ -134,12 +136,12 @@ class ProxyResponse(Response):
                 return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
         self._fetch = None
         environ.pop(PLACE, None)  # it is this exchange's: middleware may call the application again
-        channel = detach.channel_of(environ)
+        channel = channel_of(environ)
         if channel is None:
             fetch.application_fields = fields
             return self._engine.stream(fetch).start(start_response)
         handover = _Handover(self._engine, fetch)
-        detach.offer(channel, handover)
+        offer(channel, handover)
         start_response(handover.status, fields)
         return ()
 
@@ -171,9 +173,9 @@ class _Handover:
     def __init__(self, engine: Engine, fetch: Fetch) -> None:
         self._engine = engine
         self._fetch = fetch
-        self.status = detach.new_status()
+        self.status = new_status()
 
-    def take(self, channel: detach.DetachedConnection, fields: Fields) -> None:
+    def take(self, channel: DetachedConnection, fields: Fields) -> None:
         if fields:
             self._fetch.application_fields = [field for field in fields if _can_be_sent(field)]
         self._engine.relay(self._fetch, channel)

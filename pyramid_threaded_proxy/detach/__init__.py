@@ -1,1 +1,26 @@
-"""Waitress's channel: taken out of waitress's hands for an exchange, and given back."""
+"""Waitress's channel: taken out of waitress's hands for an exchange, and given back.
+
+The one room that knows waitress's inside. What it relies on, beyond the documented API, in waitress 3.x:
+
+* ``BaseWSGIServer.channel_class``, ``HTTPChannel.task_class`` and ``parser_class``;
+  ``environ["waitress.client_disconnected"]`` is a method bound to the live channel;
+* ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped; what that does),
+  ``requests``, ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``current_outbuf_count``,
+  ``_flush_some`` (sends with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
+  ``server``, ``adj``, ``addr``, ``will_close``, ``close_when_flushed``, ``readable`` (what it looks at),
+  ``handle_read`` (reads with ``recv``), ``handle_close``, ``close``;
+* ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,
+  ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``);
+* ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
+  its ``_physical_pull``, ``recv`` (before the thunks), ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
+  ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;
+* of a process that stops: ``wasyncore.loop``, ``wasyncore.dispatcher.close``; ``BaseWSGIServer``: ``socket``,
+  ``readable``, ``handle_accept``, ``adj.backlog``, ``task_dispatcher`` (``queue``, ``active_count``); the trigger's
+  ``handle_read`` (KeyboardInterrupt that is raised behind its thunks ends the loop); ``HTTPChannel``: ``request`` (one
+  that is partly received), ``creation_time``, ``last_activity`` (the same until something is received);
+* ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
+  ``connection_close``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request,
+  and stops where it is told that all bytes were taken.
+
+``tests/test_waitress_contract.py`` fails the day one of these changes.
+"""

@@ -1,33 +1,10 @@
-"""Waitress's channel: taken out of waitress's hands for an exchange, and given back.
+"""A channel that can be detached, the same one while it is, and the relay's handle on it.
 
-The one module that knows waitress's inside. What it relies on, beyond the documented API, in waitress 3.x:
-
-* ``BaseWSGIServer.channel_class``, ``HTTPChannel.task_class`` and ``parser_class``;
-  ``environ["waitress.client_disconnected"]`` is a method bound to the live channel;
-* ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped; what that does),
-  ``requests``, ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``current_outbuf_count``,
-  ``_flush_some`` (sends with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
-  ``server``, ``adj``, ``addr``, ``will_close``, ``close_when_flushed``, ``readable`` (what it looks at),
-  ``handle_read`` (reads with ``recv``), ``handle_close``, ``close``;
-* ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,
-  ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``);
-* ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
-  its ``_physical_pull``, ``recv`` (before the thunks), ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
-  ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;
-* of a process that stops: ``wasyncore.loop``, ``wasyncore.dispatcher.close``; ``BaseWSGIServer``: ``socket``,
-  ``readable``, ``handle_accept``, ``adj.backlog``, ``task_dispatcher`` (``queue``, ``active_count``); the trigger's
-  ``handle_read`` (KeyboardInterrupt that is raised behind its thunks ends the loop); ``HTTPChannel``: ``request`` (one
-  that is partly received), ``creation_time``, ``last_activity`` (the same until something is received);
-* ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
-  ``connection_close``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request,
-  and stops where it is told that all bytes were taken.
-
-``tests/test_waitress_contract.py`` fails the day one of these changes.
-
-While nothing is detached a channel is waitress's own but for ``service``, ``readable``, the rare ``handle_close`` and
-``close``, and what it does with bytes behind a request that asks for an upgrade: those are kept, and never run. While
-its exchange is in the relay, and while it waits there behind one that lasted, its class is `_DetachedChannel`, which
-waitress's main thread neither reads, writes, times out nor closes.
+They are one state machine, which is why they stay together. While nothing is detached a channel is waitress's own but
+for ``service``, ``readable``, the rare ``handle_close`` and ``close``, and what it does with bytes behind a request
+that asks for an upgrade: those are kept, and never run. While its exchange is in the relay, and while it waits there
+behind one that lasted, its class is `DetachedChannel`, which waitress's main thread neither reads, writes, times out
+nor closes.
 """
 
 from __future__ import annotations
@@ -37,139 +14,28 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
-from types import FrameType
-from typing import IO, Any, Protocol
+from typing import Any
 
-from waitress import wasyncore
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
-from waitress.server import BaseWSGIServer
-from waitress.task import WSGITask
-from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy.detach.server import WaitressLoop
+from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
+from pyramid_threaded_proxy.detach.trigger import make_ours
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.loop import current_loop
-from pyramid_threaded_proxy.loop.poller import READ, wait_for
-from pyramid_threaded_proxy.loop.syscalls import Receiver
 
 log = logging.getLogger("pyramid_threaded_proxy.detach")
 
 #: Bytes that a client may send behind a request for an upgrade, before that is answered.
 MOST_EARLY = 256 * 1024
-#: Seconds that a new connection's first request may be under way when the process is told to stop.
-FIRST_REQUEST = 1.0
 #: SO_LINGER for a close that resets the connection: the peer can't take what it has for a whole answer.
 _RESET = struct.pack("ii", 1, 0)
-
-
-def new_status() -> str:
-    """The status that waitress is told for a response that stands for a detach.
-
-    It is recognised by its identity: middleware that answers anew gives another one. A string made at run time is an
-    object of its own; a subclass of str would be refused by waitress before 3.0.2.
-    """
-    return " ".join(("200", "OK"))
-
-
-class Handover(Protocol):
-    """What a response leaves on the channel that it was called for."""
-
-    status: str  # from `new_status`
-
-    def take(self, channel: DetachedConnection, fields: Fields) -> None:
-        """The channel is detached: relay. `fields` are those that waitress was given for the answer."""
-
-    def abandon(self) -> None:
-        """The task ended otherwise: nothing was detached, and nothing will be sent upstream."""
-
-
-class _Detach(BaseException):
-    """Ends waitress's task in place of an answer. A BaseException: waitress's channel catches Exception alone."""
-
-    def __init__(self, handover: Handover, fields: Fields) -> None:
-        self.handover = handover
-        self.fields = fields
-
-
-class _Parser(HTTPRequestParser):
-    """A request that asks for another protocol keeps what comes behind it: those bytes may not be HTTP any more.
-
-    Stock waitress would read them as the next request and run it, even where the upgrade is denied. Fed by waitress's
-    main thread.
-    """
-
-    asks_upgrade = False
-    early = b""
-
-    def received(self, data: bytes) -> int:
-        taken: int = HTTPRequestParser.received(self, data)
-        if self.asks_upgrade and self.completed and taken < len(data):
-            self.early += data[taken:]
-            return len(data)
-        return taken
-
-    def parse_header(self, header_plus: bytes) -> None:
-        HTTPRequestParser.parse_header(self, header_plus)
-        headers = self.headers
-        self.asks_upgrade = "UPGRADE" in headers
-        if self.body_rcv is None:
-            # waitress would answer 100 and take the next request for the rest of this one (RFC 9110 10.1.1).
-            self.expect_continue = False
-        if self.chunked and "CONTENT_LENGTH" in headers:
-            # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1).
-            self.connection_close = True
-
-
-class _Task(WSGITask):
-    """A task that can end with a detach. Lives in one waitress worker thread."""
-
-    def service(self) -> None:
-        channel = self.channel
-        try:
-            WSGITask.service(self)
-            if self.request.asks_upgrade:
-                self.close_on_finish = True
-        except _Detach:
-            channel.handover, channel.task_ends = None, ()
-            raise
-        finally:
-            # Before the channel's epilogue: after it the next request may run in another thread.
-            if channel.task_ends:
-                _end_task(channel)
-
-    def finish(self) -> None:
-        handover = self.channel.handover
-        if handover is not None and self.status is handover.status and not self.wrote_header:
-            raise _Detach(handover, self.response_headers)
-        if self.request.asks_upgrade:
-            self.set_close_on_finish()
-        WSGITask.finish(self)
-
-    def build_response_header(self) -> bytes:
-        if _is_last(self.channel):
-            self.request.headers["CONNECTION"] = "close"
-        head: bytes = WSGITask.build_response_header(self)
-        return head
-
-
-def _end_task(channel: Any) -> None:
-    handover, channel.handover = channel.handover, None
-    ends, channel.task_ends = channel.task_ends, ()
-    if handover is not None:
-        handover.abandon()
-    for end in ends:
-        end()
-
-
-def _is_last(channel: Any) -> bool:
-    """Whether the process stops, and the client has sent no request behind the present one."""
-    return channel.server.trigger.stopping and len(channel.requests) <= 1
 
 
 class DetachableChannel(HTTPChannel):
@@ -178,8 +44,8 @@ class DetachableChannel(HTTPChannel):
     `handover` and `task_ends` are touched by the one worker thread that runs its task; all else as in waitress.
     """
 
-    parser_class = _Parser
-    task_class = _Task
+    parser_class = Parser
+    task_class = Task
     handover: Handover | None = None
     task_ends: tuple[Callable[[], None], ...] = ()
     unasked = True  # main thread: not in its poll yet; what it hears is of an earlier connection with this number
@@ -195,10 +61,19 @@ class DetachableChannel(HTTPChannel):
         """Main thread, for a new connection. One that `select` can't take would end waitress's loop: it is closed."""
         HTTPChannel.__init__(self, server, sock, addr, adj, map)
         self.__dict__ = {**_DEFAULTS, **self.__dict__}
-        _make_ours(server.trigger)
+        make_ours(server.trigger)
         if self._fileno >= SELECT_LIMIT and not adj.asyncore_use_poll:
             self.close()
             _warn_of_select()
+
+    @property
+    def state(self) -> str:
+        """Who has the connection: ``waitress``, the ``relay``, which may keep it ``idle``, or nobody (``closed``)."""
+        return "closed" if self._fileno is None else "waitress"
+
+    def __repr__(self) -> str:
+        said = [name for name in _FLAGS if getattr(self, name)]
+        return f"<{type(self).__name__} {self.addr} {', '.join([self.state, *said])}>"
 
     def received(self, data: bytes) -> bool:
         """Main thread. What comes behind a request for an upgrade stays raw, and is never run."""
@@ -249,7 +124,7 @@ class DetachableChannel(HTTPChannel):
         """Run one request in a worker thread."""
         try:
             HTTPChannel.service(self)
-        except _Detach as detach:
+        except Detach as detach:
             self._detach(detach.handover, detach.fields)
 
     def _detach(self, handover: Handover, fields: Fields) -> None:
@@ -258,7 +133,7 @@ class DetachableChannel(HTTPChannel):
         with self.outbuf_lock:
             if self.connected:
                 connection = DetachedConnection(self)
-                self.__class__ = _DetachedChannel
+                self.__class__ = DetachedChannel
         if connection is not None:
             try:
                 handover.take(connection, fields)
@@ -288,6 +163,7 @@ class DetachableChannel(HTTPChannel):
                 self.close()
 
 
+_FLAGS = ("unasked", "spoiled", "unread", "unwatched", "asked_out", "hung_up", "loop_ended")
 #: What a channel's attributes begin with. Each channel has them in a dict of its own: CPython reads a default from a
 #: class, and any attribute of an object whose class was changed, four times as slowly.
 _DEFAULTS = {
@@ -297,67 +173,25 @@ _DEFAULTS = {
 }
 
 
-class _Trigger(Trigger):
-    """Waitress's trigger, made safe for threads that outlive its loop.
-
-    Stock waitress writes to the number of its pipe even after that was closed, when it may be another's.
-    """
-
-    pulled = False
-    guard: threading.Lock  # so that the pipe is not closed while it is written to
-    away: set[DetachableChannel]  # main thread: those out of waitress's tables, of all servers in its loop
-    receiver: Receiver  # main thread
-    stopping = False  # the process stops: connections end with their present answer
-    look: Callable[[], None] | None = None  # what a stop does at each turn
-
-    def _physical_pull(self) -> None:
-        if self.pulled:
-            return  # the main thread has not looked yet, and will see this one's reason too
-        with self.guard:
-            if not self.pulled and not self._closed:
-                self.pulled = True
-                Trigger._physical_pull(self)
-
-    def recv(self, size: int) -> bytes:
-        """Main thread. Cleared behind the read, which may take a later pull's byte too, and before anything is done."""
-        try:
-            return bytes(Trigger.recv(self, size))
-        finally:
-            self.pulled = False
-
-    def handle_read(self) -> None:
-        Trigger.handle_read(self)
-        if self.look is not None:  # not a thunk: what those raise is swallowed, and it may end the loop
-            self.look()
-
-    def close(self) -> None:
-        """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""
-        with self.guard:
-            Trigger.close(self)
-        for channel in list(self.away):
-            if channel.server.trigger is self:
-                channel.close()
-
-
-def _make_ours(trigger: Any) -> None:
-    if type(trigger) is not _Trigger:
-        others = [entry.away for entry in trigger._map.values() if type(entry) is _Trigger]
-        trigger.guard, trigger.away, trigger.receiver = threading.Lock(), (*others, set())[0], Receiver()
-        trigger.__class__ = _Trigger
-
-
 @cache
 def _warn_of_select() -> None:
     """Once in a process is enough: there will be many."""
-    log.warning("a new connection was closed: select() can't take descriptors from %d on; set waitress's "
-                "asyncore_use_poll = true", SELECT_LIMIT)
+    log.warning(
+        "a new connection was closed: select() can't take descriptors from %d on; set waitress's "
+        "asyncore_use_poll = true",
+        SELECT_LIMIT,
+    )
 
 
-class _DetachedChannel(DetachableChannel):
+class DetachedChannel(DetachableChannel):
     """A channel whose connection the relay owns: for an exchange, or to wait for the next request behind a long one.
 
     Waitress's main thread learns that bytes came, and does nothing.
     """
+
+    @property
+    def state(self) -> str:
+        return "relay" if self.claim is None else "idle"
 
     def readable(self) -> bool:
         self.unwatched = True
@@ -377,7 +211,7 @@ class _DetachedChannel(DetachableChannel):
 
     def handle_close(self) -> None:
         with self.outbuf_lock:
-            if type(self) is not _DetachedChannel:  # given back while this thread waited for the lock
+            if type(self) is not DetachedChannel:  # given back while this thread waited for the lock
                 return self.handle_close()
             self.hung_up = self.unread = True
             claim = self.claim
@@ -387,7 +221,7 @@ class _DetachedChannel(DetachableChannel):
     def close(self) -> None:
         """Waitress's loop is over, and its server closes all channels."""
         with self.outbuf_lock:
-            if type(self) is not _DetachedChannel:
+            if type(self) is not DetachedChannel:
                 return self.close()
             self.hung_up = self.loop_ended = True
             claim = self.claim
@@ -427,7 +261,7 @@ class DetachedConnection:
     @property
     def keep_alive(self) -> bool:
         """Whether another request can come. Until the head is written: the process may be told to stop."""
-        return self._keep_alive and not _is_last(self._channel)
+        return self._keep_alive and not is_last(self._channel)
 
     def pending_output(self) -> bool:
         """Write what waitress still had to send, a pipelined predecessor's answer; whether some is left.
@@ -454,7 +288,7 @@ class DetachedConnection:
 
     def join_stop(self, relay: stopping.Relaying) -> None:
         """When the process is told to stop, it lets the exchanges of `relay` end first."""
-        loop = ServerLoop(self._channel)
+        loop = WaitressLoop(self._channel)
         self._on_main_thread(lambda: stopping.join(loop, relay))
 
     def last(self) -> None:
@@ -471,7 +305,7 @@ class DetachedConnection:
             if fd is None or channel.loop_ended:  # closed, or nobody's business any more
                 away.discard(channel)
                 return
-            detached = type(channel) is _DetachedChannel
+            detached = type(channel) is DetachedChannel
             channel.asked_out = detached
             (away.add if detached else away.discard)(channel)
             if channel.will_close and not detached:  # not when it can be written to: that may be never
@@ -591,145 +425,3 @@ def _run_epilogue(channel: DetachableChannel, close: bool) -> None:
         return
     channel.task_class = _FinishedLast if close else _Finished  # type: ignore[assignment]
     HTTPChannel.service(channel)
-
-
-class ServerLoop:
-    """Waitress's loop, with all the sockets that it listens on (`stopping.Loop`)."""
-
-    def __init__(self, channel: DetachableChannel) -> None:
-        self._map = channel._map
-        self._trigger = channel.server.trigger
-        self._servers: list[Any] = []
-
-    def runs(self, frame: FrameType | None) -> bool:
-        while frame is not None and frame.f_code is not wasyncore.loop.__code__:
-            frame = frame.f_back
-        return frame is not None
-
-    def look_with(self, look: Callable[[], None]) -> None:
-        self._trigger.look = look
-        # Whether it was pulled is not asked: the main thread may have been interrupted behind its look.
-        if not self._trigger._closed:
-            Trigger._physical_pull(self._trigger)
-
-    def wake(self) -> None:
-        self._trigger.pull_trigger()
-
-    def stop_listening(self) -> None:
-        self._servers = [entry for entry in self._map.values() if isinstance(entry, BaseWSGIServer)]
-        for server in self._servers:
-            _make_ours(server.trigger)
-            server.trigger.stopping = True
-        for server in self._servers:
-            _accept_waiting(server)
-        # Behind the last accept: a connection that got the number of one would be taken for it in this turn.
-        for server in self._servers:
-            wasyncore.dispatcher.close(server)
-
-    def busy(self) -> bool:
-        for server in self._servers:
-            dispatcher = server.task_dispatcher
-            if dispatcher.queue or dispatcher.active_count > 0:
-                return True
-            if any(map(_is_busy, [*server.active_channels.values(), *server.trigger.away])):
-                return True
-        return False
-
-
-def _accept_waiting(server: Any) -> None:
-    """Take the connections that clients have made: closing the socket resets them, if no other process has it."""
-    for _ in range(server.adj.backlog):
-        if not server.readable() or wait_for({server.socket.fileno(): READ}, 0)[1] == 0:
-            return
-        server.handle_accept()
-
-
-def _is_busy(channel: Any) -> bool:
-    """Whether closing the connection would cost its client an answer. Main thread."""
-    if channel._fileno is None:
-        return False
-    if (type(channel) is _DetachedChannel and channel.claim is None) or channel.requests or channel.request:
-        return True
-    if channel.total_outbufs_len:
-        return True
-    if channel.last_activity == channel.creation_time and time.time() - channel.creation_time < FIRST_REQUEST:
-        return True
-    try:
-        return bool(channel.socket.recv(1, socket.MSG_PEEK))
-    except OSError:
-        return False
-
-
-def install() -> None:
-    """Have servers that start from now on make channels that can be detached."""
-    if BaseWSGIServer.channel_class is HTTPChannel:
-        BaseWSGIServer.channel_class = DetachableChannel
-
-
-def channel_of(environ: Mapping[str, Any]) -> DetachableChannel | None:
-    """The live channel that this request came on, if it can be detached. Worker threads."""
-    try:
-        channel = environ["waitress.client_disconnected"].__self__
-    except (KeyError, AttributeError):
-        return None
-    return channel if type(channel) is DetachableChannel else None
-
-
-def offer(channel: DetachableChannel, handover: Handover) -> None:
-    """Leave `handover` on the channel; the task that runs on it takes it up, or abandons it, when it ends."""
-    if channel.handover is not None:
-        channel.handover.abandon()
-    channel.handover = handover
-    channel.task_ends = channel.task_ends or (_nothing,)
-
-
-def at_task_end(channel: DetachableChannel, end: Callable[[], None]) -> None:
-    """Call `end` when the task that runs on the channel ends without a detach. In the task's worker thread."""
-    channel.task_ends = (*channel.task_ends, end)
-
-
-def _nothing() -> None:
-    """Marks a task that has something to look after."""
-
-
-def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
-    """The number of the client's socket, -1 when it is closed; and whether waitress's loop uses `select`."""
-    number = channel._fileno
-    return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
-
-
-def url_prefix(environ: Mapping[str, Any]) -> str:
-    """The prefix that waitress was told its URLs have; "" where there is none."""
-    channel = channel_of(environ)
-    return str(channel.adj.url_prefix) if channel is not None else ""
-
-
-def sent_method(environ: Mapping[str, Any]) -> str:
-    """The method that the client sent, whatever became of it since: it decides whether an answer has a body."""
-    channel = channel_of(environ)
-    return str(channel.requests[0].command if channel is not None else environ["REQUEST_METHOD"])
-
-
-def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:
-    """The received request body, from its beginning, and its length: whatever the application has read of it."""
-    request = channel.requests[0]
-    receiver = request.body_rcv
-    return request.get_body_stream(), len(receiver) if receiver is not None else 0
-
-
-_NOTHING: frozenset[str] = frozenset()
-
-
-def peer(environ: Mapping[str, Any]) -> tuple[str | None, frozenset[str]]:
-    """The connection's other end: its address, before any trusted field replaced it, and what it is trusted with.
-
-    That is the lower-case names of forwarded fields. A Unix socket's end has no address.
-    """
-    channel: Any = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
-    if channel is None:
-        return environ.get("REMOTE_ADDR"), _NOTHING
-    adj, address, trusted = getattr(channel, "adj", None), channel.addr[0], _NOTHING
-    if adj is not None and adj.trusted_proxy and adj.trusted_proxy in ("*", address):
-        # waitress knows no X-Forwarded-Prefix: a trusted peer is trusted with it.
-        trusted = frozenset(adj.trusted_proxy_headers or ()) | {"x-forwarded-prefix"}
-    return None if channel.addr[1] is None else str(address), trusted

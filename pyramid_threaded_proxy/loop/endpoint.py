@@ -53,6 +53,13 @@ class Owner(Protocol):
         """The poller saw `events`. Runs in the thread of the endpoint's loop."""
 
 
+class Taking(Protocol):
+    """What a loop receives with (`syscalls.Receiver`)."""
+
+    def take(self, sock: socket.socket) -> bytes | None:
+        """What has come, None where nothing can be taken this way."""
+
+
 class LoopOfTasks(Protocol):
     """What tasks, waits and owners of sockets see of their `loop.Loop`. Its thread alone, but for `post`."""
 
@@ -60,7 +67,7 @@ class LoopOfTasks(Protocol):
     heard: float
     abreast: list[Any]
     thread: threading.Thread
-    receiver: Any  # a `syscalls.Receiver`
+    receiver: Taking
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have ``function(*arguments)`` run in the loop's thread. Any thread."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid_threaded_proxy.exceptions import RelayFailed
-from pyramid_threaded_proxy.loop.endpoint import Endpoint, Owner
+from pyramid_threaded_proxy.loop.endpoint import Endpoint, Owner, Taking
 from pyramid_threaded_proxy.loop.idle_clients import IdleClients
 from pyramid_threaded_proxy.loop.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
 from pyramid_threaded_proxy.loop.syscalls import Receiver
@@ -104,7 +104,7 @@ class Loop:
         #: When the sockets were asked whose every event has been dealt with; 0 while that is under way.
         self.heard = 0.0
         #: For what the tasks here receive, in this loop's thread.
-        self.receiver = Receiver()
+        self.receiver: Taking = Receiver()
         #: Clients' connections that wait here for their next request.
         self.idle_clients = IdleClients(self)
         self.dead = False

@@ -1,0 +1,87 @@
+"""What the application asks of the live channel: worker threads, while the request runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+
+from pyramid_threaded_proxy.detach.channel import DetachableChannel
+from pyramid_threaded_proxy.detach.task import Handover
+
+
+def install() -> None:
+    """Have servers that start from now on make channels that can be detached."""
+    if BaseWSGIServer.channel_class is HTTPChannel:
+        BaseWSGIServer.channel_class = DetachableChannel
+
+
+def channel_of(environ: Mapping[str, Any]) -> DetachableChannel | None:
+    """The live channel that this request came on, if it can be detached. Worker threads."""
+    try:
+        channel = environ["waitress.client_disconnected"].__self__
+    except (KeyError, AttributeError):
+        return None
+    return channel if type(channel) is DetachableChannel else None
+
+
+def offer(channel: DetachableChannel, handover: Handover) -> None:
+    """Leave `handover` on the channel; the task that runs on it takes it up, or abandons it, when it ends."""
+    if channel.handover is not None:
+        channel.handover.abandon()
+    channel.handover = handover
+    channel.task_ends = channel.task_ends or (_nothing,)
+
+
+def at_task_end(channel: DetachableChannel, end: Callable[[], None]) -> None:
+    """Call `end` when the task that runs on the channel ends without a detach. In the task's worker thread."""
+    channel.task_ends = (*channel.task_ends, end)
+
+
+def _nothing() -> None:
+    """Marks a task that has something to look after."""
+
+
+def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
+    """The number of the client's socket, -1 when it is closed; and whether waitress's loop uses `select`."""
+    number = channel._fileno
+    return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
+
+
+def url_prefix(environ: Mapping[str, Any]) -> str:
+    """The prefix that waitress was told its URLs have; "" where there is none."""
+    channel = channel_of(environ)
+    return str(channel.adj.url_prefix) if channel is not None else ""
+
+
+def sent_method(environ: Mapping[str, Any]) -> str:
+    """The method that the client sent, whatever became of it since: it decides whether an answer has a body."""
+    channel = channel_of(environ)
+    return str(channel.requests[0].command if channel is not None else environ["REQUEST_METHOD"])
+
+
+def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:
+    """The received request body, from its beginning, and its length: whatever the application has read of it."""
+    request = channel.requests[0]
+    receiver = request.body_rcv
+    return request.get_body_stream(), len(receiver) if receiver is not None else 0
+
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+def peer(environ: Mapping[str, Any]) -> tuple[str | None, frozenset[str]]:
+    """The connection's other end: its address, before any trusted field replaced it, and what it is trusted with.
+
+    That is the lower-case names of forwarded fields. A Unix socket's end has no address.
+    """
+    channel: Any = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
+    if channel is None:
+        return environ.get("REMOTE_ADDR"), _NOTHING
+    adj, address, trusted = getattr(channel, "adj", None), channel.addr[0], _NOTHING
+    if adj is not None and adj.trusted_proxy and adj.trusted_proxy in ("*", address):
+        # waitress knows no X-Forwarded-Prefix: a trusted peer is trusted with it.
+        trusted = frozenset(adj.trusted_proxy_headers or ()) | {"x-forwarded-prefix"}
+    return None if channel.addr[1] is None else str(address), trusted

@@ -1,0 +1,117 @@
+"""A task of waitress's that can end with a detach, and the parser that keeps what is not HTTP."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from waitress.parser import HTTPRequestParser
+from waitress.task import WSGITask
+
+from pyramid_threaded_proxy.exchange import Fields
+
+
+def new_status() -> str:
+    """The status that waitress is told for a response that stands for a detach.
+
+    It is recognised by its identity: middleware that answers anew gives another one. A string made at run time is an
+    object of its own; a subclass of str would be refused by waitress before 3.0.2.
+    """
+    return " ".join(("200", "OK"))
+
+
+class Handover(Protocol):
+    """What a response leaves on the channel that it was called for."""
+
+    status: str  # from `new_status`
+
+    def take(self, channel: Any, fields: Fields) -> None:
+        """The channel is detached, this is its `channel.DetachedConnection`: relay.
+
+        `fields` are those that waitress was given for the answer.
+        """
+
+    def abandon(self) -> None:
+        """The task ended otherwise: nothing was detached, and nothing will be sent upstream."""
+
+
+class Detach(BaseException):
+    """Ends waitress's task in place of an answer. A BaseException: waitress's channel catches Exception alone."""
+
+    def __init__(self, handover: Handover, fields: Fields) -> None:
+        self.handover = handover
+        self.fields = fields
+
+
+class Parser(HTTPRequestParser):
+    """A request that asks for another protocol keeps what comes behind it: those bytes may not be HTTP any more.
+
+    Stock waitress would read them as the next request and run it, even where the upgrade is denied. Fed by waitress's
+    main thread.
+    """
+
+    asks_upgrade = False
+    early = b""
+
+    def received(self, data: bytes) -> int:
+        taken: int = HTTPRequestParser.received(self, data)
+        if self.asks_upgrade and self.completed and taken < len(data):
+            self.early += data[taken:]
+            return len(data)
+        return taken
+
+    def parse_header(self, header_plus: bytes) -> None:
+        HTTPRequestParser.parse_header(self, header_plus)
+        headers = self.headers
+        self.asks_upgrade = "UPGRADE" in headers
+        if self.body_rcv is None:
+            # waitress would answer 100 and take the next request for the rest of this one (RFC 9110 10.1.1).
+            self.expect_continue = False
+        if self.chunked and "CONTENT_LENGTH" in headers:
+            # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1).
+            self.connection_close = True
+
+
+class Task(WSGITask):
+    """A task that can end with a detach. Lives in one waitress worker thread."""
+
+    def service(self) -> None:
+        channel = self.channel
+        try:
+            WSGITask.service(self)
+            if self.request.asks_upgrade:
+                self.close_on_finish = True
+        except Detach:
+            channel.handover, channel.task_ends = None, ()
+            raise
+        finally:
+            # Before the channel's epilogue: after it the next request may run in another thread.
+            if channel.task_ends:
+                _end_task(channel)
+
+    def finish(self) -> None:
+        handover = self.channel.handover
+        if handover is not None and self.status is handover.status and not self.wrote_header:
+            raise Detach(handover, self.response_headers)
+        if self.request.asks_upgrade:
+            self.set_close_on_finish()
+        WSGITask.finish(self)
+
+    def build_response_header(self) -> bytes:
+        if is_last(self.channel):
+            self.request.headers["CONNECTION"] = "close"
+        head: bytes = WSGITask.build_response_header(self)
+        return head
+
+
+def _end_task(channel: Any) -> None:
+    handover, channel.handover = channel.handover, None
+    ends, channel.task_ends = channel.task_ends, ()
+    if handover is not None:
+        handover.abandon()
+    for end in ends:
+        end()
+
+
+def is_last(channel: Any) -> bool:
+    """Whether the process stops, and the client has sent no request behind the present one."""
+    return channel.server.trigger.stopping and len(channel.requests) <= 1
