@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from webob.headers import ResponseHeaders
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
-
-if TYPE_CHECKING:
-    from pyramid.registry import Registry
 
 Fields = list[tuple[str, str]]
 
@@ -180,7 +177,7 @@ class Exchange:
         request: UpstreamRequest,
         userid: str | None,
         client_addr: str | None,
-        registry: Registry,
+        registry: Any,
         request_id: str | None = None,
     ) -> None:
         #: The name of the proxied route, or of the fetch.

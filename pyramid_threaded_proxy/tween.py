@@ -12,9 +12,8 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.response import ProxyResponse, unavailable
-from pyramid_threaded_proxy.app.routes import escaped_path
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
-from pyramid_threaded_proxy.http.target import rest_below
+from pyramid_threaded_proxy.http.target import escaped_path, rest_below
 
 Handler = Callable[[Request], Response]
 

@@ -12,7 +12,7 @@ from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.operator_log import LimitLog, answer_refused
-from pyramid_threaded_proxy.app.routes import Fetch, Route
+from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Body, Exchange
@@ -24,6 +24,7 @@ from pyramid_threaded_proxy.loop.endpoint import LoopOfTasks
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Channel, SocketClient, StreamClient
+from pyramid_threaded_proxy.relay.prepared import Fetch
 from pyramid_threaded_proxy.relay.recheck import Recheck
 from pyramid_threaded_proxy.relay.relay import Relay
 from pyramid_threaded_proxy.relay.stream import StreamedAnswer

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from pyramid_threaded_proxy.app.routes import escaped_path
+from pyramid.request import Request
+
 from pyramid_threaded_proxy.detach.access import channel_of, request_body, url_prefix
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
-from pyramid_threaded_proxy.http.target import public_path_matches, split_target
+from pyramid_threaded_proxy.http.target import escaped_path, public_path_matches, split_target
 
 log = logging.getLogger("pyramid_threaded_proxy.request_source")
 
@@ -162,3 +163,10 @@ def _file_body(file: Any) -> Body:
     except (OSError, AttributeError, TypeError):
         return Body(chunks=_Chunks(_blocks(file, None), file), owned=True)
     return Body(file=file, length=length, start=start, owned=True)
+
+
+def public_url(request: Request) -> str:
+    """Scheme and authority as the client sees them, after waitress's trust."""
+    environ = request.environ
+    host = environ.get("HTTP_HOST")
+    return f"{environ['wsgi.url_scheme']}://{host}" if host else str(request.host_url)

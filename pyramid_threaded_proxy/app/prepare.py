@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pyramid.httpexceptions import (
     HTTPBadRequest,
     HTTPException,
-    HTTPForbidden,
     HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
 )
@@ -21,23 +20,23 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.accesslog import access_log
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.environ import check_message, client_body, given_body, log_values
+from pyramid_threaded_proxy.app.environ import check_message, client_body, given_body, log_values, public_url
 from pyramid_threaded_proxy.app.response import ProxyResponse
-from pyramid_threaded_proxy.app.routes import AnswerPolicy, Fetch, RequestPolicy, Route
-from pyramid_threaded_proxy.detach.access import channel_of, peer, sent_method
+from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
+from pyramid_threaded_proxy.app.upgrade import asked_protocols
+from pyramid_threaded_proxy.detach.access import peer, sent_method
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
 from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.forwarded import forwarded_fields
-from pyramid_threaded_proxy.http.head import check_field, connection_options
+from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.target import check_upstream_target
+from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, Fetch
 from pyramid_threaded_proxy.relay.recheck import Check
 from pyramid_threaded_proxy.upstream.balance import Choice
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
-
-log = logging.getLogger("pyramid_threaded_proxy.forward")
 
 #: Methods that a server expects a body of, so that its absence must be said (RFC 9110 8.6).
 _WITH_BODY = ("POST", "PUT", "PATCH")
@@ -84,13 +83,6 @@ class TemplateValues(dict[str, str | None]):
             return made(self._request, self._exchange)
         matched = self._request.matchdict[name]
         return "/".join(matched) if isinstance(matched, tuple) else str(matched)
-
-
-def public_url(request: Request) -> str:
-    """Scheme and authority as the client sees them, after waitress's trust."""
-    environ = request.environ
-    host = environ.get("HTTP_HOST")
-    return f"{environ['wsgi.url_scheme']}://{host}" if host else str(request.host_url)
 
 
 def forward(
@@ -145,46 +137,6 @@ def _check_method(allowed: frozenset[str] | None, method: str) -> None:
     if method in NEVER or (allowed is not None and method not in allowed):
         known = allowed or {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
         raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})
-
-
-def asked_protocols(request: Request, sending: RequestPolicy, body: Body | None) -> tuple[str, ...]:
-    """The protocols to ask for upstream: those of the client's that the route allows. Raises 403 for a foreign Origin.
-
-    Where the connection can't be detached, in HTTP/1.0, or with a body, the request goes on as an ordinary one.
-    """
-    environ = request.environ
-    asked = environ.get("HTTP_UPGRADE")
-    if not asked or not sending.upgrade or body is not None or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
-        return ()
-    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or not channel_of(environ):
-        return ()
-    allowed = [name for word in asked.split(",") if (name := word.strip(" \t").lower()) in sending.upgrade]
-    if allowed:
-        _check_origin(request, sending)
-    return tuple(dict.fromkeys(allowed))
-
-
-def _check_origin(request: Request, sending: RequestPolicy) -> None:
-    """A browser sends a site's cookies with another site's WebSocket: only Origin tells them apart (RFC 6455 10.2)."""
-    origin = request.environ.get("HTTP_ORIGIN")
-    if origin is None or "*" in sending.origins:
-        return
-    own = _comparable(public_url(request))
-    if _comparable(origin) != own and _comparable(origin) not in map(_comparable, sending.origins):
-        log.warning(
-            "an upgrade was refused: its Origin is %r and the application's own is %r "
-            "(behind a proxy, waitress's trusted_proxy decides what that is)",
-            origin,
-            own,
-        )
-        raise HTTPForbidden("This Origin may not open such a connection.")
-
-
-def _comparable(origin: str) -> str:
-    """An origin in lower case, without its scheme's own port."""
-    origin = origin.lower()
-    port = ":443" if origin.startswith("https:") else ":80"
-    return origin.removesuffix(port)
 
 
 def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix: str | None) -> Fields:

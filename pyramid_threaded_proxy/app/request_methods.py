@@ -14,6 +14,7 @@ from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.compile import answer_policy, location_bases, make_hooks, request_policy
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import client_body, given_body, raw_target
 from pyramid_threaded_proxy.app.prepare import (
@@ -25,15 +26,7 @@ from pyramid_threaded_proxy.app.prepare import (
     http_error,
     new_exchange,
 )
-from pyramid_threaded_proxy.app.routes import (
-    AnswerPolicy,
-    RequestPolicy,
-    Route,
-    answer_policy,
-    location_bases,
-    make_hooks,
-    request_policy,
-)
+from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
 from pyramid_threaded_proxy.hooks import Hooks
@@ -41,6 +34,7 @@ from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
+from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
 from pyramid_threaded_proxy.relay.recheck import Check
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings

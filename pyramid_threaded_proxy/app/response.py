@@ -14,7 +14,6 @@ from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTo
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.routes import Fetch
 from pyramid_threaded_proxy.detach.access import at_task_end, channel_of, descriptor_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.detach.task import new_status
@@ -29,6 +28,7 @@ from pyramid_threaded_proxy.exceptions import (
 from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
+from pyramid_threaded_proxy.relay.prepared import Fetch
 
 log = logging.getLogger("pyramid_threaded_proxy.response")
 

@@ -11,8 +11,9 @@ from pyramid.response import Response
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import raw_target
 from pyramid_threaded_proxy.app.prepare import choose, forward, http_error
-from pyramid_threaded_proxy.app.routes import Route, escaped_path
+from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import RequestRefused
+from pyramid_threaded_proxy.http.target import escaped_path
 from pyramid_threaded_proxy.relay.recheck import PROBE, Check, Probe, question_for, route_check
 
 

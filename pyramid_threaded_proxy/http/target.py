@@ -223,3 +223,12 @@ def _public_reference(path: str, is_url: bool, public_url: str) -> str:
 def _origin(scheme: str, authority: str) -> str:
     scheme, authority = scheme.lower(), authority.lower()
     return f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ':'))}"
+
+
+#: What may stand unescaped in a path (RFC 3986 3.3): a made path differs from a sent one as little as it can.
+_PATH_SAFE = "/~!$&'()*+,;=:@"
+
+
+def escaped_path(path: str) -> str:
+    """A path as PEP 3333 holds it (bytes in text), escaped as it stands in a target."""
+    return quote(path.encode("latin-1"), safe=_PATH_SAFE)

@@ -8,13 +8,13 @@ from typing import Any
 import webob
 from webob.exc import status_map
 
-from pyramid_threaded_proxy.app.routes import Fetch
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
 from pyramid_threaded_proxy.exchange import UpstreamAnswer
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
 from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Client
+from pyramid_threaded_proxy.relay.prepared import Fetch
 
 log = logging.getLogger("pyramid_threaded_proxy.own_answer")
 

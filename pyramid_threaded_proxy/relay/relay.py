@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import webob
 
-from pyramid_threaded_proxy.app.routes import Fetch
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
@@ -39,6 +38,7 @@ from pyramid_threaded_proxy.loop.waits import ABREAST, CHECKPOINT, Call, Ready, 
 from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body_reader
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.own_answer import error_response, opening, send_response
+from pyramid_threaded_proxy.relay.prepared import Fetch
 from pyramid_threaded_proxy.relay.request_body import send_body, send_now
 from pyramid_threaded_proxy.relay.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.relay.tunnel import tunnel
