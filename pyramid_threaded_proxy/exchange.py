@@ -10,8 +10,7 @@ from typing import IO, Any
 from webob.headers import ResponseHeaders
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
-
-Fields = list[tuple[str, str]]
+from pyramid_threaded_proxy.http.names import Fields
 
 
 class Body:

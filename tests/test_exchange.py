@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
-from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamAnswer, UpstreamRequest
+from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamAnswer, UpstreamRequest
+from pyramid_threaded_proxy.http.names import Fields
 
 
 def asked() -> UpstreamRequest:

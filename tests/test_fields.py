@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import FieldRefused
-from pyramid_threaded_proxy.http.fields import (
-    HOP_BY_HOP,
-    AnswerFields,
-    FieldList,
-    RequestFields,
-    check_host,
-    connection_options,
-    merge_application_fields,
-)
+from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields, check_host, merge_application_fields
+from pyramid_threaded_proxy.http.names import HOP_BY_HOP, Fields, connection_options
 
 OWN = frozenset({"session"})
 NAMES = st.sampled_from([
@@ -32,12 +25,12 @@ NEVER_DOWN = HOP_BY_HOP | {"content-length", "x-accel-redirect", "x-sendfile", "
 
 def request_fields(
     environ: dict[str, object], authorization: bool = False, drop: frozenset[str] = frozenset()
-) -> FieldList:
+) -> Fields:
     rules = RequestFields(own_cookies=OWN, cookies=None, authorization=authorization, drop=drop)
     return rules.select(environ)
 
 
-def answer_fields(fields: FieldList, mount: str | None = "/m", private: bool = False, **keys: bool) -> FieldList:
+def answer_fields(fields: Fields, mount: str | None = "/m", private: bool = False, **keys: bool) -> Fields:
     switches = {"rewrite_cookies": True, "rewrite_location": True, **keys}
     rules = AnswerFields(own_cookies=OWN, bases=("http://up.example/v2",), private=private, **switches)
     return rules.select(fields, "https://site.example", mount)
@@ -278,7 +271,7 @@ def test_connection_can_not_make_an_answer_public() -> None:
 
 
 @given(st.lists(st.tuples(NAMES, VALUES)), st.booleans())
-def test_no_hop_by_hop_field_goes_down(fields: FieldList, private: bool) -> None:
+def test_no_hop_by_hop_field_goes_down(fields: Fields, private: bool) -> None:
     """No hop-by-hop field, no command and nothing that Connection names goes down, in whatever order and case."""
     named = connection_options(value for name, value in fields if name.lower() == "connection")
     sent = answer_fields(fields, private=private)

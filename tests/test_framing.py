@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused
 from pyramid_threaded_proxy.http.framing import ChunkedReader, Framing, answer_framing, keeps_alive
-from pyramid_threaded_proxy.http.head import Fields, ResponseHead
+from pyramid_threaded_proxy.http.head import ResponseHead
+from pyramid_threaded_proxy.http.names import Fields
 
 CL = "Content-Length"
 TE = "Transfer-Encoding"

@@ -12,14 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ValueRefused
-from pyramid_threaded_proxy.http.head import (
-    Fields,
-    HeadReader,
-    ResponseHead,
-    check_field,
-    parse_field_section,
-    render_head,
-)
+from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, check_field, parse_field_section, render_head
+from pyramid_threaded_proxy.http.names import Fields
 
 MAX_SIZE = 65536
 TOKEN = set((string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode())

@@ -26,11 +26,11 @@ from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
 from pyramid_threaded_proxy.detach.access import peer, sent_method
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
-from pyramid_threaded_proxy.exchange import Body, Exchange, Fields, UpstreamRequest
+from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
-from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field
+from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.http.target import check_upstream_target
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, Fetch
 from pyramid_threaded_proxy.relay.recheck import Check
@@ -42,7 +42,6 @@ from pyramid_threaded_proxy.upstream.origin import Origin
 _WITH_BODY = ("POST", "PUT", "PATCH")
 #: Methods that make something else of a connection (RFC 9110 9.3.6, 9.3.8).
 NEVER = ("CONNECT", "TRACE")
-_UNMANAGED = HOP_BY_HOP | FRAMING
 
 
 def http_error(error: RequestRefused) -> HTTPException:
@@ -257,7 +256,7 @@ def _after_hook(sent: UpstreamRequest, origin: Origin, preserve_host: bool) -> O
         elif not preserve_host:
             sent.headers["Host"] = changed.authority
         origin = changed
-    fields = [field for field in sent.final_fields() if field[0].lower() not in _UNMANAGED]
+    fields = [field for field in sent.final_fields() if field[0].lower() not in CONNECTION_FIELDS]
     for name, value in [(sent.method, ""), *fields]:
         check_field(name, value)
     if sent.method in NEVER:

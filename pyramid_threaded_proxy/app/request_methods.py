@@ -28,10 +28,10 @@ from pyramid_threaded_proxy.app.prepare import (
 )
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
-from pyramid_threaded_proxy.exchange import Body, Fields, UpstreamRequest
+from pyramid_threaded_proxy.exchange import Body, UpstreamRequest
 from pyramid_threaded_proxy.hooks import Hooks
-from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
+from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
@@ -56,7 +56,6 @@ _TAKEN_ALONG = (
     "If-Unmodified-Since",
     "If-Range",
 )
-_MANAGED = HOP_BY_HOP | FRAMING
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -325,7 +324,7 @@ def _new_fields(
     given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
     for name, value in given:
         check_field(name, value)
-        if name.lower() in _MANAGED:
+        if name.lower() in CONNECTION_FIELDS:
             raise ValueRefused(f"proxy_fetch(headers=…): {name} is made by the relay")
     names = {name.lower() for name, _ in given}
     fields = [] if "host" in names else [("Host", origin.authority)]

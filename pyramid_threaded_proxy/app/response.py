@@ -25,9 +25,8 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamsResting,
     ValueRefused,
 )
-from pyramid_threaded_proxy.exchange import Fields
-from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
 from pyramid_threaded_proxy.http.head import check_field
+from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.relay.prepared import Fetch
 
 log = logging.getLogger("pyramid_threaded_proxy.response")
@@ -126,7 +125,7 @@ class ProxyResponse(Response):
         fetch = self._pending()
         fields = self.headerlist
         if fields:
-            fields = [field for field in fields if field[0].lower() not in _SERVERS_OWN]
+            fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
             for name, value in fields:
                 check_field(name, value)
         if fetch.place is None:
@@ -146,7 +145,6 @@ class ProxyResponse(Response):
         return ()
 
 
-_SERVERS_OWN = HOP_BY_HOP | FRAMING
 
 
 def _can_be_sent(field: tuple[str, str]) -> bool:

@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.app.environ import public_url
 from pyramid_threaded_proxy.app.routes import RequestPolicy
 from pyramid_threaded_proxy.detach.access import channel_of
 from pyramid_threaded_proxy.exchange import Body
-from pyramid_threaded_proxy.http.head import connection_options
+from pyramid_threaded_proxy.http.names import connection_options, without_default_port
 
 log = logging.getLogger("pyramid_threaded_proxy.forward")
 
@@ -54,5 +54,4 @@ def _check_origin(request: Request, sending: RequestPolicy) -> None:
 def _comparable(origin: str) -> str:
     """An origin in lower case, without its scheme's own port."""
     origin = origin.lower()
-    port = ":443" if origin.startswith("https:") else ":80"
-    return origin.removesuffix(port)
+    return without_default_port(origin, origin.partition(":")[0])

@@ -24,7 +24,7 @@ from pyramid_threaded_proxy.detach.server import WaitressLoop
 from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
 from pyramid_threaded_proxy.exceptions import ClientGone
-from pyramid_threaded_proxy.exchange import Fields
+from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.endpoint import Endpoint

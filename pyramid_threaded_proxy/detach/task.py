@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from waitress.parser import HTTPRequestParser
 from waitress.task import WSGITask
 
-from pyramid_threaded_proxy.exchange import Fields
+from pyramid_threaded_proxy.http.names import Fields
 
 
 def new_status() -> str:

@@ -15,29 +15,25 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import FieldRefused
 from pyramid_threaded_proxy.http.cookies import CookieFilter, SetCookieFilter
-from pyramid_threaded_proxy.http.head import NameTable, connection_options
+from pyramid_threaded_proxy.http.names import (
+    CONNECTION_FIELDS,
+    NOT_IN_A_VALUE,
+    TOKEN,
+    Fields,
+    NameTable,
+    connection_options,
+)
 from pyramid_threaded_proxy.http.target import LocationMap
 
-FieldList = list[tuple[str, str]]
-
-# RFC 9110 7.6.1, and those that speak to one neighbour only: RFC 9110 10.1.1, 11.7; RFC 7540 3.2.1.
-HOP_BY_HOP: frozenset[str] = frozenset({
-    "connection", "expect", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-authentication-info",
-    "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-})  # fmt: skip
-FRAMING: frozenset[str] = frozenset({"content-length", "transfer-encoding"})
-
-_NEVER_UP = HOP_BY_HOP | FRAMING | {
+_NEVER_UP = CONNECTION_FIELDS | {
     "host", "forwarded", "x-real-ip", "proxy", "cookie", "content-type",
 }  # fmt: skip
-_NEVER_DOWN = HOP_BY_HOP | FRAMING | {"clear-site-data", "service-worker-allowed"}
+_NEVER_DOWN = CONNECTION_FIELDS | {"clear-site-data", "service-worker-allowed"}
 _COMMANDS_TO_A_FRONT_SERVER = ("x-accel-", "x-sendfile", "x-lighttpd-send-")
 _SHARED_CACHE_FIELDS = ("cdn-cache-control", "surrogate-control")
 _ADDED_BY_THE_APPLICATION = frozenset({"set-cookie", "vary", "link"})
 _USUAL_OPTIONS = frozenset({"close", "keep-alive", "upgrade"})
 
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-NOT_IN_A_VALUE = re.compile(r"[^\t -~\x80-\xff]")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
 _LONGEST_HOST = 262  # 255 of a name (RFC 1035 2.3.4) and a port
 _DIRECTIVE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
@@ -60,7 +56,7 @@ class RequestFields:
         self._content_type = "content-type" not in drop
         self._names = NameTable(self._name_of)
 
-    def select(self, environ: Mapping[str, Any]) -> FieldList:
+    def select(self, environ: Mapping[str, Any]) -> Fields:
         """The fields to send, from a WSGI environ. Framing, Host, Via and the forwarded fields are the caller's.
 
         Raises `FieldRefused` for a value with a control character.
@@ -92,7 +88,7 @@ class RequestFields:
         return name
 
 
-def _check_values(fields: FieldList) -> None:
+def _check_values(fields: Fields) -> None:
     text = "".join([value for _, value in fields])
     if text.isascii() and text.isprintable():
         return
@@ -157,14 +153,14 @@ class AnswerFields:
         self._private = private
         self._actions = NameTable(self._action_for)
 
-    def select(self, fields: FieldList, public_url: str, mount: str | None) -> FieldList:
+    def select(self, fields: Fields, public_url: str, mount: str | None) -> Fields:
         """The fields to answer with. Framing is the caller's, and is made anew.
 
         `public_url` is scheme and authority as the client sees them; `mount` is the public path of the upstream's
         base, or None where nothing is to be rewritten.
         """
         actions, has_connection = self._actions, False
-        kept: FieldList = []
+        kept: Fields = []
         said: list[str] = []
         for field in fields:
             action = actions[field[0]]
@@ -182,7 +178,7 @@ class AnswerFields:
             kept.append(("Cache-Control", _private_caching(", ".join(said))))
         return kept
 
-    def _rewritten(self, field: tuple[str, str], action: int, public_url: str, mount: str | None) -> FieldList:
+    def _rewritten(self, field: tuple[str, str], action: int, public_url: str, mount: str | None) -> Fields:
         name, value = field
         if action == _SET_COOKIE:
             cookie = self._cookies.public(value, mount)
@@ -204,7 +200,7 @@ class AnswerFields:
         return _CACHE_CONTROL if self._private and lower == "cache-control" else _KEEP
 
 
-def _without_named(fields: FieldList) -> FieldList:
+def _without_named(fields: Fields) -> Fields:
     """The fields without Connection and whatever any Connection field names."""
     gone = connection_options(value for name, value in fields if name.lower() == "connection") | {"connection"}
     return [field for field in fields if field[0].lower() not in gone]
@@ -227,13 +223,13 @@ def _private_caching(value: str) -> str:
     return ", ".join(["private", *others])
 
 
-def merge_application_fields(answer: FieldList, application: FieldList) -> FieldList:
+def merge_application_fields(answer: Fields, application: Fields) -> Fields:
     """The answer's fields with those that the application set on its response.
 
     The application's replace the ones of the same name, but Set-Cookie, Vary and Link, which are added. Framing and
     hop-by-hop fields of the application are ignored (PEP 3333 forbids them).
     """
-    added = [field for field in application if (lower := field[0].lower()) not in HOP_BY_HOP and lower not in FRAMING]
+    added = [field for field in application if field[0].lower() not in CONNECTION_FIELDS]
     if not added:
         return answer
     replaced = {name.lower() for name, _ in added} - _ADDED_BY_THE_APPLICATION

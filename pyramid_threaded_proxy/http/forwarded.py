@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-from pyramid_threaded_proxy.http.fields import TOKEN
+from pyramid_threaded_proxy.http.names import TOKEN
 
 ForwardedMode = Literal["x-forwarded", "rfc7239", "both", "none"]
 

@@ -10,14 +10,8 @@ import re
 from enum import Enum
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused
-from pyramid_threaded_proxy.http.head import (
-    NameTable,
-    ResponseHead,
-    check_line_ends,
-    connection_options,
-    parse_field_section,
-    refused,
-)
+from pyramid_threaded_proxy.http.head import ResponseHead, check_line_ends, parse_field_section, refused
+from pyramid_threaded_proxy.http.names import NameTable, connection_options
 
 _CRLF = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"

@@ -9,19 +9,16 @@ Nothing here knows sockets, clocks or threads; a reader belongs to whoever calls
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ValueRefused
-
-Fields = list[tuple[str, str]]
+from pyramid_threaded_proxy.http.names import NOT_IN_A_VALUE, TOKEN, TOKEN_CHARACTERS, Fields, NameTable
 
 _HEAD_END = b"\r\n\r\n"
 _SHOWN = 60
-_TOKEN_CHARACTERS = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
-_TOKEN = f"[{_TOKEN_CHARACTERS}]+"
-_NAME_FAULT = rf"\n[{_TOKEN_CHARACTERS}]*[^{_TOKEN_CHARACTERS}:\r]"
+_TOKEN = f"[{TOKEN_CHARACTERS}]+"
+_NAME_FAULT = rf"\n[{TOKEN_CHARACTERS}]*[^{TOKEN_CHARACTERS}:\r]"
 _TEXT_BYTES = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([^\r]*))?\r\n")
@@ -30,8 +27,6 @@ _STATUS_SAMPLE = b"HTTP/1.1 200 "
 # Nothing behind the colon can fail, so that no value makes the matcher go back over a line it has read.
 _FIELD_LINE = re.compile(rf"\n({_TOKEN}):[\t ]*((?:[^\r]*[^\r\t ])?)")
 _BROKEN_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
-_TOKENS = re.compile(_TOKEN)
-_NOT_TEXT = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 _SECTION_FAULTS = tuple(
     (re.compile(pattern), rule)
@@ -48,34 +43,10 @@ _SECTION_FAULTS = tuple(
 )
 
 
-Decision = TypeVar("Decision")
-
-_CACHED_NAMES, _CACHED_NAME_LENGTH = 1024, 64
-
-
-class NameTable(dict[str, Decision]):
-    """What was decided for a field's name, or for another short text, decided once; bounded: peers invent them."""
-
-    def __init__(self, decide: Callable[[str], Decision]) -> None:
-        super().__init__()
-        self._decide = decide
-
-    def __missing__(self, name: str) -> Decision:
-        decision = self._decide(name)
-        if len(self) < _CACHED_NAMES and len(name) <= _CACHED_NAME_LENGTH:
-            self[name] = decision
-        return decision
-
-
-_IS_TOKEN: NameTable[bool] = NameTable(lambda name: _TOKENS.fullmatch(name) is not None)
+_IS_TOKEN: NameTable[bool] = NameTable(lambda name: TOKEN.fullmatch(name) is not None)
 _FRAMING_NAMES: NameTable[int] = NameTable(
     lambda name: {"content-length": 1, "transfer-encoding": 2, "connection": 3}.get(name.lower(), 0)
 )
-
-
-def connection_options(values: Iterable[str]) -> frozenset[str]:
-    """The options of all Connection fields in lower case (RFC 9110 7.6.1); empty list members count as nothing."""
-    return frozenset(text for value in values for option in value.split(",") if (text := option.strip(" \t").lower()))
 
 
 @dataclass(slots=True, init=False, repr=False)
@@ -269,11 +240,11 @@ def _refuse_written(start_line: str, fields: Fields) -> NoReturn:
 
 def check_field(name: str, value: str) -> None:
     """Raise ValueRefused if the field can't be written into a head (RFC 9110 5.1, 5.5)."""
-    if not isinstance(name, str) or not _TOKENS.fullmatch(name):
+    if not isinstance(name, str) or not TOKEN.fullmatch(name):
         raise ValueRefused(f"the field name {_shown(name)} is not a token (RFC 9110 5.6.2)")
     if not isinstance(value, str):
         raise ValueRefused(f"the value of {_shown(name)} is {type(value).__name__}, not text")
-    found = _NOT_TEXT.search(value)
+    found = NOT_IN_A_VALUE.search(value)
     if found:
         # The value itself stays out of the message: it may be a secret.
         raise ValueRefused(f"the value of {_shown(name)} has the character {found[0]!r} (RFC 9110 5.5)")

@@ -10,13 +10,17 @@ import re
 from collections.abc import Iterable, Mapping
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
-from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP, NOT_IN_A_VALUE, TOKEN, FieldList
-from pyramid_threaded_proxy.http.head import NameTable
+from pyramid_threaded_proxy.http.names import (
+    CONNECTION_FIELDS,
+    NOT_IN_A_VALUE,
+    TOKEN,
+    Fields,
+    NameTable,
+)
 
 Pairs = Iterable[tuple[str, str]]
 
 _PART = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|([{}])")
-_UNMANAGED = HOP_BY_HOP | FRAMING
 
 
 class _Template:
@@ -61,7 +65,7 @@ class RequestRules:
         before; `placeholders` are the names that the templates use. Raises `ValueRefused`.
         """
         setting, adding, removing = list(set), list(add), list(remove)
-        _check_names([*setting, *adding], removing, refused=_UNMANAGED | {"host"})
+        _check_names([*setting, *adding], removing, refused=CONNECTION_FIELDS | {"host"})
         _refuse_repeated("set", setting)
         _refuse_shared("set", setting, "remove", removing)
         return cls(
@@ -74,7 +78,7 @@ class RequestRules:
         """Whether there is anything to change."""
         return bool(self._gone is not None or self._setting or self._adding)
 
-    def apply(self, fields: FieldList, values: Mapping[str, str | None]) -> FieldList:
+    def apply(self, fields: Fields, values: Mapping[str, str | None]) -> Fields:
         """The fields after the overrides. A template that uses a value of None leaves its field out.
 
         Raises `ValueRefused` for a value with a control character, or with white space at an end.
@@ -89,7 +93,7 @@ class RequestRules:
 class ResponseRules:
     """The overrides of the fields sent to the client; values are literal text."""
 
-    def __init__(self, made: FieldList, default: FieldList, gone: frozenset[str]) -> None:
+    def __init__(self, made: Fields, default: Fields, gone: frozenset[str]) -> None:
         self._made = made
         self._default = [(name.lower(), (name, value)) for name, value in default]
         self._gone = NameTable(lambda name: name.lower() in gone) if gone else None
@@ -98,7 +102,7 @@ class ResponseRules:
     def compile(cls, set: Pairs, add: Pairs, default: Pairs, remove: Iterable[str]) -> ResponseRules:
         """Check and compile. Raises `ValueRefused` for a contradiction, such as a default for what is set."""
         setting, adding, defaults, removing = list(set), list(add), list(default), list(remove)
-        _check_names([*setting, *adding, *defaults], removing, refused=_UNMANAGED)
+        _check_names([*setting, *adding, *defaults], removing, refused=CONNECTION_FIELDS)
         for kind, pairs in (("set", setting), ("default", defaults)):
             _refuse_repeated(kind, pairs)
             _refuse_shared(kind, pairs, "remove", removing)
@@ -107,7 +111,7 @@ class ResponseRules:
         gone = frozenset(name.lower() for name in removing) | {name.lower() for name, _ in setting}
         return cls(_literal(setting + adding), _literal(defaults), gone)
 
-    def apply(self, fields: FieldList) -> FieldList:
+    def apply(self, fields: Fields) -> Fields:
         """The fields after the overrides."""
         if self._gone is not None:
             fields = _without(fields, self._gone)
@@ -119,7 +123,7 @@ class ResponseRules:
         return fields
 
 
-def _without(fields: FieldList, gone: NameTable[bool]) -> FieldList:
+def _without(fields: Fields, gone: NameTable[bool]) -> Fields:
     return [field for field in fields if not gone[field[0]]]
 
 
@@ -152,11 +156,11 @@ def _wire_value(name: str, value: str) -> str:
     return text
 
 
-def _literal(pairs: FieldList) -> FieldList:
+def _literal(pairs: Fields) -> Fields:
     return [(name, _wire_value(name, value).strip(" \t")) for name, value in pairs]
 
 
-def _check_names(pairs: FieldList, removed: list[str], refused: frozenset[str]) -> None:
+def _check_names(pairs: Fields, removed: list[str], refused: frozenset[str]) -> None:
     for name in [*(name for name, _ in pairs), *removed]:
         if not TOKEN.fullmatch(name):
             raise ValueRefused(f"{name!r} is not a field name (RFC 9110 5.1)")
@@ -164,7 +168,7 @@ def _check_names(pairs: FieldList, removed: list[str], refused: frozenset[str]) 
             raise ValueRefused(f"{name} can't be overridden: framing, routing and hop-by-hop fields are made anew")
 
 
-def _refuse_repeated(kind: str, pairs: FieldList) -> None:
+def _refuse_repeated(kind: str, pairs: Fields) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name.lower() in seen:
@@ -172,7 +176,7 @@ def _refuse_repeated(kind: str, pairs: FieldList) -> None:
         seen.add(name.lower())
 
 
-def _refuse_shared(kind: str, pairs: FieldList, other: str, names: list[str]) -> None:
+def _refuse_shared(kind: str, pairs: Fields, other: str, names: list[str]) -> None:
     shared = {name.lower() for name in names}
     for name, _ in pairs:
         if name.lower() in shared:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
+from pyramid_threaded_proxy.http.names import without_default_port
 
 # No escape, and no segment that begins with a dot: such a path can't hold anything that the slow checks look for.
 _HARMLESS = re.compile(r"((?:/(?:[A-Za-z0-9_~!$&'()*+,:;=@-][A-Za-z0-9_~!$&'()*+,:;=@.-]*)?)+)(?:\?([!\"$-~]*))?")
@@ -24,7 +25,6 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _REFERENCE = re.compile(r"(?:(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#\\]*))?([^?#]*)(.*)", re.DOTALL)
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def split_target(raw: str) -> tuple[str, str | None]:
@@ -222,7 +222,7 @@ def _public_reference(path: str, is_url: bool, public_url: str) -> str:
 
 def _origin(scheme: str, authority: str) -> str:
     scheme, authority = scheme.lower(), authority.lower()
-    return f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ':'))}"
+    return f"{scheme}://{without_default_port(authority, scheme)}"
 
 
 #: What may stand unescaped in a path (RFC 3986 3.3): a made path differs from a sent one as little as it can.

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import ClientTimedOut, RelayFailed
-from pyramid_threaded_proxy.exchange import Fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, Framing
-from pyramid_threaded_proxy.http.head import NameTable, check_field, render_head
+from pyramid_threaded_proxy.http.head import check_field, render_head
+from pyramid_threaded_proxy.http.names import Fields, NameTable
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.stopping import Relaying

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyramid_threaded_proxy.exceptions import RequestRefused, ValueRefused
-from pyramid_threaded_proxy.exchange import Exchange, Fields
+from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields
+from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.http.rules import ResponseRules
 from pyramid_threaded_proxy.limits.admission import Limits, Place
 from pyramid_threaded_proxy.upstream.balance import Choice

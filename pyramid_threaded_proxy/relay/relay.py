@@ -29,7 +29,8 @@ from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
-from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, connection_options, render_head
+from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, render_head
+from pyramid_threaded_proxy.http.names import connection_options
 from pyramid_threaded_proxy.limits.descriptors import Descriptors
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ

@@ -13,7 +13,8 @@ from pyramid_threaded_proxy.exceptions import (
     RelayFailed,
     TotalTimedOut,
 )
-from pyramid_threaded_proxy.exchange import Exchange, Fields
+from pyramid_threaded_proxy.exchange import Exchange
+from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.loop.endpoint import FOREVER
 from pyramid_threaded_proxy.loop.waits import Ready, Steps, Wait
 from pyramid_threaded_proxy.relay.client import Output, StreamClient

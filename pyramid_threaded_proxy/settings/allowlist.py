@@ -6,12 +6,13 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
+from pyramid_threaded_proxy.http.names import PORTS
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?/?")
-_PORTS = {"http": 80, "https": 443}
 
 
 def check_entry(word: str) -> str:
@@ -54,7 +55,7 @@ class AllowList:
             if network is not None:
                 self.networks.append(network)
             elif origin is not None:
-                self._origins.add((origin[1], origin[2], int(origin[3] or _PORTS[origin[1]])))
+                self._origins.add((origin[1], origin[2], int(origin[3] or PORTS[origin[1]])))
             elif entry.startswith("*."):
                 self._below.append(entry[1:])
             else:
@@ -62,7 +63,7 @@ class AllowList:
 
     def permits_name(self, scheme: str, host: str, port: int) -> bool:
         """Whether an origin is let in as it is written, whatever its address."""
-        if scheme not in _PORTS:
+        if scheme not in PORTS:
             return False  # a Unix socket's path is no name, whatever it ends in
         host = host.lower().rstrip(".")
         if (scheme, host, port) in self._origins or host in self._hosts:

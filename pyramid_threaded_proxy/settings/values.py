@@ -14,7 +14,7 @@ from typing import Any
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.settings import falsey, truthy
 
-from pyramid_threaded_proxy.http.fields import FRAMING, HOP_BY_HOP
+from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, TOKEN
 from pyramid_threaded_proxy.settings.allowlist import check_entry
 
 Reader = Callable[[object], Any]
@@ -27,10 +27,8 @@ MAX_SECONDS = 864_000
 #: Largest size, in bytes: 1 PiB.
 MAX_SIZE = 2**50
 
-CONNECTION_FIELDS = HOP_BY_HOP | FRAMING
 ONLY_SET_FIELDS = frozenset({"clear-site-data", "service-worker-allowed"})
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # Unpaired surrogates can't be written as UTF-8, so they count as controls.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _CONTROL_NAMES = {"\r": "CR", "\n": "LF", "\0": "NUL"}
@@ -219,7 +217,7 @@ def _size(written: str) -> int:
 
 def token(word: str) -> str:
     """A token of RFC 9110 5.6.2."""
-    if not _TOKEN.fullmatch(word):
+    if not TOKEN.fullmatch(word):
         raise ValueFault(f"{word!r} is not a token of RFC 9110 (letters, digits and !#$%&'*+-.^_`|~)")
     return word
 
@@ -264,7 +262,7 @@ def duration_or_off(value: object) -> float | None:
 def protocol(word: str) -> str:
     """A protocol's name for Upgrade, in lower case (RFC 9110 7.8); HTTP itself is never switched to."""
     name = word.lower()
-    if not re.fullmatch(rf"{_TOKEN.pattern}(/{_TOKEN.pattern})?", name):
+    if not re.fullmatch(rf"{TOKEN.pattern}(/{TOKEN.pattern})?", name):
         raise ValueFault(f"{word!r} is not a protocol's name")
     if name.partition("/")[0] in ("h2", "h2c", "http", "tls"):
         raise ValueFault(f"{word!r} is never switched to: requests in it would pass unseen")
@@ -289,7 +287,7 @@ def fetch_target(word: str) -> str:
 def via(value: object) -> str:
     """Empty, a pseudonym or host[:port] (RFC 9110 7.6.3)."""
     name = text(value)
-    if name and not re.fullmatch(rf"{_TOKEN.pattern}(:[0-9]{{1,5}})?", name):
+    if name and not re.fullmatch(rf"{TOKEN.pattern}(:[0-9]{{1,5}})?", name):
         raise ValueFault("is neither a token nor host:port")
     return name
 

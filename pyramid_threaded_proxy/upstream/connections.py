@@ -22,6 +22,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseErro
 from urllib3.util import parse_url
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
+from pyramid_threaded_proxy.http.names import PORTS
 from pyramid_threaded_proxy.loop.endpoint import FOREVER, Endpoint, LoopOfTasks, Owner, TlsEndpoint
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.upstream.origin import UNIX, Origin
@@ -36,7 +37,6 @@ MOST_SURPLUS = 4
 #: Seconds for which the addresses of a name are believed.
 LOOK_UP_SECONDS = 10.0
 
-_PORTS = {"http": 80, "https": 443}
 NO_TLS = Tls()
 
 
@@ -44,7 +44,7 @@ def split_url(url: str) -> tuple[Origin, str]:
     """Split an upstream's URL into its origin and the rest, byte for byte. Raises `ValueRefused`."""
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
-    if not separator or (scheme not in _PORTS and scheme != UNIX):
+    if not separator or (scheme not in PORTS and scheme != UNIX):
         raise ValueRefused(f"{url!r}: an upstream's URL begins with http://, https:// or http+unix://")
     end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
     authority, target = rest[:end], rest[end:]
@@ -58,7 +58,7 @@ def split_url(url: str) -> tuple[Origin, str]:
         raise ValueRefused(f"{url!r}: host[:port] is wanted, without a user")
     if parsed.port == 0:
         raise ValueRefused(f"{url!r}: port 0 can't be connected to")
-    return Origin(scheme, parsed.host, parsed.port or _PORTS[scheme]), target
+    return Origin(scheme, parsed.host, parsed.port or PORTS[scheme]), target
 
 
 def _socket_path(url: str, authority: str) -> str:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-_PORTS = {"http": 80, "https": 443}
+from pyramid_threaded_proxy.http.names import PORTS
 
 #: The scheme of an upstream behind a Unix socket; its host is the socket's path, escaped.
 UNIX = "http+unix"
@@ -42,7 +42,7 @@ class Origin(NamedTuple):
 def _authority(origin: Origin) -> str:
     if origin.scheme == UNIX:
         return "localhost"
-    return origin.host if origin.port == _PORTS[origin.scheme] else f"{origin.host}:{origin.port}"
+    return origin.host if origin.port == PORTS[origin.scheme] else f"{origin.host}:{origin.port}"
 
 
 @lru_cache(maxsize=1024)
