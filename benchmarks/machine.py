@@ -18,7 +18,7 @@ ALL = set(CORES)
 
 
 def pin(root: int, cores: set[int]) -> None:
-    """Place every thread of a process and of its descendants; threads made later inherit it."""
+    """Slot every thread of a process and of its descendants; threads made later inherit it."""
     for stat in tree(root):
         for task in os.listdir(f"/proc/{stat.pid}/task"):
             try:

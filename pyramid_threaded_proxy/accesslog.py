@@ -17,7 +17,7 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.loop.loop import after_turn, with_others
+from pyramid_threaded_proxy.loop.loop import after_turn, run_in_batch
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 
@@ -65,7 +65,7 @@ def write(exchange: Exchange, later: bool = False) -> None:
     """
     if not access_log.isEnabledFor(logging.INFO):
         return
-    if not (later and with_others(partial(_write, exchange))):
+    if not (later and run_in_batch(partial(_write, exchange))):
         _write(exchange)
 
 

@@ -21,7 +21,7 @@ APPLICATION = '''
 import http.client, os, signal, sys, threading, time
 from pyramid.config import Configurator
 from pyramid.response import Response
-from pyramid_threaded_proxy import detach
+from pyramid_threaded_proxy.detach import server
 
 def own(request):
     return Response("own")
@@ -75,7 +75,7 @@ def main(global_config, **settings):
     for view in (own, held, taken, fork):
         config.add_route(view.__name__, "/" + view.__name__)
         config.add_view(view, route_name=view.__name__)
-    FIRST_REQUEST = float(settings.get("first_request", FIRST_REQUEST))
+    server.FIRST_REQUEST = float(settings.get("first_request", server.FIRST_REQUEST))
     if "exit_on_sigterm" in settings:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
     return config.make_wsgi_app()

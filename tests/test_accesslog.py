@@ -316,7 +316,7 @@ def test_a_line_is_made_before_anybody_is_told(
         held.append(function)
         return True
 
-    monkeypatch.setattr(accesslog, "with_others", hold)
+    monkeypatch.setattr(accesslog, "run_in_batch", hold)
     hooks = {"hooks__complete": f"{__name__}.rename"} if asks == "hook" else {}
     site(route("r", origin(echo).url, **hooks), configure=configure).get("/r/1")
     if asks == "nobody":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from support import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
-from pyramid_threaded_proxy.upstream.balance import Balance, Upstream
+from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
 
@@ -31,13 +31,13 @@ def named(name: str) -> Script:
     return script
 
 
-def set_of(count: int, method: Any) -> tuple[Balance, tuple[Upstream, ...]]:
+def set_of(count: int, method: Any) -> tuple[Balancer, tuple[Upstream, ...]]:
     """A balance without any site."""
     upstreams = tuple(
         Upstream(f"http://u{number}", Address("http", f"u{number}", 80), "", None, Health(1, 60.0))
         for number in range(count)
     )
-    return Balance(upstreams, method), upstreams
+    return Balancer(upstreams, method), upstreams
 
 
 # By themselves
@@ -91,9 +91,9 @@ def test_nobody_is_left() -> None:
     balance, upstreams = set_of(2, "round_robin")
     choice = balance.choose("")
     choice.target_of = lambda upstream: upstream.url
-    assert choice.move_on()
+    assert choice.next_upstream()
     assert set(choice.tried) == set(upstreams)
-    assert not choice.move_on()
+    assert not choice.next_upstream()
     for upstream in upstreams:
         upstream.health.failed()
     assert balance.choose("").resting

@@ -19,7 +19,7 @@ from test_transfer import content, pair  # noqa: F401 a fixture
 from pyramid_threaded_proxy.exceptions import ReadTimedOut
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.waits import Ready, Turn, Wait
+from pyramid_threaded_proxy.loop.waits import Ready, Wait, Yield
 from pyramid_threaded_proxy.relay.transfer import (
     A_SHORT_TURN,
     LOW_WATER,
@@ -105,7 +105,7 @@ def test_turns_are_shorter_in_the_first_loop(pair: MakePair, size: int, turns: i
     for thread in threads:
         thread.join()
     assert received == [body]
-    assert waits[Turn] == turns
+    assert waits[Yield] == turns
     pipe.close()
 
 

@@ -23,7 +23,7 @@ from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop import timers
-from pyramid_threaded_proxy.loop.loop import MOST_ABREAST
+from pyramid_threaded_proxy.loop.loop import BATCH_SIZE
 from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import relay, stream, transfer
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
@@ -176,7 +176,7 @@ def test_figures_are_those_of_the_code() -> None:
     assert f"{defaults['keepalive']} idle connections" in prose("limits.md")
     assert (upstream.SURPLUS_SECONDS, upstream.MOST_SURPLUS) == (1.0, 4)
     assert "Four times as many are kept for one\nsecond" in prose("upstreams.md")
-    assert MOST_ABREAST == 16
+    assert BATCH_SIZE == 16
     assert "Sixteen wait for each other at most" in prose("how-fast.md")
     assert transfer.PIPE_SIZE == 1 << 20
     assert "Its pipes hold 1 MiB" in prose("how-fast.md")

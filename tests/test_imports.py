@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events"
     },
     "relay": {"upstream", "loop", "limits", "http", "exchange", "hooks"},
-    "detach": {"loop", "limits", "exchange"},
+    "detach": {"loop", "limits", "exchange", "http.names"},
     "upstream": {"loop", "http"},
     "settings": {"http"},
     "limits": {"exchange"},

@@ -17,7 +17,7 @@ from pyramid.tweens import INGRESS
 from support import Origin, OriginWire, Policy, Script, Site, Wire, echo, received, route, wait_until
 from webtest import TestApp
 
-from pyramid_threaded_proxy.relay.recheck import PROBE
+from pyramid_threaded_proxy.relay.recheck import QUESTION
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -273,14 +273,14 @@ def test_a_client_can_not_ask(origin: MakeOrigin, site: MakeSite, gate: Gate) ->
         def middleware(environ: dict[str, Any], start_response: Any) -> Any:
             for key, value in list(environ.items()):
                 if key.startswith("HTTP_X_ENVIRON"):
-                    environ[PROBE] = value
+                    environ[QUESTION] = value
             return application(environ, start_response)
 
         return middleware
 
     made = site(rechecked(origin(echo).url, interval="1h"), configure=gate.configure, wrap=wrap)
-    fields = {"X-User": "alice", "X-Environ": "1", PROBE: "1", "Pyramid-Threaded-Proxy.Recheck": "1"}
-    assert received(made.get(f"/r/x?{PROBE}=1", fields)).target == f"/x?{PROBE}=1"
+    fields = {"X-User": "alice", "X-Environ": "1", QUESTION: "1", "Pyramid-Threaded-Proxy.Recheck": "1"}
+    assert received(made.get(f"/r/x?{QUESTION}=1", fields)).target == f"/x?{QUESTION}=1"
     assert gate.answers == [200]
 
 

@@ -18,12 +18,12 @@ from support import Origin, OriginWire, Script, Site, echo, in_turn, open_descri
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
-from pyramid_threaded_proxy.loop.loop import MOST_ABREAST, Loop, after_turn, with_others
+from pyramid_threaded_proxy.loop.loop import BATCH_SIZE, Loop, after_turn, run_in_batch
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
 from pyramid_threaded_proxy.loop.scheduler import MOVERS, Scheduler
 from pyramid_threaded_proxy.loop.task import Task
 from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
-from pyramid_threaded_proxy.loop.waits import ABREAST, Call, Hop, Ready, Steps
+from pyramid_threaded_proxy.loop.waits import IN_BATCH, Call, Hop, Ready, Steps
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -258,9 +258,9 @@ def together(scheduler: Scheduler, *functions: Callable[[], Any]) -> None:
 
 def abreast(trace: Trace, name: int) -> Steps:
     trace(("a", name))
-    yield ABREAST
+    yield IN_BATCH
     trace(("b", name))
-    yield ABREAST
+    yield IN_BATCH
     trace(("c", name))
 
 
@@ -273,10 +273,10 @@ def test_tasks_of_a_turn_keep_abreast(scheduler: Scheduler) -> None:
 
 def test_no_more_than_some_keep_abreast(scheduler: Scheduler, stack: ExitStack) -> None:
     """Each may hold bytes: the first ones go on before another begins. Woken by posts, and by events."""
-    trace, count = Trace(), MOST_ABREAST + 2
+    trace, count = Trace(), BATCH_SIZE + 2
     together(scheduler, *(scheduler.task(abreast(trace, number)).start for number in range(count)))
-    expected = [(step, number) for step in "abc" for number in range(MOST_ABREAST)]
-    expected += [(step, number) for step in "abc" for number in range(MOST_ABREAST, count)]
+    expected = [(step, number) for step in "abc" for number in range(BATCH_SIZE)]
+    expected += [(step, number) for step in "abc" for number in range(BATCH_SIZE, count)]
     assert trace.wait(3 * count) == expected
 
     trace = Trace()
@@ -297,7 +297,7 @@ def test_no_more_than_some_keep_abreast(scheduler: Scheduler, stack: ExitStack) 
     for step, _ in said:
         waiting += {"a": 1, "b": 0, "c": -1}[step]
         most = max(most, waiting)
-    assert most == MOST_ABREAST
+    assert most == BATCH_SIZE
     assert sorted(said) == sorted(expected)
 
 
@@ -322,7 +322,7 @@ def test_one_that_fails_abreast_fails_alone(scheduler: Scheduler, caplog: pytest
     trace = Trace()
 
     def failing() -> Steps:
-        yield ABREAST
+        yield IN_BATCH
         raise LookupError("a fault of one")
 
     tasks = [scheduler.task(failing()), scheduler.task(abreast(trace, 0))]
@@ -337,7 +337,7 @@ def test_a_loop_breaks_while_tasks_keep_abreast(scheduler: Scheduler) -> None:
 
     def steps() -> Steps:
         try:
-            yield ABREAST
+            yield IN_BATCH
         except RelayFailed:
             trace("told")
 
@@ -500,7 +500,7 @@ def _die() -> None:
     raise SystemExit("a fault of the loop")
 
 
-@pytest.mark.parametrize("later", [with_others, after_turn], ids=["row", "turn's end"])
+@pytest.mark.parametrize("later", [run_in_batch, after_turn], ids=["row", "turn's end"])
 def test_what_breaks_a_loop_again_and_again(
     scheduler: Scheduler, later: Callable[[Callable[[], None]], bool]
 ) -> None:
@@ -579,7 +579,7 @@ def in_a_row(scheduler: Scheduler, trace: Trace, count: int) -> Callable[[], Non
 
     def turn() -> None:
         for number in range(count):
-            assert with_others(lambda number=number: trace((number, scheduler.busy())))  # type: ignore[misc]
+            assert run_in_batch(lambda number=number: trace((number, scheduler.busy())))  # type: ignore[misc]
         assert after_turn(lambda: trace("turn"))
 
     return turn
@@ -588,9 +588,9 @@ def in_a_row(scheduler: Scheduler, trace: Trace, count: int) -> Callable[[], Non
 def test_some_are_enough_for_a_row(scheduler: Scheduler) -> None:
     """As many as that are run at the end of their turn, in their order; until the last has ended the loop is busy."""
     trace = Trace()
-    scheduler.start().post(in_a_row(scheduler, trace, MOST_ABREAST))
-    row = [(number, True) for number in range(MOST_ABREAST)]
-    assert trace.wait(MOST_ABREAST + 1) == [*row, "turn"]
+    scheduler.start().post(in_a_row(scheduler, trace, BATCH_SIZE))
+    row = [(number, True) for number in range(BATCH_SIZE)]
+    assert trace.wait(BATCH_SIZE + 1) == [*row, "turn"]
     assert set(trace.threads) == {"pproxy-loop"}
     wait_until(lambda: not scheduler.busy(), "the row's end")
 
@@ -615,13 +615,13 @@ def test_one_of_a_row_fails_alone(scheduler: Scheduler, caplog: pytest.LogCaptur
         raise LookupError("no such thing")
 
     def turn() -> None:
-        assert with_others(fail)
-        assert with_others(lambda: trace("other"))
+        assert run_in_batch(fail)
+        assert run_in_batch(lambda: trace("other"))
 
     scheduler.start().post(turn)
     assert trace.wait(1) == ["other"]
     assert "LookupError: no such thing" in caplog.text
-    assert not with_others(fail), "this thread is no loop's"
+    assert not run_in_batch(fail), "this thread is no loop's"
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["loop", "mover"])

@@ -22,7 +22,7 @@ from pyramid_threaded_proxy.http.target import UpstreamPattern
 from pyramid_threaded_proxy.limits.admission import Limits
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings
-from pyramid_threaded_proxy.upstream.balance import Balance, Upstream
+from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import UNIX
@@ -81,14 +81,14 @@ def answer_policy(
     )
 
 
-def location_bases(settings: RouteSettings, balance: Balance) -> tuple[str, ...]:
+def location_bases(settings: RouteSettings, balancer: Balancer) -> tuple[str, ...]:
     """The URLs that a route's upstreams may have in their Location; none where paths don't map one to one."""
     if settings.pattern is not None:
         return ()
     # A Unix socket has no name that a Location could hold, but the one in its Host field.
     return tuple(
         f"http://{one.origin.authority}{one.base}" if one.origin.scheme == UNIX else one.url
-        for one in balance.upstreams
+        for one in balancer.upstreams
     )
 
 
@@ -126,20 +126,20 @@ _EXPRESSION = re.compile(r"\{([A-Za-z_]\w*):((?:[^{}]|\{[^{}]*\})*)\}")
 
 def compiled_route(registry: Registry, engine: Engine, declared: Declared) -> Route:
     settings = declared.settings
-    balance = Balance(tuple(_upstream(settings, url) for url in settings.upstream), settings.balance)
+    balancer = Balancer(tuple(_upstream(settings, url) for url in settings.upstream), settings.balance)
     csrf = _csrf_header(registry, settings)
     return Route(
         name=settings.name,
         settings=settings,
         mount=declared.mount,
-        balance=balance,
+        balancer=balancer,
         methods=None if settings.methods is None else frozenset(settings.methods) | _implied(settings.methods),
         request=request_policy(settings, engine.settings, frozenset({csrf} if csrf else ())),
         answer=answer_policy(
             settings,
             engine.settings,
             declared.hooks,
-            bases=location_bases(settings, balance),
+            bases=location_bases(settings, balancer),
             private=settings.cache == "private" and not settings.public,
         ),
     )

@@ -24,7 +24,7 @@ from pyramid_threaded_proxy.loop.endpoint import LoopOfTasks
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Channel, SocketClient, StreamClient
-from pyramid_threaded_proxy.relay.prepared import Fetch
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.recheck import Recheck
 from pyramid_threaded_proxy.relay.relay import Relay
 from pyramid_threaded_proxy.relay.stream import StreamedAnswer
@@ -61,24 +61,24 @@ class Engine:
         # The loop in whose time this process was told to let exchanges end at a stop.
         self._joined: LoopOfTasks | None = None
 
-    def relay(self, fetch: Fetch, channel: Channel) -> None:
+    def relay(self, prepared: PreparedExchange, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""
-        client = SocketClient(channel, fetch.policy.send_timeout)
-        relay = Relay(fetch, client, self.pool(fetch, watched=True), self)
-        task = self.scheduler.task(relay.run(), client.endpoint, channel.last)
-        self.in_flight.add(fetch.exchange, task.cancel)
-        if fetch.policy.total_timeout is not None:
-            task.limit = fetch.exchange.stats.started + fetch.policy.total_timeout
+        client = SocketClient(channel, prepared.policy.send_timeout)
+        relay = Relay(prepared, client, self.pool(prepared, watched=True), self)
+        task = self.scheduler.task(relay.run(), client.endpoint, channel.on_lasting)
+        self.in_flight.add(prepared.exchange, task.cancel)
+        if prepared.policy.total_timeout is not None:
+            task.limit = prepared.exchange.stats.started + prepared.policy.total_timeout
         self.probes.start()
-        if fetch.recheck is not None:
-            Recheck(self.scheduler, task, fetch.exchange, *fetch.recheck).start()
+        if prepared.recheck is not None:
+            Recheck(self.scheduler, task, prepared.exchange, *prepared.recheck).start()
         if self._joined is not task.loop:  # a new process has a new one
             self._joined = task.loop
             channel.join_stop(self)
         # Last: from here on the loop owns the exchange and the channel, and may be done with both already.
         task.post(task.start)
 
-    def stream(self, fetch: Fetch) -> StreamedAnswer:
+    def stream(self, prepared: PreparedExchange) -> StreamedAnswer:
         """Run an exchange in this very thread, as a WSGI iterable."""
         if not self._said_streaming:
             self._said_streaming = True
@@ -86,9 +86,9 @@ class Engine:
                 "this server's connections can't be detached: each proxied answer is streamed and holds a worker thread"
             )
         client = StreamClient()
-        relay = Relay(fetch, client, self.pool(fetch, watched=False), self)
+        relay = Relay(prepared, client, self.pool(prepared, watched=False), self)
         answer = StreamedAnswer(
-            relay.run(), client, fetch.exchange, fetch.recheck, fetch.policy.total_timeout
+            relay.run(), client, prepared.exchange, prepared.recheck, prepared.policy.total_timeout
         )
         # Weakly: middleware may drop the answer without closing it, and then nobody is in flight any more.
         known = weakref.ref(answer)
@@ -97,16 +97,16 @@ class Engine:
             if (found := known()) is not None:
                 found.cancel(error)
 
-        self.in_flight.add(fetch.exchange, cancel)
+        self.in_flight.add(prepared.exchange, cancel)
         self.probes.start()
         return answer
 
-    def pool(self, fetch: Fetch, watched: bool) -> OriginPool:
-        """The connections to where an exchange goes (`relay.Host`)."""
-        return self.upstreams.pool(fetch.origin, watched, fetch.policy.tls)
+    def pool(self, prepared: PreparedExchange, watched: bool) -> OriginPool:
+        """The connections to where an exchange goes (`relay.RelayContext`)."""
+        return self.upstreams.pool(prepared.origin, watched, prepared.policy.tls)
 
     def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
-        """Steps: an upstream began to rest, or is back (`relay.Host`)."""
+        """Steps: an upstream began to rest, or is back (`relay.RelayContext`)."""
         yield Call(self._tell_change, route, upstream, reason)
 
     def _tell_change(self, route: str, upstream: Upstream, reason: str) -> None:
@@ -118,22 +118,22 @@ class Engine:
             log.warning("upstream %s of %s is up again", upstream.url, route)
             self._notify(UpstreamUp(upstream.url, route))
 
-    def ended(self, fetch: Fetch) -> None:
-        """The exchange's last byte is out, or there will be none (`relay.Host`)."""
-        self.in_flight.remove(fetch.exchange)
-        if fetch.place is not None:
-            fetch.place.release()
+    def ended(self, prepared: PreparedExchange) -> None:
+        """The exchange's last byte is out, or there will be none (`relay.RelayContext`)."""
+        self.in_flight.remove(prepared.exchange)
+        if prepared.slot is not None:
+            prepared.slot.release()
 
     def close_body(self, body: Body, in_loop: bool) -> None:
-        """Close a body of the application's (`relay.Host`)."""
+        """Close a body of the application's (`relay.RelayContext`)."""
         if in_loop:
             self.scheduler.pool.submit(_close_body, body)
         else:
             _close_body(body)
 
-    def report(self, fetch: Fetch) -> Steps | None:
-        """The access log; then steps that tell the `complete` hook and the subscribers (`relay.Host`)."""
-        exchange, hook = fetch.exchange, fetch.policy.hooks.complete
+    def report(self, prepared: PreparedExchange) -> Steps | None:
+        """The access log; then steps that tell the `complete` hook and the subscribers (`relay.RelayContext`)."""
+        exchange, hook = prepared.exchange, prepared.policy.hooks.complete
         if exchange.error is not None:
             hook = None
             answer_refused(exchange)

@@ -32,9 +32,9 @@ from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.http.target import check_upstream_target
-from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, Fetch
+from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, PreparedExchange
 from pyramid_threaded_proxy.relay.recheck import Check
-from pyramid_threaded_proxy.upstream.balance import Choice
+from pyramid_threaded_proxy.upstream.balance import UpstreamChoice
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
 
@@ -51,9 +51,9 @@ def http_error(error: RequestRefused) -> HTTPException:
     return HTTPBadRequest(error.rule)
 
 
-def choose(route: Route, request: Request) -> Choice:
+def choose(route: Route, request: Request) -> UpstreamChoice:
     """The upstream for this request, by its user, or where nobody is logged in by the client's address."""
-    balance = route.balance
+    balance = route.balancer
     if not balance.by_user:
         return balance.choose("")
     return balance.choose(str(request.authenticated_userid or request.environ.get("REMOTE_ADDR")))
@@ -96,7 +96,7 @@ def forward(
     prefix: str | None,
     recheck: tuple[float, Check] | None = None,
     permit: Callable[[Origin], Origin] | None = None,
-    choice: Choice | None = None,
+    choice: UpstreamChoice | None = None,
     methods: frozenset[str] | None = None,
 ) -> Response:
     """Forward the client's request to `target` at `origin`; returns what a `request` hook returns, if it does.
@@ -183,7 +183,7 @@ def finish(
     upgrade: tuple[str, ...] = (),
     recheck: tuple[float, Check] | None = None,
     permit: Callable[[Origin], Origin] | None = None,
-    choice: Choice | None = None,
+    choice: UpstreamChoice | None = None,
 ) -> Response:
     """Run the `request` hook, settle the framing, and say what to fetch.
 
@@ -211,7 +211,7 @@ def finish(
         exchange.request.fields += [("Connection", "Upgrade"), ("Upgrade", ", ".join(upgrade))]
     return ProxyResponse(
         engine,
-        Fetch(
+        PreparedExchange(
             exchange,
             origin,
             answering,

@@ -38,7 +38,7 @@ from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
 from pyramid_threaded_proxy.relay.recheck import Check
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings
-from pyramid_threaded_proxy.upstream.balance import Choice, Upstream
+from pyramid_threaded_proxy.upstream.balance import Upstream, UpstreamChoice
 from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
 
@@ -173,13 +173,13 @@ def proxy_forward(
         raise http_error(error) from None
 
 
-def _forward_target(request: Request, url: str, path: str, route: Route | None, choice: Choice | None) -> str:
+def _forward_target(request: Request, url: str, path: str, route: Route | None, choice: UpstreamChoice | None) -> str:
     """The target at the URL, or at the chosen upstream of the route, which can then be made for another one too."""
     _, query = raw_target(request.environ)
     if route is None or choice is None:
         return _url_target(url, path, query)
     matched = request.matchdict or {}
-    if len(route.balance.upstreams) > 1:
+    if len(route.balancer.upstreams) > 1:
         choice.target_of = lambda upstream: _route_target(upstream, path, query, matched)
     return _route_target(choice.upstream, path, query, matched)
 
@@ -276,7 +276,7 @@ def _of_route(
     if not keys:
         return route.request, route.answer
     settings = replace(route.settings, **{key: getattr(given, key) for key in keys})
-    sending, answering = _policies(settings, engine.settings, location_bases(settings, route.balance))
+    sending, answering = _policies(settings, engine.settings, location_bases(settings, route.balancer))
     return sending, replace(answering, hooks=_either(answering.hooks, route.answer.hooks))
 
 

@@ -27,14 +27,14 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
-from pyramid_threaded_proxy.relay.prepared import Fetch
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 
 log = logging.getLogger("pyramid_threaded_proxy.response")
 
 #: What a response without fields and body consists of: WebOb takes long to come to the same again and again.
 _BLANK = dict(vars(Response(headerlist=[], app_iter=())))
-#: Where the environ refers to the place that its request was given.
-PLACE = "pyramid_threaded_proxy.place"
+#: Where the environ refers to the slot that its request was given.
+SLOT = "pyramid_threaded_proxy.place"
 
 
 def _no_body(self: Any, *_: Any) -> NoReturn:
@@ -58,12 +58,12 @@ class ProxyResponse(Response):
     set: `ProxyResponseError`. Used in the thread that runs the request.
     """
 
-    def __init__(self, engine: Engine, fetch: Fetch) -> None:
+    def __init__(self, engine: Engine, prepared: PreparedExchange) -> None:
         self.__dict__ = _BLANK.copy()
         self.headerlist: Fields = []  # its own: the one thing of these that changes in place
         self._engine = engine
-        self._fetch: Fetch | None = fetch
-        self.proxy_exchange = fetch.exchange
+        self._prepared: PreparedExchange | None = prepared
+        self.proxy_exchange = prepared.exchange
 
     body = text = json = json_body = ubody = unicode_body = body_file = property(_no_body, _no_body, _no_body)
     app_iter = property(_no_body, _no_body, _no_body)
@@ -75,36 +75,36 @@ class ProxyResponse(Response):
         return f"<ProxyResponse {self.proxy_exchange!r}>"
 
     def admit(self, environ: dict[str, Any]) -> None:
-        """Take a place for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`,
+        """Take a slot for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`,
         and `UpstreamsResting` where nobody can be asked.
 
         It is given back when the task ends without a detach, or with the last response that has it. A response that
-        was admitted already, by the tween of a subrequest, keeps its place.
+        was admitted already, by the tween of a subrequest, keeps its slot.
         """
-        fetch = self._pending()
-        if fetch.choice is not None and fetch.choice.resting:
-            raise UpstreamsResting(fetch.exchange.route, fetch.choice.balance.retry_after())
-        known = environ.get(PLACE)
+        prepared = self._pending()
+        if prepared.choice is not None and prepared.choice.resting:
+            raise UpstreamsResting(prepared.exchange.route, prepared.choice.balancer.retry_after())
+        known = environ.get(SLOT)
         earlier = known() if known is not None else None
-        place = fetch.place or earlier
+        slot = prepared.slot or earlier
         channel = channel_of(environ)
-        if place is None or not place.held:
-            exchange = fetch.exchange
+        if slot is None or not slot.held:
+            exchange = prepared.exchange
             try:
                 if channel is not None:
                     self._check_descriptors(channel)
-                place = self._engine.admission.admit(exchange.route, exchange.userid, fetch.policy.limits)
+                slot = self._engine.admission.admit(exchange.route, exchange.userid, prepared.policy.limits)
             except TooManyExchanges as error:
                 self._engine.limit_log.reached(error)
                 raise
-        if place is not earlier:
-            environ[PLACE] = weakref.ref(place)  # weak: an environ is often part of a cycle, and so dies late
+        if slot is not earlier:
+            environ[SLOT] = weakref.ref(slot)  # weak: an environ is often part of a cycle, and so dies late
             if channel is not None:
-                at_task_end(channel, place.release)
-        is_new, fetch.place = fetch.place is None, place
+                at_task_end(channel, slot.release)
+        is_new, prepared.slot = prepared.slot is None, slot
         registry = self._engine.registry
         if is_new and registry.has_listeners:
-            registry.notify(ExchangeStarted(fetch.exchange))
+            registry.notify(ExchangeStarted(prepared.exchange))
 
     def _check_descriptors(self, channel: DetachableChannel) -> None:
         """The client's own socket tells how many are open."""
@@ -116,30 +116,30 @@ class ProxyResponse(Response):
         except DescriptorsExhausted as error:
             raise TooManyExchanges("open files") from error
 
-    def _pending(self) -> Fetch:
-        if self._fetch is None:
+    def _pending(self) -> PreparedExchange:
+        if self._prepared is None:
             raise ProxyResponseError("a ProxyResponse can be called once: its exchange is under way already")
-        return self._fetch
+        return self._prepared
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        fetch = self._pending()
+        prepared = self._pending()
         fields = self.headerlist
         if fields:
             fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
             for name, value in fields:
                 check_field(name, value)
-        if fetch.place is None:
+        if prepared.slot is None:
             try:
                 self.admit(environ)
             except (TooManyExchanges, UpstreamsResting) as error:
                 return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
-        self._fetch = None
-        environ.pop(PLACE, None)  # it is this exchange's: middleware may call the application again
+        self._prepared = None
+        environ.pop(SLOT, None)  # it is this exchange's: middleware may call the application again
         channel = channel_of(environ)
         if channel is None:
-            fetch.application_fields = fields
-            return self._engine.stream(fetch).start(start_response)
-        handover = _Handover(self._engine, fetch)
+            prepared.application_fields = fields
+            return self._engine.stream(prepared).start(start_response)
+        handover = _Handover(self._engine, prepared)
         offer(channel, handover)
         start_response(handover.status, fields)
         return ()
@@ -168,22 +168,22 @@ def unavailable(error: TooManyExchanges | UpstreamsResting) -> HTTPException:
 class _Handover:
     """What a response leaves on waitress's channel (`detach.Handover`). In the worker thread."""
 
-    def __init__(self, engine: Engine, fetch: Fetch) -> None:
+    def __init__(self, engine: Engine, prepared: PreparedExchange) -> None:
         self._engine = engine
-        self._fetch = fetch
+        self._prepared = prepared
         self.status = new_status()
 
     def take(self, channel: DetachedConnection, fields: Fields) -> None:
         if fields:
-            self._fetch.application_fields = [field for field in fields if _can_be_sent(field)]
-        self._engine.relay(self._fetch, channel)
+            self._prepared.application_fields = [field for field in fields if _can_be_sent(field)]
+        self._engine.relay(self._prepared, channel)
 
     def abandon(self) -> None:
         """Something else answered, or the client left: nothing goes upstream."""
-        body = self._fetch.exchange.request.body
+        body = self._prepared.exchange.request.body
         if body is not None:
             body.close()
-        if self._fetch.place is not None:
-            self._fetch.place.release()
+        if self._prepared.slot is not None:
+            self._prepared.slot.release()
 
 

@@ -14,7 +14,7 @@ from pyramid_threaded_proxy.http.rules import RequestRules
 from pyramid_threaded_proxy.http.target import check_upstream_target, join, rest_below
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
 from pyramid_threaded_proxy.settings.load import RouteSettings
-from pyramid_threaded_proxy.upstream.balance import Balance, Upstream
+from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Route:
     name: str
     settings: RouteSettings
     mount: str
-    balance: Balance
+    balancer: Balancer
     methods: frozenset[str] | None
     request: RequestPolicy
     answer: AnswerPolicy

@@ -14,7 +14,7 @@ from pyramid_threaded_proxy.app.prepare import choose, forward, http_error
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.http.target import escaped_path
-from pyramid_threaded_proxy.relay.recheck import PROBE, Check, Probe, question_for, route_check
+from pyramid_threaded_proxy.relay.recheck import QUESTION, Check, PermissionQuestion, question_for, route_check
 
 
 class ProxyView:
@@ -26,9 +26,9 @@ class ProxyView:
         self.__name__ = f"proxy_view_of_{name}"
 
     def __call__(self, context: Any, request: Request) -> Response:
-        probe = request.environ.get(PROBE)
-        if isinstance(probe, Probe):
-            probe.answer(request.authenticated_userid)
+        question = request.environ.get(QUESTION)
+        if isinstance(question, PermissionQuestion):
+            question.answer(request.authenticated_userid)
             return HTTPNoContent()
         route = self._engine.routes[self._name]
         try:
@@ -38,7 +38,7 @@ class ProxyView:
             matched = request.matchdict
             choice = choose(route, request)
             target = route.target(choice.upstream, path, query, public, matched)
-            if len(route.balance.upstreams) > 1:
+            if len(route.balancer.upstreams) > 1:
                 choice.target_of = lambda upstream: route.target(upstream, path, query, public, matched)
             prefix = public if route.is_prefix else None
             return forward(

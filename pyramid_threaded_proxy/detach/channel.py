@@ -291,7 +291,7 @@ class DetachedConnection:
         loop = WaitressLoop(self._channel)
         self._on_main_thread(lambda: stopping.join(loop, relay))
 
-    def last(self) -> None:
+    def on_lasting(self) -> None:
         """Leave waitress's tables: an entry costs its main thread a look each turn."""
         with self._channel.outbuf_lock:
             self._channel.asked_out = True
@@ -320,7 +320,7 @@ class DetachedConnection:
         """Never while holding `outbuf_lock`: the trigger runs its thunks under a lock of its own."""
         self._channel.server.trigger.pull_trigger(thunk)
 
-    def give_back(self, close: bool) -> None:
+    def return_to_server(self, close: bool) -> None:
         """End the request, and return the connection to waitress: for its next request, or to be closed.
 
         One that is out of waitress's tables stays so, and detached, until the loop hears of its client's next bytes.
@@ -382,7 +382,7 @@ class DetachedConnection:
         except OSError:
             pass  # gone already
         self._channel.will_close = True
-        self.give_back(close=True)
+        self.return_to_server(close=True)
 
 
 class _Finished:

@@ -20,7 +20,7 @@ FIRST_REQUEST = 1.0
 
 
 class WaitressLoop:
-    """Waitress's loop, with all the sockets that it listens on (`stopping.Loop`)."""
+    """Waitress's loop, with all the sockets that it listens on (`stopping.ServerLoop`)."""
 
     def __init__(self, channel: Any) -> None:
         self._map = channel._map

@@ -1,4 +1,4 @@
-"""How many exchanges there may be at once: a place for each, taken before anything is sent and always given back."""
+"""How many exchanges there may be at once: a slot for each, taken before anything is sent and always given back."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Limits:
 NO_LIMITS = Limits()
 
 _Key = TypeVar("_Key")
-#: What a place counts for: the route and, where that has a limit for users, the user.
+#: What a slot counts for: the route and, where that has a limit for users, the user.
 _Ticket = tuple[str, str | None]
 
 
-class Place:
+class Slot:
     """Permission for one exchange to be in flight. Any thread may release it; only the first time counts.
 
-    A place that nobody refers to any more is given back as well: a response that is never called holds none.
+    A slot that nobody refers to any more is given back as well: a response that is never called holds none.
     """
 
     __slots__ = ("__weakref__", "_returned", "_ticket")
@@ -43,7 +43,7 @@ class Place:
         return bool(self._ticket)
 
     def release(self) -> None:
-        """Give the place back. Takes no lock: the garbage collector may call it in the middle of anything."""
+        """Give the slot back. Takes no lock: the garbage collector may call it in the middle of anything."""
         if not self._ticket:
             return
         try:
@@ -67,14 +67,14 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Places taken at this moment."""
+        """Slots taken at this moment."""
         return self._taken - len(self._returned)
 
-    def admit(self, route: str = "", userid: str | None = None, limits: Limits = NO_LIMITS) -> Place:
-        """Take a place for an exchange of `route` for `userid`; raises `TooManyExchanges` when there is none."""
+    def admit(self, route: str = "", userid: str | None = None, limits: Limits = NO_LIMITS) -> Slot:
+        """Take a slot for an exchange of `route` for `userid`; raises `TooManyExchanges` when there is none."""
         user = userid if limits.max_exchanges_per_user is not None else None
         ticket = (route, user)
-        place = Place(self._returned, ticket)
+        slot = Slot(self._returned, ticket)
         with self._lock:
             self._settle()
             refusal = self._refusal(ticket, limits)
@@ -83,8 +83,8 @@ class Admission:
                 self._routes[route] = self._routes.get(route, 0) + 1
                 if user is not None:
                     self._users[ticket] = self._users.get(ticket, 0) + 1
-                return place
-        place._ticket.clear()
+                return slot
+        slot._ticket.clear()
         raise refusal
 
     def _refusal(self, ticket: _Ticket, limits: Limits) -> TooManyExchanges | None:

@@ -65,7 +65,7 @@ class LoopOfTasks(Protocol):
 
     now: float
     heard: float
-    abreast: list[Any]
+    batched: list[Any]
     thread: threading.Thread
     receiver: Taking
 

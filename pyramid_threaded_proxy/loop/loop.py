@@ -19,7 +19,7 @@ from pyramid_threaded_proxy.loop.timers import Timed, Timers
 
 log = logging.getLogger("pyramid_threaded_proxy.scheduler")
 #: Tasks that wait for each other in a turn: more save nothing, and each may hold a small body.
-MOST_ABREAST = 16
+BATCH_SIZE = 16
 
 
 class _Here(threading.local):
@@ -45,19 +45,19 @@ def after_turn(function: Callable[[], None]) -> bool:
     return True
 
 
-def with_others(function: Callable[[], None]) -> bool:
+def run_in_batch(function: Callable[[], None]) -> bool:
     """Have `function` run in this thread's loop, in a row with others, soon; False where it is no loop's."""
     loop = _here.loop
     if loop is None:
         return False
-    loop.row.add(function)
+    loop.batch.add(function)
     return True
 
 
-class Row:
-    """What can wait a little, to be done for several exchanges in a row: it takes less time so (`tasks.Abreast`).
+class Batch:
+    """What can wait a little, to be done for several exchanges in a row: it takes less time so (`waits.InBatch`).
 
-    In the order in which it came, once there are `MOST_ABREAST`, or a bucket of the timers later. Lives in the loop's
+    In the order in which it came, once there are `BATCH_SIZE`, or a bucket of the timers later. Lives in the loop's
     thread; any thread may look at `waiting`.
     """
 
@@ -69,7 +69,7 @@ class Row:
     def add(self, function: Callable[[], None]) -> None:
         """Have `function` run once."""
         self.waiting.append(function)
-        if len(self.waiting) >= MOST_ABREAST:
+        if len(self.waiting) >= BATCH_SIZE:
             self._loop.endings[self.run] = None
         elif not self._timed:
             self._timed = True
@@ -108,10 +108,10 @@ class Loop:
         #: Clients' connections that wait here for their next request.
         self.idle_clients = IdleClients(self)
         self.dead = False
-        #: Tasks that wait for each other in the present turn (`tasks.Abreast`).
-        self.abreast: list[Task] = []
+        #: Tasks that wait for each other in the present turn (`waits.InBatch`).
+        self.batched: list[Task] = []
         #: What is done for several exchanges in a row.
-        self.row = Row(self)
+        self.batch = Batch(self)
         #: What is to be done when the present turn is over.
         self.endings: dict[Callable[[], None], None] = {}
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
@@ -178,9 +178,9 @@ class Loop:
                     owner.on_event(endpoint, mask)
                 except Exception as error:
                     _step_failed(owner, error)
-                if len(self.abreast) >= MOST_ABREAST:
-                    self._go_on_abreast()
-        self._go_on_abreast()
+                if len(self.batched) >= BATCH_SIZE:
+                    self._run_batched()
+        self._run_batched()
         if len(events) < MOST_EVENTS:
             self.heard = self.now
         inbox = self._inbox
@@ -190,16 +190,16 @@ class Loop:
                 function(*arguments)
             except Exception as error:
                 _step_failed(getattr(function, "__self__", None), error)
-            if len(self.abreast) >= MOST_ABREAST:
-                self._go_on_abreast()
-        self._go_on_abreast()
+            if len(self.batched) >= BATCH_SIZE:
+                self._run_batched()
+        self._run_batched()
         self._timers.run(self.now)
         if self.endings:
             self._end_turn()
 
-    def _go_on_abreast(self) -> None:
-        while self.abreast:
-            tasks, self.abreast = self.abreast, []
+    def _run_batched(self) -> None:
+        while self.batched:
+            tasks, self.batched = self.batched, []
             for task in tasks:
                 try:
                     task.advance(None, None)
@@ -218,9 +218,9 @@ class Loop:
 
     def _do_what_is_left(self) -> None:
         """Behind the last turn; each is taken out as it is run, even one that would break this thread once more."""
-        while self.row.waiting or self.endings:
+        while self.batch.waiting or self.endings:
             try:
-                self.row.run()
+                self.batch.run()
                 self._end_turn()
             except BaseException:
                 log.exception("while %s, which broke, did what was left", self.thread.name)

@@ -70,7 +70,7 @@ class Scheduler:
         A task that goes from loop to loop may be missed.
         """
         return any(
-            loop.row.waiting or loop.endings or any(task.client is not None for task in loop.tasks)
+            loop.batch.waiting or loop.endings or any(task.client is not None for task in loop.tasks)
             for loop in self._loops
         )
 

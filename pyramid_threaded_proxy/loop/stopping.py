@@ -5,7 +5,7 @@ What was received is answered, with ``Connection: close`` (RFC 9112 9.6). What i
 ``drain_timeout``, or on a second signal, is cut. Then the former handler is restored and the signal raised again,
 so that the process ends as it would without us.
 
-Nothing here knows the server: see `detach.ServerLoop`.
+Nothing here knows the server: see `detach.server.WaitressLoop`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAST_WORDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Loop(Protocol):
+class ServerLoop(Protocol):
     """The server's loop. Its own thread calls everything but `wake`."""
 
     def runs(self, frame: FrameType | None) -> bool:
@@ -68,7 +68,7 @@ class Relaying(Protocol):
 class Stop:
     """One process's way to its end. The main thread alone touches it, once it has been told by `_on_signal`."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: ServerLoop) -> None:
         self.loop = loop
         self.relays: list[Relaying] = []
         self.pid = os.getpid()
@@ -166,7 +166,7 @@ class Stop:
 _stop: Stop | None = None
 
 
-def join(loop: Loop, relay: Relaying) -> None:
+def join(loop: ServerLoop, relay: Relaying) -> None:
     """Have a stop of this process wait for the exchanges of `relay`. Called in the thread of `loop`.
 
     Only Python's main thread can take signals: a server that runs elsewhere stops as without us.

@@ -19,7 +19,7 @@ from typing import Any
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TotalTimedOut
 from pyramid_threaded_proxy.loop.endpoint import FOREVER, Endpoint, LoopOfTasks, Threads
 from pyramid_threaded_proxy.loop.poller import BROKEN, HANGUP, READ, RESET
-from pyramid_threaded_proxy.loop.waits import CHECKPOINT, Ready, Steps, Wait
+from pyramid_threaded_proxy.loop.waits import CHECK_CANCELLED, Ready, Steps, Wait
 
 log = logging.getLogger("pyramid_threaded_proxy.tasks")
 
@@ -91,7 +91,7 @@ class Task:
                 error, self.interruption = self.interruption, None
                 if self.is_over:
                     error = None
-            if error is not None or wait is CHECKPOINT:
+            if error is not None or wait is CHECK_CANCELLED:
                 continue
             self.wait = wait
             try:

@@ -174,7 +174,7 @@ class Hop(Wait):
         task.interruption = error
 
 
-class Turn(Wait):
+class Yield(Wait):
     """Lets the loop's other tasks have their turn; what ends the task is heard of then."""
 
     __slots__ = ()
@@ -189,7 +189,7 @@ class Turn(Wait):
         task.interruption = error
 
 
-class Abreast(Wait):
+class InBatch(Wait):
     """Waits until the others whose event has come in this turn are as far: no longer than they take for it.
 
     The same steps, taken for each of them in a row, cost less than with all that an exchange needs in between: code
@@ -200,7 +200,7 @@ class Abreast(Wait):
     may_end = False  # there may be a head already that was not sent yet
 
     def begin(self, task: Waiting) -> None:
-        task.loop.abreast.append(task)
+        task.loop.batched.append(task)
 
     def block(self) -> None:
         return None
@@ -209,10 +209,10 @@ class Abreast(Wait):
         task.interruption = error
 
 
-ABREAST = Abreast()
+IN_BATCH = InBatch()
 
 
-class Checkpoint(Wait):
+class CheckCancelled(Wait):
     """Waits for nothing, but an exchange that was told to end meanwhile goes no further."""
 
     __slots__ = ()
@@ -221,4 +221,4 @@ class Checkpoint(Wait):
         return None
 
 
-CHECKPOINT = Checkpoint()
+CHECK_CANCELLED = CheckCancelled()

@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, Upstr
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, ChunkedReader, Framing
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.waits import Hop, Ready, Steps, Turn
+from pyramid_threaded_proxy.loop.waits import Hop, Ready, Steps, Yield
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.transfer import (
     SMALL_READ,
@@ -203,7 +203,7 @@ class BodyMover:
             turn += received
             if turn >= A_TURN:
                 turn = 0
-                yield Turn()
+                yield Yield()
             if burst >= WORTH_MOVING:
                 yield from self._hop()
 

@@ -52,10 +52,10 @@ class Channel(Protocol):
     def join_stop(self, relay: Relaying) -> None:
         """Let the exchanges of `relay` end first when the process is told to stop."""
 
-    def last(self) -> None:
+    def on_lasting(self) -> None:
         """The exchange lasts: spare the server what an idle connection costs it."""
 
-    def give_back(self, close: bool) -> None:
+    def return_to_server(self, close: bool) -> None:
         """Return the connection: ready for its next request, or to be closed once all is flushed."""
 
     def break_off(self) -> None:
@@ -201,7 +201,7 @@ class SocketClient:
 
     def close(self) -> None:
         self._forget()
-        self._channel.give_back(self._close)
+        self._channel.return_to_server(self._close)
 
     def break_off(self) -> None:
         self._forget()

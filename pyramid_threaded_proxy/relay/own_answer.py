@@ -14,7 +14,7 @@ from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
 from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Client
-from pyramid_threaded_proxy.relay.prepared import Fetch
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 
 log = logging.getLogger("pyramid_threaded_proxy.own_answer")
 
@@ -49,12 +49,12 @@ def opening(client: Client, answer: UpstreamAnswer, framing: Framing, length: in
         raise HookFailed(str(error)) from None
 
 
-def send_response(response: webob.Response, fetch: Fetch, client: Client) -> Steps:
+def send_response(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
     """Steps: answer with a WebOb response, whose body is read, and closed, in pool threads."""
     if response.status_int < 200:
         raise HookFailed(f"a hook answered with the interim status {response.status_int}")
     try:
-        yield from _send(response, fetch, client)
+        yield from _send(response, prepared, client)
     except GeneratorExit:
         _close(response)
         raise
@@ -64,21 +64,23 @@ def send_response(response: webob.Response, fetch: Fetch, client: Client) -> Ste
     yield Call(_close, response)
 
 
-def _send(response: webob.Response, fetch: Fetch, client: Client) -> Steps:
+def _send(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
     chunks = iter(response.app_iter)
     fields = merge_application_fields([], response.headerlist)
     answer = UpstreamAnswer(response.status_int, response.status[4:], fields)
-    answer.fields = merge_application_fields(answer.fields, fetch.application_fields)
-    fetch.exchange.response = answer
-    bodiless = fetch.head_only or answer.status in (204, 304)
+    answer.fields = merge_application_fields(answer.fields, prepared.application_fields)
+    prepared.exchange.response = answer
+    bodiless = prepared.head_only or answer.status in (204, 304)
     length = None if answer.status in (204, 304) else response.content_length
     framing = NO_BODY if bodiless else CHUNKED if length is None else LENGTH
     yield from client.send(opening(client, answer, framing, length))
     if not bodiless:
-        yield from _send_chunks(chunks, framing, length, fetch, client)
+        yield from _send_chunks(chunks, framing, length, prepared, client)
 
 
-def _send_chunks(chunks: Any, framing: Framing, length: int | None, fetch: Fetch, client: Client) -> Steps:
+def _send_chunks(
+    chunks: Any, framing: Framing, length: int | None, prepared: PreparedExchange, client: Client
+) -> Steps:
     chunked = framing is CHUNKED and client.passes_framing and client.minor > 0
     left = length or 0
     while (chunk := (yield Call(_next_chunk, chunks))) is not None:
@@ -86,7 +88,7 @@ def _send_chunks(chunks: Any, framing: Framing, length: int | None, fetch: Fetch
             raise HookFailed("a response's body is longer than its Content-Length")
         if chunk:
             yield from client.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-            fetch.exchange.stats.bytes_down += len(chunk)
+            prepared.exchange.stats.bytes_down += len(chunk)
     if left:
         raise HookFailed("a response's body is shorter than its Content-Length")
     if chunked:

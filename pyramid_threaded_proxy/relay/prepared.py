@@ -11,8 +11,8 @@ from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields
 from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.http.rules import ResponseRules
-from pyramid_threaded_proxy.limits.admission import Limits, Place
-from pyramid_threaded_proxy.upstream.balance import Choice
+from pyramid_threaded_proxy.limits.admission import Limits, Slot
+from pyramid_threaded_proxy.upstream.balance import UpstreamChoice
 from pyramid_threaded_proxy.upstream.origin import Origin
 from pyramid_threaded_proxy.upstream.tls import Tls
 
@@ -37,7 +37,7 @@ class AnswerPolicy:
     hooks: Hooks
 
 
-class Fetch:
+class PreparedExchange:
     """What a `ProxyResponse` stands for: one exchange, and how its answer reaches the client.
 
     Made in the thread that called the view; the relay owns it from the detach on.
@@ -51,10 +51,10 @@ class Fetch:
         "head_only",
         "mount",
         "origin",
-        "place",
         "policy",
         "public_url",
         "recheck",
+        "slot",
         "upgrade",
     )
 
@@ -70,7 +70,7 @@ class Fetch:
         mount: str | None,
         upgrade: tuple[str, ...] = (),
         recheck: tuple[float, Callable[[Exchange], bool]] | None = None,
-        choice: Choice | None = None,
+        choice: UpstreamChoice | None = None,
     ) -> None:
         self.exchange = exchange
         #: Where it goes.
@@ -92,13 +92,13 @@ class Fetch:
         self.recheck = recheck
         #: Fields that tweens, callbacks and middleware put on the answer.
         self.application_fields: Fields = []
-        #: Its place among the exchanges in flight, once it is admitted.
-        self.place: Place | None = None
+        #: Its slot among the exchanges in flight, once it is admitted.
+        self.slot: Slot | None = None
 
     def move_on(self) -> bool:
         """Turn to another upstream of the route's; whether there is one that may be asked."""
         choice = self.choice
-        if choice is None or not choice.move_on():
+        if choice is None or not choice.next_upstream():
             return False
         assert choice.target_of is not None
         request, old, new = self.exchange.request, self.origin.authority, choice.upstream.origin

@@ -15,15 +15,15 @@ from pyramid_threaded_proxy.loop.task import Task
 
 log = logging.getLogger("pyramid_threaded_proxy.recheck")
 
-#: Where the environ of a repeated question keeps its `Probe`.
-PROBE = "pyramid_threaded_proxy.recheck"
+#: Where the environ of a repeated question keeps its `PermissionQuestion`.
+QUESTION = "pyramid_threaded_proxy.recheck"
 
 Check = Callable[[Exchange], bool]
 
 _LEFT_BEHIND = ("webob.", "waitress.", "pyramid_threaded_proxy.", "CONTENT_", "HTTP_CONTENT_", "HTTP_TRANSFER_")
 
 
-class Probe:
+class PermissionQuestion:
     """Tells the package's own view that it is only asked whether the request would be let in.
 
     A client can't make one: nothing of a request becomes an object in the environ.
@@ -59,14 +59,14 @@ def route_check(router: Callable[..., Any], question: Mapping[str, Any]) -> Chec
     """
 
     def check(exchange: Exchange) -> bool:
-        probe = Probe(exchange.userid)
+        asked = PermissionQuestion(exchange.userid)
         statuses: list[str] = []
 
         def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
             statuses.append(status)
             return _ignore
 
-        environ = dict(question) | {PROBE: probe, "wsgi.input": BytesIO(), "wsgi.errors": sys.stderr}
+        environ = dict(question) | {QUESTION: asked, "wsgi.input": BytesIO(), "wsgi.errors": sys.stderr}
         answer = router(environ, start_response)
         try:
             for _ in answer:
@@ -75,7 +75,7 @@ def route_check(router: Callable[..., Any], question: Mapping[str, Any]) -> Chec
             close = getattr(answer, "close", None)
             if close is not None:
                 close()
-        return probe.allowed and statuses[-1].startswith("204 ")
+        return asked.allowed and statuses[-1].startswith("204 ")
 
     return check
 

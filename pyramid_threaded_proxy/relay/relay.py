@@ -1,6 +1,6 @@
 """One exchange, top to bottom: connect, send, wait for the head, run hooks and overrides, move the body, give back.
 
-Everything in `Relay` is steps of one task (see `tasks`). The moment after which an answer can only be broken off
+Everything in `Relay` is steps of one task (see `loop.task`). The moment after which an answer can only be broken off
 is `Client.open`: from then on the client has a head.
 """
 
@@ -35,11 +35,11 @@ from pyramid_threaded_proxy.limits.descriptors import Descriptors
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.syscalls import receive
-from pyramid_threaded_proxy.loop.waits import ABREAST, CHECKPOINT, Call, Ready, Steps
+from pyramid_threaded_proxy.loop.waits import CHECK_CANCELLED, IN_BATCH, Call, Ready, Steps
 from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body_reader
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.own_answer import error_response, opening, send_response
-from pyramid_threaded_proxy.relay.prepared import Fetch
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.request_body import send_body, send_now
 from pyramid_threaded_proxy.relay.transfer import Pipes, upstream_gone
 from pyramid_threaded_proxy.relay.tunnel import tunnel
@@ -54,25 +54,25 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 MOST_INTERIM = 16
 
 
-class Host(Protocol):
+class RelayContext(Protocol):
     """Where a relay lives."""
 
     pipes: Pipes
     descriptors: Descriptors
 
-    def pool(self, fetch: Fetch, watched: bool) -> OriginPool:
+    def pool(self, prepared: PreparedExchange, watched: bool) -> OriginPool:
         """The connections to where `fetch` goes; `watched` for an exchange that runs in a loop."""
 
     def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
         """Steps: an upstream began to rest, for `reason`, or is back (see its `health`): tell log and subscribers."""
 
-    def ended(self, fetch: Fetch) -> None:
+    def ended(self, prepared: PreparedExchange) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
 
     def close_body(self, body: Body, in_loop: bool) -> None:
         """Close a body of the application's: its code may block, and so runs in a pool thread where there are some."""
 
-    def report(self, fetch: Fetch) -> Steps | None:
+    def report(self, prepared: PreparedExchange) -> Steps | None:
         """Tell the log; steps that tell hooks and subscribers, None where there are none."""
 
 
@@ -87,20 +87,20 @@ class Relay:
     _flight: Upstream | None = None  # the one that counts this exchange among its own
     _closed = False
 
-    def __init__(self, fetch: Fetch, client: Client, pool: OriginPool, host: Host) -> None:
-        self._fetch = fetch
-        self._exchange = fetch.exchange
-        self._policy = fetch.policy
+    def __init__(self, prepared: PreparedExchange, client: Client, pool: OriginPool, context: RelayContext) -> None:
+        self._prepared = prepared
+        self._exchange = prepared.exchange
+        self._policy = prepared.policy
         self._client = client
         self._pool = pool
-        self._host = host
+        self._context = context
         self._reader = HeadReader(self._policy.max_head)
 
     def run(self) -> Steps:
         """Steps: the whole exchange. Whatever happens, the client, the connection and the place are given back."""
         try:
             try:
-                yield CHECKPOINT
+                yield CHECK_CANCELLED
                 if not self._client.is_ready():
                     yield from self._client.ready()
                 head, framing, length = yield from self._ask()
@@ -119,7 +119,7 @@ class Relay:
             self._exchange.error = self._exchange.error or error
         finally:
             self._release()
-        if (report := self._host.report(self._fetch)) is not None:
+        if (report := self._context.report(self._prepared)) is not None:
             yield from report
 
     def _release(self) -> None:
@@ -131,11 +131,11 @@ class Relay:
             self._client.break_off()
         body = self._exchange.request.body
         if body is not None and body.owned:
-            self._host.close_body(body, self._client.endpoint is not None)
+            self._context.close_body(body, self._client.endpoint is not None)
         self._exchange.stats.finished = time.monotonic()
         if self._flight is not None:
             self._flight.flights.pop()
-        self._host.ended(self._fetch)
+        self._context.ended(self._prepared)
 
     # The request goes up
 
@@ -166,13 +166,13 @@ class Relay:
                     connection = None
                     continue
                 yield from self._note_failure(error)
-                if not retries or not self._may_go_on(error) or not self._fetch.move_on():
+                if not retries or not self._may_go_on(error) or not self._prepared.move_on():
                     raise
                 retries -= 1
-                self._pool = self._host.pool(self._fetch, self._client.endpoint is not None)
+                self._pool = self._context.pool(self._prepared, self._client.endpoint is not None)
                 connection = self._turn_to_upstream(retries)
                 continue
-            if (choice := self._fetch.choice) is not None and choice.upstream.health.succeeded():
+            if (choice := self._prepared.choice) is not None and choice.upstream.health.succeeded():
                 yield from self._tell_change(choice.upstream, "")
             return self._head, framing, length
 
@@ -182,10 +182,10 @@ class Relay:
 
     def _turn_to_upstream(self, retries: int) -> Connection | None:
         """Count the exchange where it goes now; returns an idle connection if there is one."""
-        fetch = self._fetch
-        choice = fetch.choice
-        self._exchange.stats.upstream = fetch.exchange.request.origin if choice is None else choice.upstream.url
-        if choice is not None and choice.balance.counts_flights:
+        prepared = self._prepared
+        choice = prepared.choice
+        self._exchange.stats.upstream = prepared.exchange.request.origin if choice is None else choice.upstream.url
+        if choice is not None and choice.balancer.counts_flights:
             if self._flight is not None:
                 self._flight.flights.pop()
             self._flight = choice.upstream
@@ -194,23 +194,23 @@ class Relay:
         return self._connection
 
     def _note_failure(self, error: ExchangeFailed) -> Steps:
-        choice = self._fetch.choice
+        choice = self._prepared.choice
         if choice is not None and choice.upstream.health.failed():
             yield from self._tell_change(choice.upstream, str(error))
 
     def _tell_change(self, upstream: Upstream, reason: str) -> Steps:
-        return self._host.upstream_changed(self._exchange.route, upstream, reason)
+        return self._context.upstream_changed(self._exchange.route, upstream, reason)
 
     def _connect(self) -> Any:
         connection = yield Call(self._pool.connect, self._policy.connect_timeout)
         try:
-            self._host.descriptors.check(connection.endpoint.fd)
+            self._context.descriptors.check(connection.endpoint.fd)
         except ExchangeFailed:
             connection.close()
             raise
         self._exchange.stats.connected = time.monotonic()
         self._connection = connection
-        yield CHECKPOINT  # it may have been told to end while it connected
+        yield CHECK_CANCELLED  # it may have been told to end while it connected
         return connection
 
     def _may_go_on(self, error: ExchangeFailed) -> bool:
@@ -291,7 +291,7 @@ class Relay:
 
     def _pass_interim_on(self, head: ResponseHead) -> Steps:
         answer_framing(self._exchange.request.method, head)
-        fields = self._policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
+        fields = self._policy.answer_fields.select(head.fields, self._prepared.public_url, self._prepared.mount)
         yield from self._client.send(self._client.interim(head.status, head.reason, fields))
 
     # The answer comes down
@@ -299,17 +299,17 @@ class Relay:
     def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         if framing is NO_BODY and self._reader.rest:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
-        yield ABREAST
+        yield IN_BATCH
         exchange, policy = self._exchange, self._policy
-        fields = policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
+        fields = policy.answer_fields.select(head.fields, self._prepared.public_url, self._prepared.mount)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
         if policy.hooks.response is not None:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
             if instead is not None:
                 return (yield from self._answer_instead(instead))
             fields = answer.final_fields()
-        if self._fetch.application_fields:
-            fields = merge_application_fields(fields, self._fetch.application_fields)
+        if self._prepared.application_fields:
+            fields = merge_application_fields(fields, self._prepared.application_fields)
         answer.fields = policy.rules.apply(fields)
         if policy.hooks.headers is not None:
             answer = yield from self._ask_headers_hook(answer)
@@ -319,7 +319,7 @@ class Relay:
             return self._drop_connection()  # a body that the client does not get is left unread
         reader = body_reader(framing, length, self._client)
         unsent, brought = self._begin(answer, shown, shown_length, reader)
-        yield ABREAST
+        yield IN_BATCH
         unsent = self._client.send_now(unsent)
         if unsent:
             yield from self._client.send(unsent)
@@ -346,9 +346,9 @@ class Relay:
         """A 101 must be for one of the protocols that were asked for, and say so in both fields (RFC 9110 7.8)."""
         named = [value for name, value in head.fields if name.lower() == "upgrade"]
         options = connection_options(value for name, value in head.fields if name.lower() == "connection")
-        if not self._fetch.upgrade:
+        if not self._prepared.upgrade:
             raise AnswerRefused("101 Switching Protocols, which nobody asked for (RFC 9110 15.2.2)")
-        if len(named) != 1 or named[0].lower() not in self._fetch.upgrade or "upgrade" not in options:
+        if len(named) != 1 or named[0].lower() not in self._prepared.upgrade or "upgrade" not in options:
             raise AnswerRefused("101 Switching Protocols to a protocol that was not asked for (RFC 9110 7.8)")
 
     def _switch(self, head: ResponseHead, rest: bytes) -> Steps:
@@ -356,8 +356,8 @@ class Relay:
         client, connection = self._client, self._connection
         assert connection is not None
         protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
-        fields = self._policy.answer_fields.select(head.fields, self._fetch.public_url, self._fetch.mount)
-        answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._fetch.application_fields))
+        fields = self._policy.answer_fields.select(head.fields, self._prepared.public_url, self._prepared.mount)
+        answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._prepared.application_fields))
         self._exchange.response = answer
         hook = self._policy.hooks.response
         if hook is not None and (instead := (yield Call(run_answering_hook, "response", hook, self._exchange))):
@@ -388,7 +388,7 @@ class Relay:
         self, status: int, head: ResponseHead, framing: Framing, length: int
     ) -> tuple[Framing, int | None]:
         """The answer's framing for this client. A hook may have changed method or status, a view the method."""
-        if self._fetch.head_only or status in (204, 304):
+        if self._prepared.head_only or status in (204, 304):
             return NO_BODY, None if status == 204 else _said_length(head)
         if framing is NO_BODY:
             return LENGTH, 0  # the client waits for a body, and there is none
@@ -408,7 +408,7 @@ class Relay:
         policy = self._policy
         timeouts = (policy.read_timeout, policy.send_timeout)
         mover = BodyMover(
-            self._connection.endpoint, self._client, self._host.pipes, policy.buffer, timeouts, self._moved_down
+            self._connection.endpoint, self._client, self._context.pipes, policy.buffer, timeouts, self._moved_down
         )
         yield from mover.move(reader)
 
@@ -417,7 +417,7 @@ class Relay:
         connection = self._connection
         assert connection is not None
         # After an upgrade was asked for, what the upstream takes the connection for is anybody's guess.
-        if self._request_sent and framing is not CLOSE and not self._fetch.upgrade and keeps_alive(head):
+        if self._request_sent and framing is not CLOSE and not self._prepared.upgrade and keeps_alive(head):
             self._connection = None
             self._pool.give_back(connection, self._policy.keepalive)
         else:
@@ -431,7 +431,7 @@ class Relay:
     def _answer_instead(self, response: webob.Response) -> Steps:
         """Steps: a response of a hook's or of ours; the upstream's body is dropped."""
         self._drop_connection()
-        return send_response(response, self._fetch, self._client)
+        return send_response(response, self._prepared, self._client)
 
     # It failed
 
@@ -448,7 +448,7 @@ class Relay:
                 pass  # its traceback is in the log, and the first error is the one that counts
         if self._client.opened or isinstance(error, (ClientGone, ClientTimedOut)):
             return
-        yield from self._answer_instead(instead or error_response(error, self._fetch.accept))
+        yield from self._answer_instead(instead or error_response(error, self._prepared.accept))
         self._closed = True
         self._client.close()
 

@@ -12,7 +12,7 @@ from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
 from pyramid_threaded_proxy.loop.syscalls import send
-from pyramid_threaded_proxy.loop.waits import Call, Hop, Ready, Turn
+from pyramid_threaded_proxy.loop.waits import Call, Hop, Ready, Yield
 from pyramid_threaded_proxy.relay.transfer import Hear, Moved, send_file
 
 _READ_SIZE = 64 * 1024
@@ -128,7 +128,7 @@ def _send_blocks(endpoint: Endpoint, body: Body, length: int, timeout: float, mo
         moved(len(data))
         if (turn := turn + len(data)) >= _A_TURN:
             turn = 0
-            yield Turn()
+            yield Yield()
     return True
 
 

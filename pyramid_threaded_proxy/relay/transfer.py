@@ -1,6 +1,6 @@
 """Moving bodies between sockets: inside the kernel where it can be, through a bounded buffer elsewhere.
 
-All functions are steps of a task (`tasks`): they run in the loop that the task is in, and hold the two sockets
+All functions are steps of a task (`loop.task`): they run in the loop that the task is in, and hold the two sockets
 for as long as they run. `moved` is told the number of bytes after each write.
 """
 
@@ -22,7 +22,7 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
-from pyramid_threaded_proxy.loop.waits import Ready, Steps, Turn
+from pyramid_threaded_proxy.loop.waits import Ready, Steps, Yield
 
 #: Bytes: a body with at least so much to go is worth a pipe, and one that is copied a hop to a mover.
 WORTH_MOVING = 64 * 1024
@@ -178,7 +178,7 @@ def splice_body(
             moved(sent)
             if (turn := turn + sent) >= a_turn:
                 turn = 0
-                yield Turn()
+                yield Yield()
     arrival.every_byte_counts()
 
 
@@ -250,5 +250,5 @@ def send_file(
             moved(sent)
             if (turn := turn + sent) >= A_TURN:
                 turn = 0
-                yield Turn()
+                yield Yield()
     return True

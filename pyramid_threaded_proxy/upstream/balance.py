@@ -35,16 +35,16 @@ class Upstream:
         return f"<Upstream {self.url}{' resting' if self.health.down else ''}>"
 
 
-class Choice:
+class UpstreamChoice:
     """The upstream that one exchange was given, and how it can go on with another of the set.
 
     The exchange owns it; that of a set of one is shared, and never changes.
     """
 
-    __slots__ = ("balance", "keep_host", "resting", "target_of", "tried", "upstream", "user")
+    __slots__ = ("balancer", "keep_host", "resting", "target_of", "tried", "upstream", "user")
 
-    def __init__(self, balance: Balance, upstream: Upstream, user: str = "", resting: bool = False) -> None:
-        self.balance = balance
+    def __init__(self, balancer: Balancer, upstream: Upstream, user: str = "", resting: bool = False) -> None:
+        self.balancer = balancer
         self.upstream = upstream
         #: Whether it rests, and all others too: nothing is to be sent.
         self.resting = resting
@@ -55,11 +55,11 @@ class Choice:
         #: Whether the Host field says the same to all of them.
         self.keep_host = False
 
-    def move_on(self) -> bool:
+    def next_upstream(self) -> bool:
         """Choose another upstream that was not tried and does not rest; whether there is one."""
         if self.target_of is None:
             return False
-        other = self.balance.next(self.user, self.tried)
+        other = self.balancer.next(self.user, self.tried)
         if other is None:
             return False
         self.upstream = other
@@ -67,7 +67,7 @@ class Choice:
         return True
 
 
-class Balance:
+class Balancer:
     """Chooses among the upstreams of one route. Any thread; what it remembers changes in single steps."""
 
     def __init__(self, upstreams: tuple[Upstream, ...], method: Method) -> None:
@@ -75,14 +75,14 @@ class Balance:
         self.by_user = method == "user_hash" and len(upstreams) > 1
         self.counts_flights = method == "least_exchanges" and len(upstreams) > 1
         self._turn = itertools.count()
-        self._only = Choice(self, upstreams[0]) if len(upstreams) == 1 else None
+        self._only = UpstreamChoice(self, upstreams[0]) if len(upstreams) == 1 else None
 
-    def choose(self, user: str) -> Choice:
+    def choose(self, user: str) -> UpstreamChoice:
         """An upstream for an exchange of `user`, which counts where `by_user` says so."""
         if self._only is not None and not self.upstreams[0].health.down:
             return self._only
         found = self.next(user, ())
-        return Choice(self, found or self.upstreams[0], user, resting=found is None)
+        return UpstreamChoice(self, found or self.upstreams[0], user, resting=found is None)
 
     def next(self, user: str, without: Container[Upstream]) -> Upstream | None:
         """The first that may be asked; None while all of them rest."""

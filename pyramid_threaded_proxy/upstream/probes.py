@@ -44,7 +44,7 @@ class Probes:
                 return
             self.loop = loop
         for route in self.routes:
-            for upstream in route.balance.upstreams:
+            for upstream in route.balancer.upstreams:
                 _Probe(self, loop, route, upstream).begin()
 
     def stop(self) -> None:
