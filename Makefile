@@ -18,6 +18,7 @@ test: $(VENV)/.testing
 
 lint: $(VENV)/.testing
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 docs: $(VENV)/.runtime

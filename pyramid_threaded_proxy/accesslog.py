@@ -24,7 +24,7 @@ access_log = logging.getLogger("pyramid_threaded_proxy.access")
 #: Seconds between two looks whether the log's file was moved away: each lets go of the interpreter's lock.
 LOOK_EVERY = 1.0
 
-_UNSAFE = re.compile(r'[^ !#-\[\]-~]')
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
 def _shown(text: str) -> str:

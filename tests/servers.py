@@ -117,5 +117,3 @@ SERVERS: dict[str, Any] = {
     "gunicorn-sync": lambda *arguments: under_gunicorn("sync", *arguments),
     "gunicorn-gthread": lambda *arguments: under_gunicorn("gthread", *arguments),
 }
-
-

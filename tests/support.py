@@ -332,9 +332,7 @@ class Site:
         listen = " ".join(["127.0.0.1:0"] * sockets)
         self.server = waitress.create_server(application, listen=listen, **{"threads": 4, **options})
         self.map = self.server.map if sockets > 1 else self.server._map
-        self.ports = (
-            [port for _, port in self.server.effective_listen] if sockets > 1 else [self.server.effective_port]
-        )
+        self.ports = [port for _, port in self.server.effective_listen] if sockets > 1 else [self.server.effective_port]
         self.port = int(self.ports[0])
         self.authority = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.authority}"

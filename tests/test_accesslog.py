@@ -239,9 +239,7 @@ def test_the_lines_of_a_turn_are_written_together(
     assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
-def test_lines_are_made_in_a_row(
-    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
-) -> None:
+def test_lines_are_made_in_a_row(site: Callable[..., Site], buffered: accesslog.BufferedFileHandler) -> None:
     """Those of exchanges that nobody asks for any more: a moment later, and in the file right behind it."""
 
     def write_three() -> None:

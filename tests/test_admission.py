@@ -334,9 +334,7 @@ def test_a_refusal_aborts_the_transaction(fault: str, origin: MakeOrigin, site: 
     """Where the view or the tween refuses the request, the transaction is aborted."""
     upstream = origin(echo)
     recorder = Recorder(upstream)
-    made = site(
-        {**route("r", upstream.url), "proxy.max_exchanges": "1"}, configure=with_transactions(recorder)
-    )
+    made = site({**route("r", upstream.url), "proxy.max_exchanges": "1"}, configure=with_transactions(recorder))
     if fault == "target":
         assert made.get("/r/%2e%2e").status == 400
     else:
@@ -370,9 +368,7 @@ def test_a_failing_commit(origin: MakeOrigin, site: MakeSite) -> None:
 
 
 @pytest.mark.parametrize("through_waitress", [True, False], ids=["waitress", "elsewhere"])
-def test_a_retried_request_has_not_been_detached(
-    through_waitress: bool, origin: MakeOrigin, site: MakeSite
-) -> None:
+def test_a_retried_request_has_not_been_detached(through_waitress: bool, origin: MakeOrigin, site: MakeSite) -> None:
     """pyramid_retry tries again after our tween gave a place: it is never refused its own, and asks upstream once."""
     upstream = origin(echo)
     tries: list[int] = []

@@ -65,9 +65,7 @@ class Names:
             if host.endswith((".example", ".internal")):
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             return self._real(host, port, *rest, **more)
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(self.known[host])
-        ]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(self.known[host])]
 
 
 @pytest.fixture

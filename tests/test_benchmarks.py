@@ -268,9 +268,7 @@ def test_a_server_that_does_not_start_is_told_with_its_words(tmp_path: Path) -> 
 
 def cores_of(pids: set[int]) -> set[frozenset[int]]:
     """Where the threads of these processes may run."""
-    return {
-        frozenset(os.sched_getaffinity(int(task))) for pid in pids for task in os.listdir(f"/proc/{pid}/task")
-    }
+    return {frozenset(os.sched_getaffinity(int(task))) for pid in pids for task in os.listdir(f"/proc/{pid}/task")}
 
 
 def test_the_server_is_alone_on_its_core(tmp_path: Path, need_program: Callable[[str], str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pyramid_threaded_proxy.exceptions import DescriptorsExhausted
 from pyramid_threaded_proxy.limits.descriptors import RESERVE, Descriptors
 
-SCRIPT = '''
+SCRIPT = """
 import logging, resource, select, sys, threading
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
 sys.path.insert(0, {tests!r})
@@ -53,7 +53,7 @@ with Origin(hold) as origin, Site(
     wait_until(lambda: site.engine.admission.in_flight == 0)
     assert site.get("/r/").status == 200
 print("done")
-'''
+"""
 
 
 @pytest.mark.parametrize(

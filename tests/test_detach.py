@@ -150,9 +150,7 @@ def test_a_short_exchange_stays_in_the_tables(origin: MakeOrigin, site: MakeSite
     client.close()
 
 
-def test_tables_change_on_the_main_thread_alone(
-    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
-) -> None:
+def test_tables_change_on_the_main_thread_alone(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
     """Exchanges that last, end well, are broken off or lose their client: only waitress's thread changes its tables."""
 
     def script(wire: OriginWire) -> None:
@@ -215,9 +213,7 @@ def test_maintenance_spares_detached_channels(origin: MakeOrigin, site: MakeSite
 
 
 @pytest.mark.parametrize("size", [1, 5_000, 300_000, 3_000_000])
-def test_request_bodies_outlive_the_task(
-    origin: MakeOrigin, site: MakeSite, sockets: int, size: int
-) -> None:
+def test_request_bodies_outlive_the_task(origin: MakeOrigin, site: MakeSite, sockets: int, size: int) -> None:
     """A body in memory or in waitress's temporary file reaches the upstream whole, and is closed at the give-back."""
     data = (bytes(range(256)) * (size // 256 + 1))[:size]
     received = threading.Event()
@@ -407,9 +403,7 @@ def test_continue_waits_for_the_exchange_before(origin: MakeOrigin, site: MakeSi
     """A pipelined request that expects 100 gets it behind the relayed answer."""
     app = site(route("r", origin(gate).url), sockets=sockets)
     client = app.client()
-    client.send(
-        get("/r/1") + b"PUT /r/2 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-    )
+    client.send(get("/r/1") + b"PUT /r/2 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
     gate.wait_asked()
     assert not client.is_closed()
     gate.opened.set()

@@ -264,9 +264,7 @@ def test_a_descriptor_is_not_reused_under_the_relay(
     client.close()
 
 
-def test_events_of_the_same_turn_are_left_alone(
-    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
-) -> None:
+def test_events_of_the_same_turn_are_left_alone(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
     """What waitress's loop had seen ready in the turn of the detach is neither read nor written by it."""
     app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets, channel_request_lookahead=1)
     client = app.client()
@@ -354,9 +352,7 @@ class PausedTable(dict[int, Any]):
             yield value
 
 
-def test_maintenance_while_channels_come_and_go(
-    origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int
-) -> None:
+def test_maintenance_while_channels_come_and_go(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
     """Channels that come back while waitress walks its table wait until the walk is over."""
     app = site(route("r", origin(gate).url), configure=own_view, sockets=sockets)
     idle = app.client()

@@ -221,9 +221,7 @@ def echo_or_move(wire: OriginWire) -> None:
 OriginMaker = Callable[[Script], Origin]
 
 
-def test_readme(
-    library: Callable[[str, str], Library], origin: OriginMaker, site: Callable[..., Site]
-) -> None:
+def test_readme(library: Callable[[str, str], Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
     """The README's settings and view answer as it says."""
     running = library("README.md", origin(echo_or_move).url).site(site)
     assert running.get("/reports/a").status == 403
@@ -244,9 +242,7 @@ def test_hooks(
 ) -> None:
     """The hooks of their page do what it says of them."""
     caplog.set_level("INFO", logger="library")
-    running = library("hooks.md", origin(echo_or_move).url).site(
-        site, **{"proxy.routes.reports.read_timeout": "200ms"}
-    )
+    running = library("hooks.md", origin(echo_or_move).url).site(site, **{"proxy.routes.reports.read_timeout": "200ms"})
     answer = running.get("/reports/a", ALICE)
     assert answer.one("Content-Disposition") == "attachment"
     assert b"X-Language: en" in answer.body

@@ -351,6 +351,7 @@ def test_the_requests_own_body_with_another_type(origin: MakeOrigin, answer_of: 
 
 def test_the_requests_own_body_over_the_limit(answer_of: Any) -> None:
     """`max_body` holds for the request's own body."""
+
     def view(request: Request) -> Any:
         return request.proxy_fetch(NOWHERE, method="POST", body=request, max_body=2)
 

@@ -209,9 +209,7 @@ def test_a_long_accept_field_holds_nobody_up(origin: Origins, site: Sites) -> No
         assert (answer.status, answer.one("Content-Type")) == (502, kind)
 
 
-def test_the_access_log_cuts_what_a_client_says(
-    origin: Origins, site: Sites, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_access_log_cuts_what_a_client_says(origin: Origins, site: Sites, caplog: pytest.LogCaptureFixture) -> None:
     """A User-Agent of 200 KB makes a line of a few KB."""
     caplog.set_level("INFO", "pyramid_threaded_proxy.access")
     here = site(route("r", origin(echo).url))

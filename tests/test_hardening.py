@@ -179,9 +179,7 @@ def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: Origins, s
     assert len(here.engine.in_flight) == 0
 
 
-def test_a_call_that_has_not_begun_is_withdrawn(
-    origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_has_not_begun_is_withdrawn(origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     """While every pool thread looks names up, an exchange that waits for one can still be ended."""
     busy, go_on = threading.Semaphore(0), threading.Event()
     look_up = socket.getaddrinfo
@@ -194,9 +192,7 @@ def test_a_call_that_has_not_begun_is_withdrawn(
         return look_up(host, *arguments, **keywords)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
-    here = site(
-        route("slow", "http://slow.example:1") | route("r", origin(echo).url) | {"proxy.threads": "2"}
-    )
+    here = site(route("slow", "http://slow.example:1") | route("r", origin(echo).url) | {"proxy.threads": "2"})
     clients = []
     for path in ("/slow/", "/slow/", "/r/"):
         client = here.client()

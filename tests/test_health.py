@@ -264,9 +264,7 @@ def raising(exchange: Any) -> None:
 def test_one_of_two_rests(origin: MakeOrigin, site: MakeSite) -> None:
     """The one that rests is left out at once; nobody waits for it and nobody hears of it."""
     alive, events = origin(echo), []
-    where = site(
-        route("r", f"{DEAD} {alive.url}", health__fails="1", retries="0"), configure=listening(events)
-    )
+    where = site(route("r", f"{DEAD} {alive.url}", health__fails="1", retries="0"), configure=listening(events))
     statuses = Counter(where.get("/r/").status for _ in range(9))
     assert statuses == {200: 8, 502: 1}
     wait_until(lambda: events == [UpstreamDown(DEAD, "r")])

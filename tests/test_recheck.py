@@ -325,9 +325,7 @@ def fetching(url: str, **keys: Any) -> Callable[[Configurator], None]:
     def configure(config: Configurator) -> None:
         for name in ("proxy_fetch", "proxy_forward"):
             config.add_route(name, f"/{name}")
-            config.add_view(
-                lambda request, name=name: getattr(request, name)(f"{url}/x", **keys), route_name=name
-            )
+            config.add_view(lambda request, name=name: getattr(request, name)(f"{url}/x", **keys), route_name=name)
 
     return configure
 

@@ -71,10 +71,14 @@ def test_the_message_is_exactly_what_it_should_be(origin: MakeOrigin, site: Make
     client.send(b"PUT /r/a//b%2F;x?q=%zz&r HTTP/1.1\r\n" + fields + b"\0\xff")
     client.head()
     client.close()
-    assert taking.requests[0].raw == (
-        f"PUT /base/a//b%2F;x?q=%zz&r HTTP/1.1\r\nHost: {upstream.authority}\r\nX-Empty: \r\nAccept: */*\r\n"
-        "Via: 1.1 me\r\nContent-Length: 2\r\n\r\n"
-    ).encode() + b"\0\xff"
+    assert (
+        taking.requests[0].raw
+        == (
+            f"PUT /base/a//b%2F;x?q=%zz&r HTTP/1.1\r\nHost: {upstream.authority}\r\nX-Empty: \r\nAccept: */*\r\n"
+            "Via: 1.1 me\r\nContent-Length: 2\r\n\r\n"
+        ).encode()
+        + b"\0\xff"
+    )
 
 
 @pytest.mark.parametrize("size", [0, 5, 3 << 20])

@@ -63,16 +63,12 @@ def test_a_body_that_is_read_once_goes_on_too(origin: MakeOrigin, site: MakeSite
         def hook(request: Any, exchange: Any) -> None:
             exchange.request.body = iter([b"one", b"two"])
 
-        config.add_proxy_route(
-            "r", prefix="/r", upstream=[DEAD[0], origin(echo).url], public=True, hooks_request=hook
-        )
+        config.add_proxy_route("r", prefix="/r", upstream=[DEAD[0], origin(echo).url], public=True, hooks_request=hook)
 
     assert received(site(configure=configure).get("/r/", method="POST", body=b"x")).body == b"onetwo"
 
 
-def test_a_connect_that_timed_out_goes_on(
-    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connect_that_timed_out_goes_on(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connect time-out is a failed connect: each try has its own, and the next upstream is asked."""
     from pyramid_threaded_proxy.upstream import connections as upstream
 
@@ -100,9 +96,7 @@ def test_host_says_what_it_should(origin: MakeOrigin, site: MakeSite, preserve: 
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 200), ("DELETE", 200), ("POST", 502)])
-def test_only_what_is_idempotent_is_sent_again(
-    origin: MakeOrigin, site: MakeSite, method: str, status: int
-) -> None:
+def test_only_what_is_idempotent_is_sent_again(origin: MakeOrigin, site: MakeSite, method: str, status: int) -> None:
     """An upstream that closes without an answer may have done it: only idempotent methods go on (RFC 9110 9.2.2)."""
     second = origin(echo)
     body = b"x" if method in ("PUT", "POST") else None

@@ -501,9 +501,7 @@ def _die() -> None:
 
 
 @pytest.mark.parametrize("later", [run_in_batch, after_turn], ids=["row", "turn's end"])
-def test_what_breaks_a_loop_again_and_again(
-    scheduler: Scheduler, later: Callable[[Callable[[], None]], bool]
-) -> None:
+def test_what_breaks_a_loop_again_and_again(scheduler: Scheduler, later: Callable[[Callable[[], None]], bool]) -> None:
     """As a handler of the log may, for each line: the others are done all the same, and its descriptors are closed."""
     trace = Trace()
     loop = scheduler.start()

@@ -724,8 +724,17 @@ def test_pattern_names(pattern: str, names: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["http://h", "http://h/", "HTTP://h:80/a/b", "http://[::1]:8080/x", "http://10.0.0.1:65535", "http://a_b.c./%7Ex",
-     "https://h:8443/a", "http+unix://%2Frun%2Fapp.sock", "http+unix://%2frun%2fapp.sock/base"],
+    [
+        "http://h",
+        "http://h/",
+        "HTTP://h:80/a/b",
+        "http://[::1]:8080/x",
+        "http://10.0.0.1:65535",
+        "http://a_b.c./%7Ex",
+        "https://h:8443/a",
+        "http+unix://%2Frun%2Fapp.sock",
+        "http+unix://%2frun%2fapp.sock/base",
+    ],
 )
 def test_upstreams(value: str) -> None:
     """An upstream is kept as written."""

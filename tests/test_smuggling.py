@@ -353,6 +353,7 @@ def test_own_cookies_stay_home(stack_of_all: Stack, lines: list[bytes]) -> None:
 
 def test_a_clients_own_user_field_never_goes_up(origin: MakeOrigin, site: MakeSite) -> None:
     """On a public route too, a field that is set from identity comes from identity or not at all."""
+
     class Cookies(Policy):
         def identity(self, request: Any) -> str | None:
             return request.cookies.get("user")  # type: ignore[no-any-return]

@@ -390,9 +390,7 @@ def _received(sock: Any) -> bytes | None:
         return None
 
 
-def test_the_log_names_no_file_contents(
-    tls_origin: MakeTls, site: MakeSite, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_names_no_file_contents(tls_origin: MakeTls, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     """What failed is told in the log by its reason."""
     caplog.set_level(logging.DEBUG, "pyramid_threaded_proxy.access")
     where = site(route("r", tls_origin(echo).url))

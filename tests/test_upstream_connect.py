@@ -214,9 +214,7 @@ def test_keepalive(origin: MakeOrigin, site: MakeSite, keepalive: str, accepted:
     assert upstream.accepted == accepted
 
 
-def test_long_idle_connections_are_dropped(
-    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_idle_connections_are_dropped(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop drops what was idle for long, and leaves what was used since."""
     monkeypatch.setattr(upstream_module, "IDLE_SECONDS", 0.1)
     upstream = origin(answering(OK, OK, OK))

@@ -150,9 +150,7 @@ def test_the_standard_librarys_server(tmp_path: Path, serve: Callable[..., Any],
     assert where.get("/r/none").status == 404
 
 
-def test_a_server_that_is_killed_and_comes_back(
-    tmp_path: Path, serve: Callable[..., Any], site: MakeSite
-) -> None:
+def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, serve: Callable[..., Any], site: MakeSite) -> None:
     """Killed, it is 502, and then 503 at once; started again it is tried once the pause is over, and all is well."""
     (tmp_path / "upstream_application.py").write_text(APPLICATION)
     port = free_port()

@@ -40,9 +40,7 @@ class Noted(BaseException):
 class Stock:
     """Stock waitress with one request in its worker; `seen` is what the application saw."""
 
-    def __init__(
-        self, channel_class: type[HTTPChannel] = HTTPChannel, request: bytes = post("/x", b"body")
-    ) -> None:
+    def __init__(self, channel_class: type[HTTPChannel] = HTTPChannel, request: bytes = post("/x", b"body")) -> None:
         self.environ: dict[str, Any] = {}
         self.called, self.go_on = threading.Event(), threading.Event()
         self.server = waitress.create_server(self._application, listen="127.0.0.1:0", threads=1)

@@ -87,9 +87,7 @@ class Engine:
             )
         client = StreamClient()
         relay = Relay(prepared, client, self.pool(prepared, watched=False), self)
-        answer = StreamedAnswer(
-            relay.run(), client, prepared.exchange, prepared.recheck, prepared.policy.total_timeout
-        )
+        answer = StreamedAnswer(relay.run(), client, prepared.exchange, prepared.recheck, prepared.policy.total_timeout)
         # Weakly: middleware may drop the answer without closing it, and then nobody is in flight any more.
         known = weakref.ref(answer)
 

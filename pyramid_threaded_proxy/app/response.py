@@ -145,8 +145,6 @@ class ProxyResponse(Response):
         return ()
 
 
-
-
 def _can_be_sent(field: tuple[str, str]) -> bool:
     """Whether a field that middleware added can be written; it is too late to raise anything."""
     try:
@@ -185,5 +183,3 @@ class _Handover:
             body.close()
         if self._prepared.slot is not None:
             self._prepared.slot.release()
-
-

@@ -50,9 +50,7 @@ class Route:
         """Whether it has a mount point, rather than a pattern."""
         return self.settings.pattern is None
 
-    def target(
-        self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any]
-    ) -> str:
+    def target(self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any]) -> str:
         """The target at `upstream` for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
 
         Raises `TargetRefused`, or `ValueRefused` where a value can't be written.
@@ -68,7 +66,6 @@ class Route:
             target = join(upstream.base, rest, query)
         check_upstream_target(target)
         return target
-
 
     def _check_inner(self, path: str, public: str) -> None:
         """Upstreams that merge slashes or drop parameters could take the path for one that another route guards."""

@@ -43,9 +43,7 @@ class Descriptors:
             return
         if not self._warned:
             self._warned = True
-            log.warning(
-                "%d of %d descriptors are in use: new exchanges get 503; %s", number, self.limit, self._remedy
-            )
+            log.warning("%d of %d descriptors are in use: new exchanges get 503; %s", number, self.limit, self._remedy)
         raise DescriptorsExhausted(f"descriptor {number} of {self.limit}")
 
 

@@ -46,9 +46,7 @@ class Scheduler:
         """A loop for a big body."""
         return self._loops[1 + next(self._turn) % MOVERS]
 
-    def task(
-        self, steps: Steps, client: Endpoint | None = None, on_lasting: Callable[[], None] | None = None
-    ) -> Task:
+    def task(self, steps: Steps, client: Endpoint | None = None, on_lasting: Callable[[], None] | None = None) -> Task:
         """Make a task of a generator; it begins with ``task.post(task.start)``.
 
         `client` is the socket whose hang-up ends it with `ClientGone`, from the moment it lasts; `on_lasting` is

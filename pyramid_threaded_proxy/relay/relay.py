@@ -219,11 +219,7 @@ class Relay:
 
     def _may_send_again(self) -> bool:
         request = self._exchange.request
-        return (
-            not self._heard
-            and request.method in IDEMPOTENT
-            and (request.body is None or request.body.repeatable)
-        )
+        return not self._heard and request.method in IDEMPOTENT and (request.body is None or request.body.repeatable)
 
     def _send_head(self, endpoint: Endpoint) -> bytes | memoryview:
         """Write the request's head, or where a body follows none of it yet; returns what is left."""
