@@ -1,20 +1,22 @@
 """Puts slow, large or long-lived backends behind a Pyramid application's own authorization.
 
 Pyramid decides who may pass; then the client's connection is detached from waitress, a small relay moves the bytes,
-and waitress gets the connection back. The way of a request, by module:
+and waitress gets the connection back. The way of a request, by room:
 
-=================  =====================================================================================
-`config`           declares routes and views          `settings`  reads ini and YAML
-`views`            a request that was let in          `forward`   becomes what is sent
-`request`          ``proxy_fetch``, ``proxy_forward``  `response`  `ProxyResponse`: what to fetch
-`tween`            admits it                          `in_flight`, `recheck`  end it early
-`engine`           what an application has of all below
-`detach`           takes waitress's connection        `stream`    does without, under other servers
-`relay`            one exchange, top to bottom        `hooks`     the application's say in it
-`upstream`         connections to backends            `body`, `transfer`  move the bytes
-`tasks`            what an exchange waits for         `scheduler`, `pool`, `poller`, `timers`  run it
-`head` `framing` `fields` `target` `cookies` `forwarded` `rules`   pure bytes and text: the rules of HTTP
-=================  =====================================================================================
+=============  ==========================================================================================
+`settings/`    ini, YAML and keyword arguments become frozen settings, with every mistake named
+`app/`         Pyramid: declares routes, judges the whole application, and makes a `ProxyResponse` of a request
+`tween`        admits it, under the application's exception views; `limits/` says how many there may be
+`detach/`      all of waitress: takes its connection, and gives it back
+`relay/`       one exchange, top to bottom: up, head, body, down; `hooks` and `events` are the application's say in it
+`upstream/`    all of urllib3: connections to backends, which of them is asked, and how they have been doing
+`loop/`        threads, waiting, time: what runs an exchange and knows none
+`http/`        pure bytes and text: the rules of HTTP
+`accesslog`    one line an exchange
+=============  ==========================================================================================
+
+Imports point down this table; `tests/test_imports.py` has the directions. `exchange` and `exceptions` are values that
+all may know. `docs/contributing.md` says which room a change belongs to.
 
 It is no cache, no load balancer for the public Internet, and it never decides who may pass.
 """
@@ -33,6 +35,7 @@ from pyramid_threaded_proxy.exceptions import (
     ClientTimedOut,
     ConnectFailed,
     ConnectTimedOut,
+    DescriptorsExhausted,
     ExchangeClosed,
     ExchangeFailed,
     FieldRefused,
@@ -53,7 +56,7 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamsResting,
     ValueRefused,
 )
-from pyramid_threaded_proxy.exchange import Exchange, Stats
+from pyramid_threaded_proxy.exchange import Exchange, Stats, UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.settings.errors import SettingsError
 
@@ -67,6 +70,7 @@ __all__ = [
     "ClientTimedOut",
     "ConnectFailed",
     "ConnectTimedOut",
+    "DescriptorsExhausted",
     "Exchange",
     "ExchangeClosed",
     "ExchangeFailed",
@@ -91,8 +95,10 @@ __all__ = [
     "TooManyExchanges",
     "TotalTimedOut",
     "TunnelIdle",
+    "UpstreamAnswer",
     "UpstreamDown",
     "UpstreamGone",
+    "UpstreamRequest",
     "UpstreamUp",
     "UpstreamsResting",
     "ValueRefused",
@@ -105,3 +111,8 @@ def includeme(config: Configurator) -> None:
     from pyramid_threaded_proxy.app.config import include
 
     include(config)
+
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # where users find it, whatever room it stands in
+del _name

@@ -10,14 +10,14 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.admit import unavailable
+from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.response import ProxyResponse, unavailable
+from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.http.target import escaped_path, rest_below
 
 Handler = Callable[[Request], Response]
-
-ENGINE = "pyramid_threaded_proxy.engine"
 
 
 def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:

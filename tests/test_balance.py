@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from support import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
+from pyramid_threaded_proxy.exchange import UpstreamRequest
+from pyramid_threaded_proxy.relay.destination import UpstreamChoice
 from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
@@ -40,15 +42,22 @@ def set_of(count: int, method: Any) -> tuple[Balancer, tuple[Upstream, ...]]:
     return Balancer(upstreams, method), upstreams
 
 
+def picked(balance: Balancer) -> Upstream:
+    """The upstream of the next exchange."""
+    found = balance.choose("")
+    assert found is not None
+    return found
+
+
 # By themselves
 
 
 def test_round_robin_asks_each_in_turn() -> None:
     """Each is asked as often as the others; one that rests leaves its turns to the next."""
     balance, upstreams = set_of(3, "round_robin")
-    assert Counter(balance.choose("").upstream.url for _ in range(9)) == {one.url: 3 for one in upstreams}
+    assert Counter(picked(balance).url for _ in range(9)) == {one.url: 3 for one in upstreams}
     upstreams[1].health.failed()
-    chosen = [balance.choose("").upstream for _ in range(6)]
+    chosen = [balance.choose("") for _ in range(6)]
     assert upstreams[1] not in chosen
     assert set(chosen) == {upstreams[0], upstreams[2]}
 
@@ -58,30 +67,30 @@ def test_least_exchanges_asks_the_one_with_fewest() -> None:
     balance, upstreams = set_of(3, "least_exchanges")
     upstreams[0].flights.extend([None, None])
     upstreams[1].flights.append(None)
-    assert balance.choose("").upstream is upstreams[2]
+    assert balance.choose("") is upstreams[2]
     upstreams[2].flights.extend([None] * 3)
-    assert balance.choose("").upstream is upstreams[1]
+    assert balance.choose("") is upstreams[1]
     upstreams[1].flights.extend([None])
-    assert {balance.choose("").upstream for _ in range(6)} == {upstreams[0], upstreams[1]}
+    assert {balance.choose("") for _ in range(6)} == {upstreams[0], upstreams[1]}
 
 
 @given(st.text(), st.integers(2, 8), st.data())
 def test_a_user_stays_while_the_set_is_whole(user: str, count: int, data: Any) -> None:
     """One user always has the same upstream; when another one rests, nothing changes for this user."""
     balance, upstreams = set_of(count, "user_hash")
-    own = balance.choose(user).upstream
-    assert balance.choose(user).upstream is own
+    own = balance.choose(user)
+    assert balance.choose(user) is own
     data.draw(st.sampled_from([one for one in upstreams if one is not own])).health.failed()
-    assert balance.choose(user).upstream is own
+    assert balance.choose(user) is own
 
 
 def test_users_are_spread() -> None:
     """A thousand users are about evenly spread, and those of an upstream that rests are spread over the others."""
     balance, upstreams = set_of(4, "user_hash")
-    before = {user: balance.choose(user).upstream for user in map(str, range(1000))}
+    before = {user: balance.choose(user) for user in map(str, range(1000))}
     assert min(Counter(before.values()).values()) > 180
     upstreams[0].health.failed()
-    moved = Counter(balance.choose(user).upstream for user, upstream in before.items() if upstream is upstreams[0])
+    moved = Counter(balance.choose(user) for user, upstream in before.items() if upstream is upstreams[0])
     assert set(moved) == set(upstreams[1:])
     assert min(moved.values()) > 40
 
@@ -89,14 +98,17 @@ def test_users_are_spread() -> None:
 def test_nobody_is_left() -> None:
     """While all rest the choice says so; each is tried once only."""
     balance, upstreams = set_of(2, "round_robin")
-    choice = balance.choose("")
-    choice.target_of = lambda upstream: upstream.url
-    assert choice.next_upstream()
-    assert set(choice.tried) == set(upstreams)
-    assert not choice.next_upstream()
+    sent = UpstreamRequest("GET", "", "", [], None)
+    choice = UpstreamChoice(balance, "", lambda upstream: upstream.url)
+    asked = [choice.upstream]
+    assert choice.next_upstream(sent)
+    asked.append(choice.upstream)
+    assert (set(asked), sent.target) == (set(upstreams), choice.upstream.url)
+    assert not choice.next_upstream(sent)
     for upstream in upstreams:
         upstream.health.failed()
-    assert balance.choose("").resting
+    assert balance.choose("") is None
+    assert UpstreamChoice(balance, "", lambda upstream: upstream.url).resting
     assert 50 < balance.retry_after() <= 60
 
 
@@ -173,7 +185,7 @@ def test_least_exchanges_under_way(origin: MakeOrigin, site: MakeSite) -> None:
 
     first, second = origin(slow), origin(named("fast"))
     where = site(route("r", f"{first.url} {second.url}", balance="least_exchanges"))
-    balance, client = where.engine.routes["r"].balance, where.client()
+    balance, client = where.engine.routes["r"].balancer, where.client()
     client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
     wait_until(lambda: first.accepted)
     assert {where.get("/r/").body.split()[0] for _ in range(5)} == {b"fast"}
@@ -196,7 +208,7 @@ def test_a_url_that_a_hook_sets_is_not_balanced(origin: MakeOrigin, site: MakeSi
         )
 
     where = site(configure=configure)
-    for upstream in where.engine.routes["r"].balance.upstreams:
+    for upstream in where.engine.routes["r"].balancer.upstreams:
         for _ in range(3):
             upstream.health.failed()
     assert where.get("/r/x").body == f"elsewhere /there {elsewhere.authority}".encode()

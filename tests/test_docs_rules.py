@@ -10,7 +10,7 @@ from docs_support import quoted, rows, section
 from support import Origin, Script, Site, answering, route
 
 from pyramid_threaded_proxy import exceptions
-from pyramid_threaded_proxy.http import fields, framing, head, target
+from pyramid_threaded_proxy.http import fields, framing, head, names, target
 from pyramid_threaded_proxy.settings import values as settings_values
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.upstream.connections import split_url
@@ -86,7 +86,7 @@ def test_hop_by_hop_fields_on_the_page() -> None:
     """The page names each hop-by-hop field that the code knows, and no other."""
     text = section(RULES, "The request's fields")
     named = [name for row in rows(text) if row[0].startswith("Never sent up") for name in quoted(row[0])]
-    assert {name.lower() for name in named} == fields.HOP_BY_HOP
+    assert {name.lower() for name in named} == names.HOP_BY_HOP
 
 
 def test_protocols_on_the_page() -> None:

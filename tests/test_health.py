@@ -232,7 +232,7 @@ def test_what_counts(origin: MakeOrigin, site: MakeSite, fault: str) -> None:
         client.wait_closed()
     client.close()
     wait_until(lambda: where.engine.admission.in_flight == 0)
-    assert where.engine.routes["r"].balance.upstreams[0].health.down == counts
+    assert where.engine.routes["r"].balancer.upstreams[0].health.down == counts
 
 
 def test_clients_and_hooks_that_fail_do_not_count(origin: MakeOrigin, site: MakeSite) -> None:
@@ -254,7 +254,7 @@ def test_clients_and_hooks_that_fail_do_not_count(origin: MakeOrigin, site: Make
     client.close()
     assert where.get("/s/").status == 500
     wait_until(lambda: where.engine.admission.in_flight == 0)
-    assert not any(where.engine.routes[name].balance.upstreams[0].health.down for name in "rs")
+    assert not any(where.engine.routes[name].balancer.upstreams[0].health.down for name in "rs")
 
 
 def raising(exchange: Any) -> None:

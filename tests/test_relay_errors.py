@@ -354,7 +354,7 @@ def test_an_unforeseen_exception_is_500_and_ends_alone(
     where = site(route("r", origin(echo).url))
     answers: list[Answer] = []
     with monkeypatch.context() as broken:
-        broken.setattr("pyramid_threaded_proxy.relay.answer_framing", lambda *_: 1 / 0)
+        broken.setattr("pyramid_threaded_proxy.relay.relay.answer_framing", lambda *_: 1 / 0)
         answers.append(where.get("/r/"))
     answers.append(where.get("/r/"))
     assert [answer.status for answer in answers] == [500, 200]

@@ -50,7 +50,7 @@ def test_it_is_an_empty_200(fetched: ProxyResponse) -> None:
 def test_two_share_nothing_that_changes(fetched: ProxyResponse) -> None:
     """Each is made of copies of a blank one's attributes: whatever changes in place must be its own."""
     blank = Response(headerlist=[], app_iter=())
-    other = ProxyResponse(fetched._engine, fetched._fetch)  # type: ignore[arg-type]
+    other = ProxyResponse(fetched._engine, fetched._prepared, fetched._client)  # type: ignore[arg-type]
     assert vars(blank).items() <= vars(other).items()
     shared = [name for name in vars(blank) if vars(other)[name] is vars(fetched)[name]]
     kinds = {type(vars(other)[name]) for name in shared}

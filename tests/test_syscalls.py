@@ -24,7 +24,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock i
 CHOICE = """
 import os
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores}])
-from pyramid_threaded_proxy import syscalls
+from pyramid_threaded_proxy.loop import syscalls
 print(syscalls._LIBC is not None, len(os.sched_getaffinity(0)))
 """
 

@@ -413,7 +413,7 @@ def test_probes_over_tls(tls_origin: MakeTls, authority: Authority, site: MakeSi
     where = site(route("r", upstream.url, **keys))
     assert where.get("/r/").status == 200
     wait_until(lambda: asked.count("/well") > 3, "some probes")
-    assert not where.engine.routes["r"].balance.upstreams[0].health.down
+    assert not where.engine.routes["r"].balancer.upstreams[0].health.down
 
 
 def test_an_application_behind_a_tls_listener_is_left_alone(stack: ExitStack, authority: Authority) -> None:

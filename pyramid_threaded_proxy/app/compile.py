@@ -13,71 +13,95 @@ from pyramid.interfaces import (
 from pyramid.registry import Registry
 
 from pyramid_threaded_proxy.app.declared import Declared
-from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
+from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import UpstreamPattern
 from pyramid_threaded_proxy.limits.admission import Limits
-from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
+from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, Timeouts
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings
 from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import UNIX
+from pyramid_threaded_proxy.upstream.probes import Probed
 from pyramid_threaded_proxy.upstream.tls import Tls, new_context
 
 log = logging.getLogger("pyramid_threaded_proxy.route")
 
 
-def request_policy(settings: RouteSettings, process: ProcessSettings, drop: frozenset[str]) -> RequestPolicy:
-    """Compile the request's side; `drop` are lower-case names that stay home besides. Raises `ValueRefused`."""
-    rules = RequestRules.compile(settings.request_set, settings.request_add, settings.request_remove)
-    return RequestPolicy(
-        request_fields=RequestFields(
-            own_cookies=process.own_cookies,
-            cookies=settings.request_cookies,
-            authorization=settings.request_authorization == "pass",
-            drop=drop | rules.names,
-        ),
-        rules=rules,
-        via=f"1.1 {process.via}" if process.via else "",
-        preserve_host=settings.preserve_host,
-        forwarded=settings.forwarded,
-        upgrade=frozenset(settings.upgrade),
-        origins=frozenset(settings.origins),
-        max_body=settings.max_body,
+def compile_rules(
+    settings: RouteSettings,
+    process: ProcessSettings,
+    hooks: Hooks,
+    *,
+    bases: tuple[str, ...] = (),
+    drop: frozenset[str] = frozenset(),
+) -> Rules:
+    """Compile what holds for each exchange. Raises `ValueRefused`.
+
+    `bases` are the URLs whose Location is mapped back, `drop` lower-case names of request fields that stay home.
+    """
+    methods = settings.methods
+    return Rules(
+        name=settings.name,
+        methods=None if methods is None else frozenset(methods) | ({"HEAD"} if "GET" in methods else set()),
+        request=_request_policy(settings, process, drop),
+        answer=_answer_policy(settings, process, hooks, bases),
     )
 
 
-def answer_policy(
-    settings: RouteSettings, process: ProcessSettings, hooks: Hooks, bases: tuple[str, ...], private: bool
+def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: frozenset[str]) -> RequestPolicy:
+    rules = RequestRules.compile(settings.request_set, settings.request_add, settings.request_remove)
+    fields = RequestFields(
+        own_cookies=process.own_cookies,
+        cookies=settings.request_cookies,
+        authorization=settings.request_authorization == "pass",
+        drop=drop | rules.names,
+    )
+    return RequestPolicy(
+        settings=settings,
+        fields=fields,
+        rules=rules,
+        via=f"1.1 {process.via}" if process.via else "",
+        upgrade=frozenset(settings.upgrade),
+        origins=frozenset(settings.origins),
+    )
+
+
+def _answer_policy(
+    settings: RouteSettings, process: ProcessSettings, hooks: Hooks, bases: tuple[str, ...]
 ) -> AnswerPolicy:
-    """Compile the answer's side; `bases` are the URLs whose Location is mapped back. Raises `ValueRefused`."""
+    fields = AnswerFields(
+        own_cookies=process.own_cookies,
+        rewrite_cookies=settings.rewrite_cookies,
+        rewrite_location=settings.rewrite_location,
+        bases=bases,
+        private=settings.cache == "private" and not settings.public,
+    )
+    rules = ResponseRules.compile(
+        settings.response_set, settings.response_add, settings.response_default, settings.response_remove
+    )
     return AnswerPolicy(
-        retries=settings.retries,
-        keepalive=settings.keepalive,
+        settings=settings,
+        timeouts=timeouts_of(settings),
         tls=tls_of(settings),
-        connect_timeout=settings.connect_timeout,
-        read_timeout=settings.read_timeout,
-        send_timeout=settings.send_timeout,
-        idle_timeout=settings.idle_timeout,
-        max_head=settings.max_head,
-        buffer=settings.buffer,
-        total_timeout=settings.total_timeout,
         limits=Limits(settings.max_exchanges, settings.max_exchanges_per_user),
-        answer_fields=AnswerFields(
-            own_cookies=process.own_cookies,
-            rewrite_cookies=settings.rewrite_cookies,
-            rewrite_location=settings.rewrite_location,
-            bases=bases,
-            private=private,
-        ),
-        rules=ResponseRules.compile(
-            settings.response_set, settings.response_add, settings.response_default, settings.response_remove
-        ),
+        answer_fields=fields,
+        rules=rules,
         hooks=hooks,
+    )
+
+
+def timeouts_of(settings: RouteSettings) -> Timeouts:
+    """The time-outs of one route's exchanges."""
+    return Timeouts(
+        settings.connect_timeout,
+        settings.read_timeout,
+        settings.send_timeout,
+        settings.idle_timeout,
+        settings.total_timeout,
     )
 
 
@@ -124,24 +148,35 @@ _CSRF_HEADER = "X-CSRF-Token"
 _EXPRESSION = re.compile(r"\{([A-Za-z_]\w*):((?:[^{}]|\{[^{}]*\})*)\}")
 
 
-def compiled_route(registry: Registry, engine: Engine, declared: Declared) -> Route:
+def compile_route(registry: Registry, process: ProcessSettings, declared: Declared, inner: tuple[str, ...]) -> Route:
+    """A declared route as exchanges need it; `inner` are the mounts of others below it. Raises `ValueRefused`."""
     settings = declared.settings
     balancer = Balancer(tuple(_upstream(settings, url) for url in settings.upstream), settings.balance)
     csrf = _csrf_header(registry, settings)
-    return Route(
-        name=settings.name,
-        settings=settings,
-        mount=declared.mount,
-        balancer=balancer,
-        methods=None if settings.methods is None else frozenset(settings.methods) | _implied(settings.methods),
-        request=request_policy(settings, engine.settings, frozenset({csrf} if csrf else ())),
-        answer=answer_policy(
-            settings,
-            engine.settings,
-            declared.hooks,
-            bases=location_bases(settings, balancer),
-            private=settings.cache == "private" and not settings.public,
-        ),
+    rules = compile_rules(
+        settings,
+        process,
+        declared.hooks,
+        bases=location_bases(settings, balancer),
+        drop=frozenset({csrf} if csrf else ()),
+    )
+    return Route(settings, rules, declared.mount, balancer, inner)
+
+
+def probed(route: Route) -> Probed | None:
+    """What the active probes of a route need to know; None where it has none."""
+    settings = route.settings
+    if settings.health_path is None:
+        return None
+    policy = route.rules.answer
+    return Probed(
+        route=settings.name,
+        upstreams=route.balancer.upstreams,
+        path=settings.health_path,
+        interval=settings.health_interval,
+        patience=(policy.timeouts.connect, policy.timeouts.read),
+        max_head=settings.max_head,
+        tls=policy.tls,
     )
 
 
@@ -160,10 +195,6 @@ def _csrf_header(registry: Registry, settings: RouteSettings) -> str | None:
         checked = defaults is not None and bool(defaults.require_csrf)
     header = _CSRF_HEADER if defaults is None else defaults.header
     return header.lower() if checked and header else None
-
-
-def _implied(methods: tuple[str, ...]) -> set[str]:
-    return {"HEAD"} if "GET" in methods else set()
 
 
 def _several(pattern: str) -> frozenset[str]:

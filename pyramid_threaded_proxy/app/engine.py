@@ -25,7 +25,7 @@ from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
-from pyramid_threaded_proxy.relay.recheck import Recheck
+from pyramid_threaded_proxy.relay.recheck import PermissionWatch
 from pyramid_threaded_proxy.relay.relay import Relay
 from pyramid_threaded_proxy.relay.stream import StreamedAnswer
 from pyramid_threaded_proxy.relay.transfer import Pipes
@@ -63,15 +63,15 @@ class Engine:
 
     def relay(self, prepared: PreparedExchange, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""
-        client = SocketClient(channel, prepared.policy.send_timeout)
-        relay = Relay(prepared, client, self.pool(prepared, watched=True), self)
+        client = SocketClient(channel, prepared.policy.timeouts.send)
+        relay = Relay(prepared, client, self)
         task = self.scheduler.task(relay.run(), client.endpoint, channel.on_lasting)
         self.in_flight.add(prepared.exchange, task.cancel)
-        if prepared.policy.total_timeout is not None:
-            task.limit = prepared.exchange.stats.started + prepared.policy.total_timeout
+        if (total := prepared.policy.timeouts.total) is not None:
+            task.limit = prepared.exchange.stats.started + total
         self.probes.start()
         if prepared.recheck is not None:
-            Recheck(self.scheduler, task, prepared.exchange, *prepared.recheck).start()
+            PermissionWatch(self.scheduler, task, prepared.exchange, prepared.recheck).start()
         if self._joined is not task.loop:  # a new process has a new one
             self._joined = task.loop
             channel.join_stop(self)
@@ -86,8 +86,8 @@ class Engine:
                 "this server's connections can't be detached: each proxied answer is streamed and holds a worker thread"
             )
         client = StreamClient()
-        relay = Relay(prepared, client, self.pool(prepared, watched=False), self)
-        answer = StreamedAnswer(relay.run(), client, prepared.exchange, prepared.recheck, prepared.policy.total_timeout)
+        relay = Relay(prepared, client, self)
+        answer = StreamedAnswer(relay.run(), client, prepared)
         # Weakly: middleware may drop the answer without closing it, and then nobody is in flight any more.
         known = weakref.ref(answer)
 
@@ -101,7 +101,7 @@ class Engine:
 
     def pool(self, prepared: PreparedExchange, watched: bool) -> OriginPool:
         """The connections to where an exchange goes (`relay.RelayContext`)."""
-        return self.upstreams.pool(prepared.origin, watched, prepared.policy.tls)
+        return self.upstreams.pool(prepared.destination.origin, watched, prepared.policy.tls)
 
     def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
         """Steps: an upstream began to rest, or is back (`relay.RelayContext`)."""
@@ -119,8 +119,7 @@ class Engine:
     def ended(self, prepared: PreparedExchange) -> None:
         """The exchange's last byte is out, or there will be none (`relay.RelayContext`)."""
         self.in_flight.remove(prepared.exchange)
-        if prepared.slot is not None:
-            prepared.slot.release()
+        prepared.release()
 
     def close_body(self, body: Body, in_loop: bool) -> None:
         """Close a body of the application's (`relay.RelayContext`)."""

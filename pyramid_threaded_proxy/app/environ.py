@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from pyramid.request import Request
 
-from pyramid_threaded_proxy.detach.access import channel_of, request_body, url_prefix
+from pyramid_threaded_proxy.detach import access
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
@@ -26,59 +26,102 @@ _SHOWN = 1024
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@")
 
 
-def raw_target(environ: Environ) -> tuple[str, str | None]:
-    """The client's path and query, byte for byte, and surely those that Pyramid has seen. Raises `TargetRefused`.
+class ClientRequest:
+    """What the client sent, read from the WSGI environ, and the live channel that it came on.
 
-    A subrequest has no raw target: its own is PATH_INFO, escaped.
+    Made once for each request, in its thread, and used there alone.
     """
-    path_info, script_name = environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")
-    raw = environ.get("REQUEST_URI") or environ.get("RAW_URI")
-    if raw is None:
-        query = environ.get("QUERY_STRING") or None
-        path = escaped_path(script_name + path_info) or "/"
-        return split_target(path if query is None else f"{path}?{query}")
-    path, query = split_target(raw)
-    if script_name and script_name == url_prefix(environ) and public_path_matches(path, path_info, ""):
-        # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
-        path = escaped_path(script_name) + path
-    if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
-        log.warning("refused: the target was sent as %r, and something made %r of it", path, script_name + path_info)
-        raise TargetRefused("the path or query was rewritten on its way to the application")
-    return path, query
 
+    __slots__ = ("channel", "environ", "request")
 
-def check_message(environ: Environ) -> None:
-    """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that only HTTP/1.1 has."""
-    protocol = environ.get("SERVER_PROTOCOL", "HTTP/1.1")
-    check_host(environ.get("HTTP_HOST"), protocol)
-    if protocol != "HTTP/1.1" and "HTTP_TRANSFER_ENCODING" in environ:
-        raise ProtocolRefused("Transfer-Encoding in a request that is not HTTP/1.1 (RFC 9112 6.1)")
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.environ: Environ = request.environ
+        #: None where the connection can't be detached.
+        self.channel = access.channel_of(self.environ)
 
+    def raw_target(self) -> tuple[str, str | None]:
+        """The client's path and query, byte for byte, and surely those that Pyramid has seen. Raises `TargetRefused`.
 
-def client_body(environ: Environ, max_body: int | None) -> Body | None:
-    """The client's request body, from its beginning, however much of it the application has read.
+        A subrequest has no raw target: its own is PATH_INFO, escaped.
+        """
+        environ = self.environ
+        path_info, script_name = environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")
+        raw = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+        if raw is None:
+            query = environ.get("QUERY_STRING") or None
+            path = escaped_path(script_name + path_info) or "/"
+            return split_target(path if query is None else f"{path}?{query}")
+        path, query = split_target(raw)
+        if script_name and script_name == self._url_prefix() and public_path_matches(path, path_info, ""):
+            # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
+            path = escaped_path(script_name) + path
+        if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
+            given = script_name + path_info
+            log.warning("refused: the target was sent as %r, and something made %r of it", path, given)
+            raise TargetRefused("the path or query was rewritten on its way to the application")
+        return path, query
 
-    Raises `BodyTooLarge` when it is larger than `max_body` bytes.
-    """
-    file = environ["wsgi.input"]
-    channel = channel_of(environ)
-    if channel is not None:
-        received, length = request_body(channel)
-        # Only while nobody has put another one in its place: what was looked at is what is sent.
-        if received is file:
-            _check_size(length, max_body)
-            return Body(file=file, length=length, start=0) if length else None
-    text = environ.get("CONTENT_LENGTH") or ""
-    if text:
+    def _url_prefix(self) -> str:
+        return access.url_prefix(self.channel) if self.channel is not None else ""
+
+    def check_message(self) -> None:
+        """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that only HTTP/1.1 has."""
+        protocol = self.environ.get("SERVER_PROTOCOL", "HTTP/1.1")
+        check_host(self.environ.get("HTTP_HOST"), protocol)
+        if protocol != "HTTP/1.1" and "HTTP_TRANSFER_ENCODING" in self.environ:
+            raise ProtocolRefused("Transfer-Encoding in a request that is not HTTP/1.1 (RFC 9112 6.1)")
+
+    def body(self, max_body: int | None) -> Body | None:
+        """The request body, from its beginning, however much of it the application has read.
+
+        Raises `BodyTooLarge` when it is larger than `max_body` bytes.
+        """
+        environ = self.environ
+        file = environ["wsgi.input"]
+        if self.channel is not None:
+            received, length = access.request_body(self.channel)
+            # Only while nobody has put another one in its place: what was looked at is what is sent.
+            if received is file:
+                _check_size(length, max_body)
+                return Body(file=file, length=length, start=0) if length else None
+        if text := environ.get("CONTENT_LENGTH") or "":
+            return self._body_of_length(text, max_body)
+        if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
+            return Body(chunks=_blocks(file, max_body))
+        return None
+
+    def _body_of_length(self, text: str, max_body: int | None) -> Body | None:
         if not (text.isascii() and text.isdigit()):
             raise ProtocolRefused("Content-Length is not a number (RFC 9110 8.6)")
-        _check_size(int(text), max_body)
+        length = int(text)
+        _check_size(length, max_body)
         # WebOb's copy, or what the application has put there: once the request is over nobody else closes it.
-        seekable = bool(environ.get("webob.is_body_seekable"))
-        return Body(file=file, length=int(text), start=0 if seekable else None, owned=seekable) if int(text) else None
-    if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
-        return Body(chunks=_blocks(file, max_body))
-    return None
+        seekable = bool(self.environ.get("webob.is_body_seekable"))
+        file = self.environ["wsgi.input"]
+        return Body(file=file, length=length, start=0 if seekable else None, owned=seekable) if length else None
+
+    def wants_head_alone(self) -> bool:
+        """Whether the client sent HEAD, whatever became of it since: it decides whether an answer has a body."""
+        channel = self.channel
+        return (access.sent_method(channel) if channel is not None else self.environ["REQUEST_METHOD"]) == "HEAD"
+
+    def public_url(self) -> str:
+        """Scheme and authority as the client sees them, after waitress's trust."""
+        host = self.environ.get("HTTP_HOST")
+        return f"{self.environ['wsgi.url_scheme']}://{host}" if host else str(self.request.host_url)
+
+    def log_values(self) -> tuple[str, str, str, str, str]:
+        """What the access log shows: no query and no user of a URL, in target or Referer, gets there."""
+        environ = self.environ
+        target: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "-")
+        return (
+            environ.get("REQUEST_METHOD", "-")[:_SHOWN],
+            _shown_url(target),
+            environ.get("SERVER_PROTOCOL", "-"),
+            _shown_url(environ.get("HTTP_REFERER", "-")),
+            environ.get("HTTP_USER_AGENT", "-")[:_SHOWN],
+        )
 
 
 def _check_size(length: int, max_body: int | None) -> None:
@@ -93,18 +136,6 @@ def _blocks(file: IO[bytes], max_body: int | None) -> Iterator[bytes]:
         total += len(block)
         _check_size(total, max_body)
         yield block
-
-
-def log_values(environ: Environ) -> tuple[str, str, str, str, str]:
-    """What the access log shows of the request: no query and no user of a URL, in target or Referer, gets there."""
-    target: str = environ.get("REQUEST_URI") or environ.get("RAW_URI") or environ.get("PATH_INFO", "-")
-    return (
-        environ.get("REQUEST_METHOD", "-")[:_SHOWN],
-        _shown_url(target),
-        environ.get("SERVER_PROTOCOL", "-"),
-        _shown_url(environ.get("HTTP_REFERER", "-")),
-        environ.get("HTTP_USER_AGENT", "-")[:_SHOWN],
-    )
 
 
 def _shown_url(url: str) -> str:
@@ -163,10 +194,3 @@ def _file_body(file: Any) -> Body:
     except (OSError, AttributeError, TypeError):
         return Body(chunks=_Chunks(_blocks(file, None), file), owned=True)
     return Body(file=file, length=length, start=start, owned=True)
-
-
-def public_url(request: Request) -> str:
-    """Scheme and authority as the client sees them, after waitress's trust."""
-    environ = request.environ
-    host = environ.get("HTTP_HOST")
-    return f"{environ['wsgi.url_scheme']}://{host}" if host else str(request.host_url)

@@ -19,12 +19,15 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.accesslog import access_log
-from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.environ import check_message, client_body, given_body, log_values, public_url
+from pyramid_threaded_proxy.app.declared import ENGINE
+from pyramid_threaded_proxy.app.environ import (
+    ClientRequest,
+    given_body,
+)
 from pyramid_threaded_proxy.app.response import ProxyResponse
-from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
+from pyramid_threaded_proxy.app.routes import RequestPolicy, Rules
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
-from pyramid_threaded_proxy.detach.access import peer, sent_method
+from pyramid_threaded_proxy.detach.access import peer
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
@@ -32,9 +35,9 @@ from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.http.target import check_upstream_target
-from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, PreparedExchange
-from pyramid_threaded_proxy.relay.recheck import Check
-from pyramid_threaded_proxy.upstream.balance import UpstreamChoice
+from pyramid_threaded_proxy.relay.destination import Destination
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange, Public, Recheck
+from pyramid_threaded_proxy.upstream.balance import Balancer
 from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
 
@@ -51,12 +54,11 @@ def http_error(error: RequestRefused) -> HTTPException:
     return HTTPBadRequest(error.rule)
 
 
-def choose(route: Route, request: Request) -> UpstreamChoice:
-    """The upstream for this request, by its user, or where nobody is logged in by the client's address."""
-    balance = route.balancer
-    if not balance.by_user:
-        return balance.choose("")
-    return balance.choose(str(request.authenticated_userid or request.environ.get("REMOTE_ADDR")))
+def balancing_user(balancer: Balancer, client: ClientRequest) -> str:
+    """Who counts for the choice of an upstream: the user, or where nobody is logged in the client's address."""
+    if not balancer.by_user:
+        return ""
+    return str(client.request.authenticated_userid or client.environ.get("REMOTE_ADDR"))
 
 
 class TemplateValues(dict[str, str | None]):
@@ -84,51 +86,24 @@ class TemplateValues(dict[str, str | None]):
         return "/".join(matched) if isinstance(matched, tuple) else str(matched)
 
 
-def forward(
-    request: Request,
-    engine: Engine,
-    route: str,
-    origin: Origin,
-    target: str,
-    sending: RequestPolicy,
-    answering: AnswerPolicy,
-    mount: str | None,
-    prefix: str | None,
-    recheck: tuple[float, Check] | None = None,
-    permit: Callable[[Origin], Origin] | None = None,
-    choice: UpstreamChoice | None = None,
-    methods: frozenset[str] | None = None,
+def prepare(
+    client: ClientRequest, rules: Rules, destination: Destination, public: Public, recheck: Recheck | None = None
 ) -> Response:
-    """Forward the client's request to `target` at `origin`; returns what a `request` hook returns, if it does.
+    """Say how the client's own request goes to `destination`; returns what a `request` hook returns, if it does.
 
-    `mount` is the public path of the upstream's base (None: nothing is rewritten), `prefix` that of X-Forwarded-Prefix.
-    `choice` says which of a route's upstreams `origin` is, where it is one; `methods` are those that it allows.
+    Raises `RequestRefused` for what is wrong with the request, HTTP 403 and 405, and whatever the hook raises.
     """
-    environ = request.environ
-    _check_method(methods, environ["REQUEST_METHOD"])
-    check_message(environ)
-    body = client_body(environ, sending.max_body)
-    fields = _own_fields(request, origin, sending, prefix)
-    sent = UpstreamRequest(environ["REQUEST_METHOD"], str(origin), target, fields, body)
-    exchange = new_exchange(request, engine, route, sent)
+    environ, sending = client.environ, rules.request
+    _check_method(rules.methods, environ["REQUEST_METHOD"])
+    client.check_message()
+    body = client.body(sending.settings.max_body)
+    fields = _own_fields(client, destination.origin, sending, public.prefix)
+    sent = UpstreamRequest(environ["REQUEST_METHOD"], str(destination.origin), destination.target, fields, body)
+    exchange = new_exchange(client, rules.name, sent)
     if sending.rules:
-        sent.fields = sending.rules.apply(sent.fields, TemplateValues(request, exchange))
-    upgrade = asked_protocols(request, sending, body)
-    if choice is not None and choice.target_of is not None:
-        choice.keep_host = sending.preserve_host
-    return finish(
-        request,
-        engine,
-        exchange,
-        origin,
-        answering,
-        mount,
-        sending.preserve_host,
-        upgrade=upgrade,
-        recheck=recheck,
-        permit=permit,
-        choice=choice,
-    )
+        sent.fields = sending.rules.apply(sent.fields, TemplateValues(client.request, exchange))
+    upgrade = asked_protocols(client, sending, body)
+    return finish(client, exchange, rules, destination, public, recheck, upgrade)
 
 
 def _check_method(allowed: frozenset[str] | None, method: str) -> None:
@@ -138,20 +113,20 @@ def _check_method(allowed: frozenset[str] | None, method: str) -> None:
         raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})
 
 
-def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix: str | None) -> Fields:
+def _own_fields(client: ClientRequest, origin: Origin, sending: RequestPolicy, prefix: str | None) -> Fields:
     """The client's fields that may go up, Host first, and what we say of the client ourselves."""
-    environ = request.environ
+    environ, settings = client.environ, sending.settings
     client_host = environ.get("HTTP_HOST")
-    host = client_host if sending.preserve_host and client_host else origin.authority
-    fields = [("Host", host), *sending.request_fields.select(environ)]
+    host = client_host if settings.preserve_host and client_host else origin.authority
+    fields = [("Host", host), *sending.fields.select(environ)]
     if sending.via:
         fields.append(("Via", sending.via))
-    if sending.forwarded != "none":
+    if settings.forwarded != "none":
         address, trusted = peer(environ)
         fields += forwarded_fields(
-            sending.forwarded,
+            settings.forwarded,
             peer=address,
-            host=client_host or request.host,
+            host=client_host or client.request.host,
             scheme=environ["wsgi.url_scheme"],
             mount=prefix,
             trusted=trusted,
@@ -160,70 +135,66 @@ def _own_fields(request: Request, origin: Origin, sending: RequestPolicy, prefix
     return fields
 
 
-def new_exchange(request: Request, engine: Engine, route: str, sent: UpstreamRequest) -> Exchange:
+def new_exchange(client: ClientRequest, route: str, sent: UpstreamRequest) -> Exchange:
     """The exchange for a request, of whoever the security policy says is asking."""
-    environ, userid = request.environ, request.authenticated_userid
+    request = client.request
+    userid = request.authenticated_userid
     exchange = Exchange(
-        route, sent, None if userid is None else str(userid), environ.get("REMOTE_ADDR"), engine.registry
+        route, sent, None if userid is None else str(userid), client.environ.get("REMOTE_ADDR"), request.registry
     )
     if access_log.isEnabledFor(logging.INFO):
-        exchange.log_values = log_values(environ)
+        exchange.log_values = client.log_values()
     return exchange
 
 
 def finish(
-    request: Request,
-    engine: Engine,
+    client: ClientRequest,
     exchange: Exchange,
-    origin: Origin,
-    answering: AnswerPolicy,
-    mount: str | None,
-    preserve_host: bool,
-    *,
+    rules: Rules,
+    destination: Destination,
+    public: Public,
+    recheck: Recheck | None = None,
     upgrade: tuple[str, ...] = (),
-    recheck: tuple[float, Check] | None = None,
-    permit: Callable[[Origin], Origin] | None = None,
-    choice: UpstreamChoice | None = None,
 ) -> Response:
-    """Run the `request` hook, settle the framing, and say what to fetch.
-
-    `permit` judges an origin that the hook has set, and may pin its address.
-    """
-    hook = answering.hooks.request
+    """Run the `request` hook, settle the framing, and say what to fetch."""
+    hook = rules.answer.hooks.request
     if hook is not None:
-        given = exchange.request.body
-        try:
-            instead = _run_request_hook(hook, request, exchange)
-            if instead is None:
-                if exchange.request.changed_url is not None:
-                    choice = None  # whatever it says now, this was the hook's choice
-                changed = _after_hook(exchange.request, origin, preserve_host)
-                if changed != origin:
-                    origin = changed if permit is None else permit(changed)
-        except BaseException:
-            _close_unsent(given)
-            raise
+        instead = _ask_request_hook(hook, client.request, exchange, destination, rules.request.settings.preserve_host)
         if instead is not None:
-            _close_unsent(given)
             return instead
     exchange.request.fields += framing_fields(exchange.request.method, exchange.request.body)
     if upgrade:
         exchange.request.fields += [("Connection", "Upgrade"), ("Upgrade", ", ".join(upgrade))]
-    return ProxyResponse(
-        engine,
-        PreparedExchange(
-            exchange,
-            origin,
-            answering,
-            head_only=sent_method(request.environ) == "HEAD",
-            accept=request.environ.get("HTTP_ACCEPT", ""),
-            public_url=public_url(request),
-            mount=mount,
-            upgrade=upgrade,
-            recheck=recheck,
-            choice=choice,
-        ),
+    prepared = PreparedExchange(
+        exchange,
+        rules.answer,
+        destination,
+        public,
+        head_only=client.wants_head_alone(),
+        accept=client.environ.get("HTTP_ACCEPT", ""),
     )
+    prepared.upgrade, prepared.recheck = upgrade, recheck
+    return ProxyResponse(client.request.registry[ENGINE], prepared, client)
+
+
+def _ask_request_hook(
+    hook: RequestHook, request: Request, exchange: Exchange, destination: Destination, preserve_host: bool
+) -> Response | None:
+    """What the hook answers instead; where it goes on, what it has changed counts."""
+    given = exchange.request.body
+    try:
+        instead = _run_request_hook(hook, request, exchange)
+        if instead is None:
+            was_turned = exchange.request.changed_url is not None
+            origin = _after_hook(exchange.request, destination.origin, preserve_host)
+            if was_turned:
+                destination.turn_to(origin)
+    except BaseException:
+        _close_unsent(given)
+        raise
+    if instead is not None:
+        _close_unsent(given)
+    return instead
 
 
 def _close_unsent(body: Body | None) -> None:

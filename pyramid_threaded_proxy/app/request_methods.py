@@ -14,37 +14,37 @@ from pyramid.path import DottedNameResolver
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.app.compile import answer_policy, location_bases, make_hooks, request_policy
+from pyramid_threaded_proxy.app.compile import compile_rules, location_bases, make_hooks
+from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.environ import client_body, given_body, raw_target
+from pyramid_threaded_proxy.app.environ import ClientRequest, given_body
 from pyramid_threaded_proxy.app.prepare import (
     NEVER,
     TemplateValues,
-    choose,
+    balancing_user,
     finish,
-    forward,
     http_error,
     new_exchange,
+    prepare,
 )
-from pyramid_threaded_proxy.app.routes import RequestPolicy, Route
+from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
-from pyramid_threaded_proxy.exchange import Body, UpstreamRequest
+from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
-from pyramid_threaded_proxy.relay.recheck import Check
+from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
+from pyramid_threaded_proxy.relay.prepared import Check, Public, Recheck
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings
-from pyramid_threaded_proxy.upstream.balance import Upstream, UpstreamChoice
+from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
 
 log = logging.getLogger("pyramid_threaded_proxy.request")
 
-ENGINE = "pyramid_threaded_proxy.engine"
 
 #: Fields of the client's that a new GET or HEAD takes along: what comes back is for this client's cache and decoder.
 _TAKEN_ALONG = (
@@ -87,33 +87,19 @@ def proxy_fetch(
     settings = fetch_settings("proxy_fetch", route_keys, "proxy_fetch()")
     if settings.upgrade:
         raise ValueRefused("proxy_fetch(upgrade=…): a new request is never switched; proxy_forward() can be")
-    sending, answering = _policies(settings, engine.settings, ())
     hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
-    answering = replace(answering, hooks=_either(hooks, answering.hooks))
+    rules = _with_hooks(_rules(settings, engine.settings, ()), hooks)
     origin, target = _checked_url(url)
-    origin = _permitted(engine, origin)
+    permit = partial(_permitted, engine)
+    destination = Destination(permit(origin), target, permit=permit)
     check_field(method, "")
     if method in NEVER:
         raise ValueRefused(f"proxy_fetch() never sends {method}")
-    sent = UpstreamRequest(method, str(origin), target, [], None)
-    exchange = new_exchange(request, engine, "proxy_fetch", sent)
-    fields = _new_fields(request, origin, method, headers, sending)
-    try:
-        sent.body = _fetch_body(request, body, fields, sending)
-    except RequestRefused as error:
-        raise http_error(error) from None
-    sent.fields = sending.rules.apply(fields, TemplateValues(request, exchange))
-    return finish(
-        request,
-        engine,
-        exchange,
-        origin,
-        answering,
-        None,
-        sending.preserve_host,
-        recheck=_recheck(settings, recheck_with),
-        permit=partial(_permitted, engine),
-    )
+    client = ClientRequest(request)
+    exchange = new_exchange(client, rules.name, UpstreamRequest(method, str(origin), target, [], None))
+    _fill(exchange, client, headers, body, rules.request)
+    public = Public(client.public_url(), None)
+    return finish(client, exchange, rules, destination, public, _recheck(settings, recheck_with))
 
 
 def proxy_forward(
@@ -141,47 +127,42 @@ def proxy_forward(
     engine: Engine = request.registry[ENGINE]
     given = fetch_settings("proxy_forward", route_keys, "proxy_forward()")
     route = engine.routes.get(url_or_route_name)
-    choice = None
-    if route is not None:
-        sending, answering = _of_route(engine, route, given, route_keys)
-        choice = choose(route, request)
-        origin = choice.upstream.origin
-    else:
-        sending, answering = _policies(given, engine.settings, (url_or_route_name,))
-        origin = _permitted(engine, _checked_url(url_or_route_name)[0])
     hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
-    answering = replace(answering, hooks=_either(hooks, answering.hooks))
-    name = route.name if route is not None else "proxy_forward"
+    if route is None:
+        rules = _with_hooks(_rules(given, engine.settings, (url_or_route_name,)), hooks)
+    else:
+        rules = _with_hooks(_of_route(engine, route, given, route_keys), hooks)
+    client = ClientRequest(request)
     try:
-        target = _forward_target(request, url_or_route_name, path, route, choice)
-        return forward(
-            request,
-            engine,
-            name,
-            origin,
-            target,
-            sending,
-            answering,
-            mount,
-            mount,
-            recheck=_recheck(given, recheck_with),
-            permit=partial(_permitted, engine) if route is None else None,
-            choice=choice,
-            methods=None if route is None else route.methods,
-        )
+        if route is None:
+            destination = _url_destination(engine, client, url_or_route_name, path)
+        else:
+            destination = _route_destination(route, client, path, rules)
+        public = Public(client.public_url(), mount, mount)
+        return prepare(client, rules, destination, public, _recheck(given, recheck_with))
     except RequestRefused as error:
         raise http_error(error) from None
 
 
-def _forward_target(request: Request, url: str, path: str, route: Route | None, choice: UpstreamChoice | None) -> str:
-    """The target at the URL, or at the chosen upstream of the route, which can then be made for another one too."""
-    _, query = raw_target(request.environ)
-    if route is None or choice is None:
-        return _url_target(url, path, query)
-    matched = request.matchdict or {}
-    if len(route.balancer.upstreams) > 1:
-        choice.target_of = lambda upstream: _route_target(upstream, path, query, matched)
-    return _route_target(choice.upstream, path, query, matched)
+def _url_destination(engine: Engine, client: ClientRequest, url: str, path: str) -> Destination:
+    """Where a URL goes, with the client's query where it has none."""
+    permit = partial(_permitted, engine)
+    origin = permit(_checked_url(url)[0])
+    _, query = client.raw_target()
+    return Destination(origin, _url_target(url, path, query), permit=permit)
+
+
+def _route_destination(route: Route, client: ClientRequest, path: str, rules: Rules) -> Destination:
+    """Where a path below a route's upstreams goes."""
+    _, query = client.raw_target()
+    matched = client.request.matchdict or {}
+    choice = UpstreamChoice(
+        route.balancer,
+        balancing_user(route.balancer, client),
+        lambda upstream: _route_target(upstream, path, query, matched),
+        rules.request.settings.preserve_host,
+    )
+    return Destination(choice.upstream.origin, choice.target, choice)
 
 
 class RequestMethod:
@@ -222,10 +203,10 @@ class ProxyExchanges:
         return self._in_flight
 
 
-def _recheck(settings: RouteSettings, check: Check | None) -> tuple[float, Check] | None:
+def _recheck(settings: RouteSettings, check: Check | None) -> Recheck | None:
     if (settings.recheck is None) != (check is None):
         raise ValueRefused("`recheck` and `recheck_with` go together: how often to ask, and whom")
-    return None if settings.recheck is None or check is None else (settings.recheck, check)
+    return None if settings.recheck is None or check is None else Recheck(settings.recheck, check)
 
 
 class ProxyTargetRefused(HTTPBadGateway, ProxyError):
@@ -269,27 +250,25 @@ def _route_target(upstream: Upstream, path: str, query: str | None, matched: Map
     return target
 
 
-def _of_route(
-    engine: Engine, route: Route, given: RouteSettings, keys: Mapping[str, Any]
-) -> tuple[RequestPolicy, AnswerPolicy]:
-    """A declared route's own policies, or those with the keys that the view changes."""
+def _of_route(engine: Engine, route: Route, given: RouteSettings, keys: Mapping[str, Any]) -> Rules:
+    """A declared route's own rules, or those with the keys that the view changes."""
     if not keys:
-        return route.request, route.answer
-    settings = replace(route.settings, **{key: getattr(given, key) for key in keys})
-    sending, answering = _policies(settings, engine.settings, location_bases(settings, route.balancer))
-    return sending, replace(answering, hooks=_either(answering.hooks, route.answer.hooks))
+        return route.rules
+    # The view's own permission counts, so that the answer is for whoever has it.
+    settings = replace(route.settings, public=False, **{key: getattr(given, key) for key in keys})
+    rules = _rules(settings, engine.settings, location_bases(settings, route.balancer))
+    return replace(rules, answer=replace(rules.answer, hooks=_either(rules.answer.hooks, route.rules.answer.hooks)))
 
 
 @lru_cache(maxsize=256)
-def _policies(
-    settings: RouteSettings, process: ProcessSettings, bases: tuple[str, ...]
-) -> tuple[RequestPolicy, AnswerPolicy]:
+def _rules(settings: RouteSettings, process: ProcessSettings, bases: tuple[str, ...]) -> Rules:
     """Compiled once for each set of keys that views use."""
-    hooks = make_hooks(settings, _imported)
-    return (
-        request_policy(settings, process, frozenset()),
-        answer_policy(settings, process, hooks, bases, private=settings.cache == "private"),
-    )
+    return compile_rules(settings, process, make_hooks(settings, _imported), bases=bases)
+
+
+def _with_hooks(rules: Rules, hooks: Hooks) -> Rules:
+    """The same with the hooks that the call has brought; they go before those of the keys."""
+    return replace(rules, answer=replace(rules.answer, hooks=_either(hooks, rules.answer.hooks)))
 
 
 def _imported(key: str, value: Any) -> Any:
@@ -318,8 +297,21 @@ def _checked_url(url: str) -> tuple[Origin, str]:
     return origin, target
 
 
+def _fill(
+    exchange: Exchange, client: ClientRequest, headers: Headers | None, body: Any, sending: RequestPolicy
+) -> None:
+    """Give a new request its fields and its body."""
+    sent = exchange.request
+    fields = _new_fields(client, sent, headers, sending)
+    try:
+        sent.body = _fetch_body(client, body, fields, sending)
+    except RequestRefused as error:
+        raise http_error(error) from None
+    sent.fields = sending.rules.apply(fields, TemplateValues(client.request, exchange))
+
+
 def _new_fields(
-    request: Request, origin: Origin, method: str, headers: Headers | None, sending: RequestPolicy
+    client: ClientRequest, sent: UpstreamRequest, headers: Headers | None, sending: RequestPolicy
 ) -> Fields:
     given = list(headers.items() if isinstance(headers, Mapping) else headers or ())
     for name, value in given:
@@ -327,11 +319,11 @@ def _new_fields(
         if name.lower() in CONNECTION_FIELDS:
             raise ValueRefused(f"proxy_fetch(headers=…): {name} is made by the relay")
     names = {name.lower() for name, _ in given}
-    fields = [] if "host" in names else [("Host", origin.authority)]
+    fields = [] if "host" in names else [("Host", split_url(sent.origin)[0].authority)]
     fields += given
-    if method in ("GET", "HEAD"):
+    if sent.method in ("GET", "HEAD"):
         for name in _TAKEN_ALONG:
-            value = request.headers.get(name)
+            value = client.request.headers.get(name)
             if value is not None and name.lower() not in names:
                 fields.append((name, value))
     if sending.via:
@@ -339,11 +331,11 @@ def _new_fields(
     return fields
 
 
-def _fetch_body(request: Request, body: Any, fields: Fields, sending: RequestPolicy) -> Body | None:
+def _fetch_body(client: ClientRequest, body: Any, fields: Fields, sending: RequestPolicy) -> Body | None:
     """The body to send; the request itself stands for its body, and then its Content-Type goes along."""
-    if body is not request:
+    if body is not client.request:
         return given_body(body)
-    content_type = request.environ.get("CONTENT_TYPE")
+    content_type = client.environ.get("CONTENT_TYPE")
     if content_type and not any(name.lower() == "content-type" for name, _ in fields):
         fields.append(("Content-Type", content_type))
-    return client_body(request.environ, sending.max_body)
+    return client.body(sending.settings.max_body)

@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.detach.access import at_task_end, channel_of, descriptor_of, offer
+from pyramid_threaded_proxy.app.environ import ClientRequest
+from pyramid_threaded_proxy.detach.access import channel_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.detach.task import new_status
-from pyramid_threaded_proxy.events import ExchangeStarted
 from pyramid_threaded_proxy.exceptions import (
-    DescriptorsExhausted,
     ProxyResponseError,
     TooManyExchanges,
     UpstreamsResting,
@@ -33,8 +31,6 @@ log = logging.getLogger("pyramid_threaded_proxy.response")
 
 #: What a response without fields and body consists of: WebOb takes long to come to the same again and again.
 _BLANK = dict(vars(Response(headerlist=[], app_iter=())))
-#: Where the environ refers to the slot that its request was given.
-SLOT = "pyramid_threaded_proxy.place"
 
 
 def _no_body(self: Any, *_: Any) -> NoReturn:
@@ -58,10 +54,11 @@ class ProxyResponse(Response):
     set: `ProxyResponseError`. Used in the thread that runs the request.
     """
 
-    def __init__(self, engine: Engine, prepared: PreparedExchange) -> None:
+    def __init__(self, engine: Engine, prepared: PreparedExchange, client: ClientRequest) -> None:
         self.__dict__ = _BLANK.copy()
         self.headerlist: Fields = []  # its own: the one thing of these that changes in place
         self._engine = engine
+        self._client = client
         self._prepared: PreparedExchange | None = prepared
         self.proxy_exchange = prepared.exchange
 
@@ -75,46 +72,12 @@ class ProxyResponse(Response):
         return f"<ProxyResponse {self.proxy_exchange!r}>"
 
     def admit(self, environ: dict[str, Any]) -> None:
-        """Take a slot for the exchange, or the one that an earlier try of this request has. Raises `TooManyExchanges`,
-        and `UpstreamsResting` where nobody can be asked.
+        """Take a slot for the exchange, unless it has one. Raises `TooManyExchanges`, and `UpstreamsResting`."""
+        admit(self._engine, self._pending(), environ, self._channel_of(environ))
 
-        It is given back when the task ends without a detach, or with the last response that has it. A response that
-        was admitted already, by the tween of a subrequest, keeps its slot.
-        """
-        prepared = self._pending()
-        if prepared.choice is not None and prepared.choice.resting:
-            raise UpstreamsResting(prepared.exchange.route, prepared.choice.balancer.retry_after())
-        known = environ.get(SLOT)
-        earlier = known() if known is not None else None
-        slot = prepared.slot or earlier
-        channel = channel_of(environ)
-        if slot is None or not slot.held:
-            exchange = prepared.exchange
-            try:
-                if channel is not None:
-                    self._check_descriptors(channel)
-                slot = self._engine.admission.admit(exchange.route, exchange.userid, prepared.policy.limits)
-            except TooManyExchanges as error:
-                self._engine.limit_log.reached(error)
-                raise
-        if slot is not earlier:
-            environ[SLOT] = weakref.ref(slot)  # weak: an environ is often part of a cycle, and so dies late
-            if channel is not None:
-                at_task_end(channel, slot.release)
-        is_new, prepared.slot = prepared.slot is None, slot
-        registry = self._engine.registry
-        if is_new and registry.has_listeners:
-            registry.notify(ExchangeStarted(prepared.exchange))
-
-    def _check_descriptors(self, channel: DetachableChannel) -> None:
-        """The client's own socket tells how many are open."""
-        number, with_select = descriptor_of(channel)
-        if with_select:
-            self._engine.descriptors.with_select()
-        try:
-            self._engine.descriptors.check(number)
-        except DescriptorsExhausted as error:
-            raise TooManyExchanges("open files") from error
+    def _channel_of(self, environ: dict[str, Any]) -> DetachableChannel | None:
+        """The live channel; the request's own is known. Middleware may call the response with another environ."""
+        return self._client.channel if environ is self._client.environ else channel_of(environ)
 
     def _pending(self) -> PreparedExchange:
         if self._prepared is None:
@@ -135,7 +98,7 @@ class ProxyResponse(Response):
                 return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
         self._prepared = None
         environ.pop(SLOT, None)  # it is this exchange's: middleware may call the application again
-        channel = channel_of(environ)
+        channel = self._channel_of(environ)
         if channel is None:
             prepared.application_fields = fields
             return self._engine.stream(prepared).start(start_response)
@@ -153,14 +116,6 @@ def _can_be_sent(field: tuple[str, str]) -> bool:
         log.error("a field on the answer is left out: %s", error)
         return False
     return True
-
-
-def unavailable(error: TooManyExchanges | UpstreamsResting) -> HTTPException:
-    """The HTTP exception for an exchange that was not admitted."""
-    kind = HTTPTooManyRequests if error.status == 429 else HTTPServiceUnavailable
-    resting = isinstance(error, UpstreamsResting)
-    what = "The server behind this page does not answer." if resting else "Too many requests are in progress."
-    return kind(f"{what} Please try again later.", headers={"Retry-After": str(error.retry_after)})
 
 
 class _Handover:
@@ -181,5 +136,4 @@ class _Handover:
         body = self._prepared.exchange.request.body
         if body is not None:
             body.close()
-        if self._prepared.slot is not None:
-            self._prepared.slot.release()
+        self._prepared.release()

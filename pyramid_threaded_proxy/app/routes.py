@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote
 
 from pyramid_threaded_proxy.exceptions import TargetRefused
@@ -21,27 +21,33 @@ from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 class RequestPolicy:
     """What of a client's request goes upstream. Shared by all exchanges of a route, and never changed."""
 
-    request_fields: RequestFields
+    settings: RouteSettings
+    fields: RequestFields
     rules: RequestRules
     via: str
-    preserve_host: bool
-    forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
     upgrade: frozenset[str]
     origins: frozenset[str]
-    max_body: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for the exchanges of one route, or of a view's own fetch, compiled from its settings."""
+
+    name: str
+    #: None stands for any that is ever sent.
+    methods: frozenset[str] | None
+    request: RequestPolicy
+    answer: AnswerPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """A declared route. `mount` is its public path, escaped, without a slash at its end; "" on a pattern route."""
 
-    name: str
     settings: RouteSettings
+    rules: Rules
     mount: str
     balancer: Balancer
-    methods: frozenset[str] | None
-    request: RequestPolicy
-    answer: AnswerPolicy
     #: Mounts of other routes below this one's, from there on.
     inner: tuple[str, ...] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,7 +18,7 @@ from pyramid.registry import Registry
 from pyramid.security import NO_PERMISSION_REQUIRED
 from zope.interface import implementedBy
 
-from pyramid_threaded_proxy.app.compile import compiled_route
+from pyramid_threaded_proxy.app.compile import compile_route, probed
 from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.exceptions import ValueRefused
@@ -28,31 +27,37 @@ from pyramid_threaded_proxy.settings.errors import SettingsError
 log = logging.getLogger("pyramid_threaded_proxy.config")
 
 
-# When the application is created
-
-
 def application_created(event: ApplicationCreated) -> None:
     """Settle what depends on the whole configuration. Raises `SettingsError` with every fault found."""
     registry = event.app.registry
     every = all_declared(registry)
-    faults = [*_taken_names(registry, every), *_unguarded(registry, every), *_missing_tween(registry)]
     engine: Engine = registry[ENGINE]
-    engine.router = event.app
-    for declared in every:
-        try:
-            inner = _mounts_inside(declared, every)
-            engine.routes[declared.settings.name] = replace(compiled_route(registry, engine, declared), inner=inner)
-        except ValueRefused as error:
-            faults.append(f"proxy.routes.{declared.settings.name}: {error}")
+    faults = [
+        *_taken_names(registry, every),
+        *_unguarded(registry, every),
+        *_missing_tween(registry),
+        *_compile_all(registry, engine, every),
+    ]
     if faults:
         raise SettingsError(faults)
-    engine.probes.routes += [route for route in engine.routes.values() if route.settings.health_path is not None]
+    engine.router = event.app
+    engine.probes.probed += filter(None, map(probed, engine.routes.values()))
     mapper = registry.queryUtility(IRoutesMapper)
     if mapper is not None:
         _put_last(mapper, every)
         _warn_of_taken_mounts(mapper, every)
     _warn_of_cookies(registry, engine, every)
     _unburden(registry)
+
+
+def _compile_all(registry: Registry, engine: Engine, every: list[Declared]) -> Iterator[str]:
+    """The faults that show when settings are compiled; what has none is the engine's then."""
+    for declared in every:
+        name, inner = declared.settings.name, _mounts_inside(declared, every)
+        try:
+            engine.routes[name] = compile_route(registry, engine.settings, declared, inner)
+        except ValueRefused as error:
+            yield f"proxy.routes.{name}: {error}"
 
 
 def _unburden(registry: Registry) -> None:

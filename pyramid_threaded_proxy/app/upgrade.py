@@ -7,40 +7,38 @@ import logging
 from pyramid.httpexceptions import (
     HTTPForbidden,
 )
-from pyramid.request import Request
 
-from pyramid_threaded_proxy.app.environ import public_url
+from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.routes import RequestPolicy
-from pyramid_threaded_proxy.detach.access import channel_of
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.names import connection_options, without_default_port
 
 log = logging.getLogger("pyramid_threaded_proxy.forward")
 
 
-def asked_protocols(request: Request, sending: RequestPolicy, body: Body | None) -> tuple[str, ...]:
+def asked_protocols(client: ClientRequest, sending: RequestPolicy, body: Body | None) -> tuple[str, ...]:
     """The protocols to ask for upstream: those of the client's that the route allows. Raises 403 for a foreign Origin.
 
     Where the connection can't be detached, in HTTP/1.0, or with a body, the request goes on as an ordinary one.
     """
-    environ = request.environ
+    environ = client.environ
     asked = environ.get("HTTP_UPGRADE")
     if not asked or not sending.upgrade or body is not None or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return ()
-    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or not channel_of(environ):
+    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or client.channel is None:
         return ()
     allowed = [name for word in asked.split(",") if (name := word.strip(" \t").lower()) in sending.upgrade]
     if allowed:
-        _check_origin(request, sending)
+        _check_origin(client, sending)
     return tuple(dict.fromkeys(allowed))
 
 
-def _check_origin(request: Request, sending: RequestPolicy) -> None:
+def _check_origin(client: ClientRequest, sending: RequestPolicy) -> None:
     """A browser sends a site's cookies with another site's WebSocket: only Origin tells them apart (RFC 6455 10.2)."""
-    origin = request.environ.get("HTTP_ORIGIN")
+    origin = client.environ.get("HTTP_ORIGIN")
     if origin is None or "*" in sending.origins:
         return
-    own = _comparable(public_url(request))
+    own = _comparable(client.public_url())
     if _comparable(origin) != own and _comparable(origin) not in map(_comparable, sending.origins):
         log.warning(
             "an upgrade was refused: its Origin is %r and the application's own is %r "

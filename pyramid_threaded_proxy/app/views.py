@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyramid.httpexceptions import HTTPNoContent
@@ -9,12 +10,14 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.environ import raw_target
-from pyramid_threaded_proxy.app.prepare import choose, forward, http_error
+from pyramid_threaded_proxy.app.environ import ClientRequest
+from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.http.target import escaped_path
-from pyramid_threaded_proxy.relay.recheck import QUESTION, Check, PermissionQuestion, question_for, route_check
+from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
+from pyramid_threaded_proxy.relay.prepared import Public, Recheck
+from pyramid_threaded_proxy.relay.recheck import QUESTION, PermissionQuestion, question_for, route_check
 
 
 class ProxyView:
@@ -30,36 +33,27 @@ class ProxyView:
         if isinstance(question, PermissionQuestion):
             question.answer(request.authenticated_userid)
             return HTTPNoContent()
-        route = self._engine.routes[self._name]
         try:
-            script_name = request.environ.get("SCRIPT_NAME", "")
-            public = escaped_path(script_name) + route.mount if script_name else route.mount
-            path, query = raw_target(request.environ)
-            matched = request.matchdict
-            choice = choose(route, request)
-            target = route.target(choice.upstream, path, query, public, matched)
-            if len(route.balancer.upstreams) > 1:
-                choice.target_of = lambda upstream: route.target(upstream, path, query, public, matched)
-            prefix = public if route.is_prefix else None
-            return forward(
-                request,
-                self._engine,
-                route.name,
-                choice.upstream.origin,
-                target,
-                route.request,
-                route.answer,
-                public,
-                prefix,
-                recheck=self._recheck(route, request),
-                choice=choice,
-                methods=route.methods,
-            )
+            return self._answer(self._engine.routes[self._name], ClientRequest(request))
         except RequestRefused as error:
             raise http_error(error) from None
 
-    def _recheck(self, route: Route, request: Request) -> tuple[float, Check] | None:
+    def _answer(self, route: Route, client: ClientRequest) -> Response:
+        script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict
+        mount = escaped_path(script_name) + route.mount if script_name else route.mount
+        path, query = client.raw_target()
+        choice = UpstreamChoice(
+            route.balancer,
+            balancing_user(route.balancer, client),
+            lambda upstream: route.target(upstream, path, query, mount, matched),
+            route.settings.preserve_host,
+        )
+        destination = Destination(choice.upstream.origin, choice.target, choice)
+        public = Public(client.public_url(), mount, mount if route.is_prefix else None)
+        return prepare(client, route.rules, destination, public, self._recheck(route, client.environ))
+
+    def _recheck(self, route: Route, environ: Mapping[str, Any]) -> Recheck | None:
         interval, router = route.settings.recheck, self._engine.router
         if interval is None or router is None:
             return None
-        return interval, route_check(router, question_for(request.environ))
+        return Recheck(interval, route_check(router, question_for(environ)))

@@ -50,16 +50,14 @@ def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
     return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
 
 
-def url_prefix(environ: Mapping[str, Any]) -> str:
+def url_prefix(channel: DetachableChannel) -> str:
     """The prefix that waitress was told its URLs have; "" where there is none."""
-    channel = channel_of(environ)
-    return str(channel.adj.url_prefix) if channel is not None else ""
+    return str(channel.adj.url_prefix)
 
 
-def sent_method(environ: Mapping[str, Any]) -> str:
-    """The method that the client sent, whatever became of it since: it decides whether an answer has a body."""
-    channel = channel_of(environ)
-    return str(channel.requests[0].command if channel is not None else environ["REQUEST_METHOD"])
+def sent_method(channel: DetachableChannel) -> str:
+    """The method that the client sent, whatever became of it since."""
+    return str(channel.requests[0].command)
 
 
 def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:

@@ -15,6 +15,7 @@ from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.waits import Hop, Ready, Steps, Yield
 from pyramid_threaded_proxy.relay.client import Client
+from pyramid_threaded_proxy.relay.prepared import Timeouts
 from pyramid_threaded_proxy.relay.transfer import (
     SMALL_READ,
     WORTH_A_HOP,
@@ -137,13 +138,13 @@ class BodyMover:
     """Moves one answer's body. Lives in the task that made it."""
 
     def __init__(
-        self, source: Endpoint, client: Client, pipes: Pipes, buffer: int, timeouts: tuple[float, float], moved: Moved
+        self, source: Endpoint, client: Client, pipes: Pipes, buffer: int, timeouts: Timeouts, moved: Moved
     ) -> None:
         self._source = source
         self._client = client
         self._pipes = pipes
         self._buffer = min(buffer, _MOST_AT_ONCE)
-        self._read_timeout, self._send_timeout = timeouts
+        self._timeouts = timeouts
         self._moved = moved
         self._in_mover = False
 
@@ -175,8 +176,8 @@ class BodyMover:
                 self._client.endpoint,
                 reader.left,
                 pipe,
-                self._read_timeout,
-                self._send_timeout,
+                self._timeouts.read,
+                self._timeouts.send,
                 self._moved,
             )
             reader.left, reader.done = 0, True
@@ -193,7 +194,7 @@ class BodyMover:
             received = self._receive(view[: min(most, reader.most())])
             if received is None:
                 burst = 0
-                yield Ready(self._source, READ, self._read_timeout, ReadTimedOut)
+                yield Ready(self._source, READ, self._timeouts.read, ReadTimedOut)
                 continue
             pieces = reader.feed(view[:received]) if received else reader.at_end()
             slow = yield from self._pass_on(pieces)

@@ -4,33 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from pyramid_threaded_proxy.exceptions import RequestRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields
 from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.http.rules import ResponseRules
 from pyramid_threaded_proxy.limits.admission import Limits, Slot
-from pyramid_threaded_proxy.upstream.balance import UpstreamChoice
-from pyramid_threaded_proxy.upstream.origin import Origin
+from pyramid_threaded_proxy.relay.destination import Destination
+from pyramid_threaded_proxy.settings.table import RouteSettings
 from pyramid_threaded_proxy.upstream.tls import Tls
+
+#: Asks whether an exchange may go on. Runs in a pool thread.
+Check = Callable[[Exchange], bool]
+
+
+class Timeouts(NamedTuple):
+    """How long an exchange waits, in seconds; see the settings of these names."""
+
+    connect: float
+    read: float
+    send: float
+    idle: float
+    total: float | None
+
+
+class Recheck(NamedTuple):
+    """How often the permission is asked for again while an exchange lasts, in seconds, and how."""
+
+    interval: float
+    check: Check
+
+
+class Public(NamedTuple):
+    """What the client sees of an upstream."""
+
+    #: Scheme and authority.
+    url: str
+    #: The path that the upstream's own URLs are mapped to; None: nothing is rewritten.
+    mount: str | None
+    #: The path that the upstream is told (X-Forwarded-Prefix); None: it is told none.
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPolicy:
-    """How an upstream's answer reaches the client. Shared by all exchanges of a route, and never changed."""
+    """How an upstream is asked, and how its answer reaches the client. Shared by a route's exchanges, never changed."""
 
-    retries: int
-    keepalive: int
+    settings: RouteSettings
+    timeouts: Timeouts
     tls: Tls
-    connect_timeout: float
-    read_timeout: float
-    send_timeout: float
-    idle_timeout: float
-    max_head: int
-    buffer: int
-    total_timeout: float | None
     limits: Limits
     answer_fields: AnswerFields
     rules: ResponseRules
@@ -46,13 +70,11 @@ class PreparedExchange:
     __slots__ = (
         "accept",
         "application_fields",
-        "choice",
+        "destination",
         "exchange",
         "head_only",
-        "mount",
-        "origin",
         "policy",
-        "public_url",
+        "public",
         "recheck",
         "slot",
         "upgrade",
@@ -61,53 +83,31 @@ class PreparedExchange:
     def __init__(
         self,
         exchange: Exchange,
-        origin: Origin,
         policy: AnswerPolicy,
+        destination: Destination,
+        public: Public,
         *,
-        head_only: bool,
-        accept: str,
-        public_url: str,
-        mount: str | None,
-        upgrade: tuple[str, ...] = (),
-        recheck: tuple[float, Callable[[Exchange], bool]] | None = None,
-        choice: UpstreamChoice | None = None,
+        head_only: bool = False,
+        accept: str = "",
     ) -> None:
         self.exchange = exchange
-        #: Where it goes.
-        self.origin = origin
-        #: Which of a route's upstreams that is; None where it is none of them.
-        self.choice = choice
         self.policy = policy
+        self.destination = destination
+        self.public = public
         #: Whether the client asked with HEAD: its answer has no body, whatever its fields say.
         self.head_only = head_only
         #: The client's Accept field: our own errors come in a form that it can read.
         self.accept = accept
-        #: Scheme and authority that the client sees.
-        self.public_url = public_url
-        #: The path that the upstream's own URLs are mapped to; None: nothing is rewritten.
-        self.mount = mount
         #: The protocols that may be switched to, in lower case, as they were asked for upstream.
-        self.upgrade = upgrade
-        #: Seconds between two questions whether the exchange may go on, and how to ask.
-        self.recheck = recheck
+        self.upgrade: tuple[str, ...] = ()
+        #: Whether and how the permission is asked for again.
+        self.recheck: Recheck | None = None
         #: Fields that tweens, callbacks and middleware put on the answer.
         self.application_fields: Fields = []
-        #: Its slot among the exchanges in flight, once it is admitted.
+        #: Its slot among the exchanges in flight, once it is admitted; the exchange owns it from the detach on.
         self.slot: Slot | None = None
 
-    def move_on(self) -> bool:
-        """Turn to another upstream of the route's; whether there is one that may be asked."""
-        choice = self.choice
-        if choice is None or not choice.next_upstream():
-            return False
-        assert choice.target_of is not None
-        request, old, new = self.exchange.request, self.origin.authority, choice.upstream.origin
-        try:
-            request.target = choice.target_of(choice.upstream)
-        except (RequestRefused, ValueRefused):
-            return False  # its own base makes another path of it
-        self.origin, request.origin = new, str(new)
-        if not choice.keep_host:
-            fields, host = request.fields, ("Host", old)
-            request.fields = [("Host", new.authority) if field == host else field for field in fields]
-        return True
+    def release(self) -> None:
+        """Give back its slot: the exchange has ended, or there will be none. Any thread."""
+        if self.slot is not None:
+            self.slot.release()

@@ -12,13 +12,12 @@ from pyramid_threaded_proxy.exceptions import PermissionWithdrawn
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.loop.task import Task
+from pyramid_threaded_proxy.relay.prepared import Check, Recheck
 
 log = logging.getLogger("pyramid_threaded_proxy.recheck")
 
 #: Where the environ of a repeated question keeps its `PermissionQuestion`.
 QUESTION = "pyramid_threaded_proxy.recheck"
-
-Check = Callable[[Exchange], bool]
 
 _LEFT_BEHIND = ("webob.", "waitress.", "pyramid_threaded_proxy.", "CONTENT_", "HTTP_CONTENT_", "HTTP_TRANSFER_")
 
@@ -93,25 +92,24 @@ def allows(check: Check, exchange: Exchange) -> bool:
         return False
 
 
-class Recheck:
-    """Asks every `interval` seconds until the task is done or the answer is no.
+class PermissionWatch:
+    """Asks at the recheck's interval until the task is done or the answer is no.
 
     `on_timer` runs in the first loop, the question in a pool thread; one follows the other.
     """
 
-    def __init__(self, scheduler: Scheduler, task: Task, exchange: Exchange, interval: float, check: Check) -> None:
+    def __init__(self, scheduler: Scheduler, task: Task, exchange: Exchange, recheck: Recheck) -> None:
         self._scheduler = scheduler
         self._task = task
         self._exchange = exchange
-        self._interval = interval
-        self._check = check
+        self._recheck = recheck
 
     def start(self) -> None:
         """Any thread."""
         self._scheduler.loop.post(self._wait)
 
     def _wait(self) -> None:
-        self._scheduler.loop.call_at(self, self._scheduler.loop.now + self._interval)
+        self._scheduler.loop.call_at(self, self._scheduler.loop.now + self._recheck.interval)
 
     def on_timer(self, now: float) -> None:
         """The interval is over (`timers.Timed`)."""
@@ -121,7 +119,7 @@ class Recheck:
     def _ask(self, _: None) -> None:
         if self._task.done:
             return
-        if allows(self._check, self._exchange):
+        if allows(self._recheck.check, self._exchange):
             self.start()
         else:
             self._task.cancel(PermissionWithdrawn("the permission was asked for again, and the answer was no"))

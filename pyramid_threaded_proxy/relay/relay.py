@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
 from typing import Any, Protocol
 
 import webob
@@ -17,7 +16,6 @@ from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
     ClientGone,
     ClientTimedOut,
-    ConnectFailed,
     ExchangeFailed,
     HookFailed,
     ReadTimedOut,
@@ -29,42 +27,28 @@ from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
 from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
-from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, render_head
-from pyramid_threaded_proxy.http.names import connection_options
-from pyramid_threaded_proxy.limits.descriptors import Descriptors
+from pyramid_threaded_proxy.http.head import ResponseHead, render_head
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.syscalls import receive
 from pyramid_threaded_proxy.loop.waits import CHECK_CANCELLED, IN_BATCH, Call, Ready, Steps
 from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body_reader
+from pyramid_threaded_proxy.relay.answer_head import AnswerHead
+from pyramid_threaded_proxy.relay.attempts import FAILED_TRY, Attempts, AttemptsContext
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.own_answer import error_response, opening, send_response
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.request_body import send_body, send_now
-from pyramid_threaded_proxy.relay.transfer import Pipes, upstream_gone
+from pyramid_threaded_proxy.relay.transfer import Pipes
 from pyramid_threaded_proxy.relay.tunnel import tunnel
-from pyramid_threaded_proxy.upstream.balance import Upstream
-from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool
+from pyramid_threaded_proxy.upstream.connections import Connection
 
 log = logging.getLogger("pyramid_threaded_proxy.relay")
 
-#: RFC 9110 9.2.2, less TRACE, which never goes up.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-#: Interim answers that one exchange may have before its final one.
-MOST_INTERIM = 16
 
-
-class RelayContext(Protocol):
+class RelayContext(AttemptsContext, Protocol):
     """Where a relay lives."""
 
     pipes: Pipes
-    descriptors: Descriptors
-
-    def pool(self, prepared: PreparedExchange, watched: bool) -> OriginPool:
-        """The connections to where `fetch` goes; `watched` for an exchange that runs in a loop."""
-
-    def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
-        """Steps: an upstream began to rest, for `reason`, or is back (see its `health`): tell log and subscribers."""
 
     def ended(self, prepared: PreparedExchange) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
@@ -80,21 +64,17 @@ class Relay:
     """The steps of one exchange. Everything belongs to the task that runs them."""
 
     _connection: Connection | None = None
-    _head: ResponseHead | None = None  # the final one
-    _interim = 0
-    _heard = False  # a byte of the answer was received
     _request_sent = False
-    _flight: Upstream | None = None  # the one that counts this exchange among its own
     _closed = False
 
-    def __init__(self, prepared: PreparedExchange, client: Client, pool: OriginPool, context: RelayContext) -> None:
+    def __init__(self, prepared: PreparedExchange, client: Client, context: RelayContext) -> None:
         self._prepared = prepared
         self._exchange = prepared.exchange
         self._policy = prepared.policy
         self._client = client
-        self._pool = pool
         self._context = context
-        self._reader = HeadReader(self._policy.max_head)
+        self._answer = AnswerHead(prepared, client)
+        self._attempts = Attempts(prepared, self._answer, context, watched=client.endpoint is not None)
 
     def run(self) -> Steps:
         """Steps: the whole exchange. Whatever happens, the client, the connection and the place are given back."""
@@ -105,7 +85,7 @@ class Relay:
                     yield from self._client.ready()
                 head, framing, length = yield from self._ask()
                 if head.status == 101:
-                    yield from self._switch(head, self._reader.rest)
+                    yield from self._switch(head, self._answer.rest)
                 else:
                     yield from self._pass_on(head, framing, length)
                 self._closed = True
@@ -133,93 +113,41 @@ class Relay:
         if body is not None and body.owned:
             self._context.close_body(body, self._client.endpoint is not None)
         self._exchange.stats.finished = time.monotonic()
-        if self._flight is not None:
-            self._flight.flights.pop()
+        self._attempts.release()
         self._context.ended(self._prepared)
 
     # The request goes up
 
     def _ask(self) -> Any:
-        """Steps: the answer's final head, framing and length; asks again where RFC 9110 9.2.2 allows it."""
-        retries = self._policy.retries
-        connection = self._turn_to_upstream(retries)
+        """Steps: the answer's final head, framing and length, from the first try that brings one."""
         while True:
-            self._exchange.stats.attempts += 1
             try:
-                if connection is None:
-                    connection = yield from self._connect()
-                endpoint = connection.endpoint
-                rest = self._send_head(endpoint)
-                self._request_sent = not rest or (yield from self._send(endpoint, rest))
-                while self._head is None:
-                    yield Ready(endpoint, READ, self._policy.read_timeout, ReadTimedOut)
-                    last = self._hear(endpoint)
-                    if (last if isinstance(last, bool) else (yield from last)) and self._head is None:
-                        raise UpstreamGone("closed in its head" if self._reader.started else "closed without an answer")
-                self._exchange.stats.first_byte = time.monotonic()
-                framing, length = answer_framing(self._exchange.request.method, self._head)
-            except (ConnectFailed, UpstreamGone, ReadTimedOut, AnswerRefused) as error:
+                return (yield from self._attempt())
+            except FAILED_TRY as error:
                 self._drop_connection()
-                if self._was_stale(connection, error):
-                    if not retries or not self._may_send_again():
-                        raise
-                    connection = None
-                    continue
-                yield from self._note_failure(error)
-                if not retries or not self._may_go_on(error) or not self._prepared.move_on():
+                if not (yield from self._attempts.go_on(error)):
                     raise
-                retries -= 1
-                self._pool = self._context.pool(self._prepared, self._client.endpoint is not None)
-                connection = self._turn_to_upstream(retries)
-                continue
-            if (choice := self._prepared.choice) is not None and choice.upstream.health.succeeded():
-                yield from self._tell_change(choice.upstream, "")
-            return self._head, framing, length
 
-    def _was_stale(self, connection: Connection | None, error: ExchangeFailed) -> bool:
-        """A kept connection that turns out to be closed says nothing of upstream or request (RFC 9112 9.3.1)."""
-        return connection is not None and connection.reused and not self._heard and isinstance(error, UpstreamGone)
-
-    def _turn_to_upstream(self, retries: int) -> Connection | None:
-        """Count the exchange where it goes now; returns an idle connection if there is one."""
-        prepared = self._prepared
-        choice = prepared.choice
-        self._exchange.stats.upstream = prepared.exchange.request.origin if choice is None else choice.upstream.url
-        if choice is not None and choice.balancer.counts_flights:
-            if self._flight is not None:
-                self._flight.flights.pop()
-            self._flight = choice.upstream
-            self._flight.flights.append(None)
-        self._connection = self._pool.take(look=not retries or not self._may_send_again())
-        return self._connection
-
-    def _note_failure(self, error: ExchangeFailed) -> Steps:
-        choice = self._prepared.choice
-        if choice is not None and choice.upstream.health.failed():
-            yield from self._tell_change(choice.upstream, str(error))
-
-    def _tell_change(self, upstream: Upstream, reason: str) -> Steps:
-        return self._context.upstream_changed(self._exchange.route, upstream, reason)
-
-    def _connect(self) -> Any:
-        connection = yield Call(self._pool.connect, self._policy.connect_timeout)
-        try:
-            self._context.descriptors.check(connection.endpoint.fd)
-        except ExchangeFailed:
-            connection.close()
-            raise
-        self._exchange.stats.connected = time.monotonic()
-        self._connection = connection
-        yield CHECK_CANCELLED  # it may have been told to end while it connected
-        return connection
-
-    def _may_go_on(self, error: ExchangeFailed) -> bool:
-        """Whether another upstream may be asked: it is certain that this one did nothing, or harmless if it did."""
-        return isinstance(error, ConnectFailed) or (isinstance(error, UpstreamGone) and self._may_send_again())
-
-    def _may_send_again(self) -> bool:
-        request = self._exchange.request
-        return not self._heard and request.method in IDEMPOTENT and (request.body is None or request.body.repeatable)
+    def _attempt(self) -> Any:
+        """Steps: ask one upstream on one connection."""
+        answer = self._answer
+        connection = self._connection = self._attempts.take()
+        if connection is None:
+            connection = self._connection = yield from self._attempts.connect()
+            yield CHECK_CANCELLED  # it may have been told to end while it connected
+        endpoint = connection.endpoint
+        rest = self._send_head(endpoint)
+        self._request_sent = not rest or (yield from self._send(endpoint, rest))
+        while answer.final is None:
+            yield Ready(endpoint, READ, self._policy.timeouts.read, ReadTimedOut)
+            last = answer.hear(endpoint)
+            if (last if isinstance(last, bool) else (yield from last)) and answer.final is None:
+                raise UpstreamGone("closed in its head" if answer.started else "closed without an answer")
+        self._exchange.stats.first_byte = time.monotonic()
+        framing, length = answer_framing(self._exchange.request.method, answer.final)
+        if (news := self._attempts.succeeded()) is not None:
+            yield from news
+        return answer.final, framing, length
 
     def _send_head(self, endpoint: Endpoint) -> bytes | memoryview:
         """Write the request's head, or where a body follows none of it yet; returns what is left."""
@@ -233,71 +161,17 @@ class Relay:
 
     def _send(self, endpoint: Endpoint, head: bytes | memoryview) -> Any:
         """Steps: send what is left of the head, and the body; returns whether all of it was taken."""
-        body, timeout = self._exchange.request.body, self._policy.send_timeout
-        return send_body(endpoint, head, body, timeout, self._moved_up, lambda: self._hear_early(endpoint))
-
-    def _hear_early(self, endpoint: Endpoint) -> Any:
-        """Steps: hear the upstream while it is still sent to."""
-        last = self._hear(endpoint)
-        return last if isinstance(last, bool) else (yield from last)
-
-    def _hear(self, endpoint: Endpoint) -> bool | Generator[Any, Any, bool]:
-        """Take what the upstream says; returns whether that was its last word, or steps that find out.
-
-        The final head, or that of a switch, is `_head` then; what came behind it is in the reader's `rest`.
-        """
-        try:
-            data = receive(endpoint)
-        except BlockingIOError:
-            return False  # what made it readable was TLS's own
-        except OSError as error:
-            raise upstream_gone(error) from None
-        if not data:
-            return True
-        self._heard = True
-        head = self._reader.feed(data)
-        if head is None:
-            return False
-        if head.status < 200:
-            return self._hear_interim(head)
-        self._head = head
-        return True
-
-    def _hear_interim(self, head: ResponseHead) -> Generator[Any, Any, bool]:
-        """Steps: an interim head, and whatever came behind it."""
-        found: ResponseHead | None = head
-        while found is not None:
-            if found.status >= 200 or (yield from self._is_switch(found)):
-                self._head = found
-                return True
-            found = self._reader.feed(self._reader.rest) if self._reader.rest else None
-        return False
-
-    def _is_switch(self, head: ResponseHead) -> Any:
-        """Steps: other interim heads go on to who can have them; 100 is an answer to us alone (RFC 9110 15.2)."""
-        if head.status == 101:
-            self._check_switch(head)
-            return True
-        self._interim += 1
-        if self._interim > MOST_INTERIM:
-            raise AnswerRefused(f"more than {MOST_INTERIM} interim answers")
-        if head.status != 100:
-            yield from self._pass_interim_on(head)
-        return False
-
-    def _pass_interim_on(self, head: ResponseHead) -> Steps:
-        answer_framing(self._exchange.request.method, head)
-        fields = self._policy.answer_fields.select(head.fields, self._prepared.public_url, self._prepared.mount)
-        yield from self._client.send(self._client.interim(head.status, head.reason, fields))
+        body, timeout = self._exchange.request.body, self._policy.timeouts.send
+        return send_body(endpoint, head, body, timeout, self._moved_up, lambda: self._answer.hear_early(endpoint))
 
     # The answer comes down
 
     def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
-        if framing is NO_BODY and self._reader.rest:
+        if framing is NO_BODY and self._answer.rest:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
         yield IN_BATCH
         exchange, policy = self._exchange, self._policy
-        fields = policy.answer_fields.select(head.fields, self._prepared.public_url, self._prepared.mount)
+        fields = policy.answer_fields.select(head.fields, *self._prepared.public[:2])
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
         if policy.hooks.response is not None:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
@@ -332,27 +206,17 @@ class Relay:
 
         In a function of its own so that it holds none of it while the rest of the body is moved.
         """
-        rest, self._reader.rest = self._reader.rest, b""
-        pieces = reader.feed(rest)  # before the head is out: what is wrong here can still be told
+        pieces = reader.feed(self._answer.take_rest())  # before the head is out: what is wrong here can still be told
         return b"".join([opening(self._client, answer, framing, length), *pieces]), sum(map(len, pieces))
 
     # Or the connection is switched to another protocol
-
-    def _check_switch(self, head: ResponseHead) -> None:
-        """A 101 must be for one of the protocols that were asked for, and say so in both fields (RFC 9110 7.8)."""
-        named = [value for name, value in head.fields if name.lower() == "upgrade"]
-        options = connection_options(value for name, value in head.fields if name.lower() == "connection")
-        if not self._prepared.upgrade:
-            raise AnswerRefused("101 Switching Protocols, which nobody asked for (RFC 9110 15.2.2)")
-        if len(named) != 1 or named[0].lower() not in self._prepared.upgrade or "upgrade" not in options:
-            raise AnswerRefused("101 Switching Protocols to a protocol that was not asked for (RFC 9110 7.8)")
 
     def _switch(self, head: ResponseHead, rest: bytes) -> Steps:
         """Steps: pass the 101 on, and then bytes both ways. Neither connection carries HTTP again."""
         client, connection = self._client, self._connection
         assert connection is not None
         protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
-        fields = self._policy.answer_fields.select(head.fields, self._prepared.public_url, self._prepared.mount)
+        fields = self._policy.answer_fields.select(head.fields, *self._prepared.public[:2])
         answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._prepared.application_fields))
         self._exchange.response = answer
         hook = self._policy.hooks.response
@@ -371,7 +235,7 @@ class Relay:
         yield from client.send(opening)
         assert client.endpoint is not None
         moved = (self._moved_up, self._moved_down)
-        yield from tunnel(client.endpoint, connection.endpoint, (early, rest), self._policy.idle_timeout, moved)
+        yield from tunnel(client.endpoint, connection.endpoint, (early, rest), self._policy.timeouts.idle, moved)
         self._drop_connection()
 
     def _moved_up(self, count: int) -> None:
@@ -401,11 +265,8 @@ class Relay:
 
     def _move_rest(self, reader: BodyReader) -> Steps:
         assert self._connection is not None
-        policy = self._policy
-        timeouts = (policy.read_timeout, policy.send_timeout)
-        mover = BodyMover(
-            self._connection.endpoint, self._client, self._context.pipes, policy.buffer, timeouts, self._moved_down
-        )
+        source, buffer = self._connection.endpoint, self._policy.settings.buffer
+        mover = BodyMover(source, self._client, self._context.pipes, buffer, self._policy.timeouts, self._moved_down)
         yield from mover.move(reader)
 
     def _keep_connection(self, head: ResponseHead, framing: Framing) -> None:
@@ -415,7 +276,7 @@ class Relay:
         # After an upgrade was asked for, what the upstream takes the connection for is anybody's guess.
         if self._request_sent and framing is not CLOSE and not self._prepared.upgrade and keeps_alive(head):
             self._connection = None
-            self._pool.give_back(connection, self._policy.keepalive)
+            self._attempts.keep(connection)
         else:
             self._drop_connection()
 

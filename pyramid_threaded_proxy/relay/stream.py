@@ -13,12 +13,12 @@ from pyramid_threaded_proxy.exceptions import (
     RelayFailed,
     TotalTimedOut,
 )
-from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.loop.endpoint import FOREVER
 from pyramid_threaded_proxy.loop.waits import Ready, Steps, Wait
 from pyramid_threaded_proxy.relay.client import Output, StreamClient
-from pyramid_threaded_proxy.relay.recheck import Check, allows
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange
+from pyramid_threaded_proxy.relay.recheck import allows
 
 #: Seconds after which a waiting thread looks whether its exchange was told to end.
 SLICE = 0.5
@@ -30,19 +30,13 @@ class StreamedAnswer:
     It raises out of the iterator when the answer breaks off, so that the server doesn't end it as if it were whole.
     """
 
-    def __init__(
-        self,
-        steps: Steps,
-        client: StreamClient,
-        exchange: Exchange,
-        recheck: tuple[float, Check] | None,
-        total_timeout: float | None,
-    ) -> None:
+    def __init__(self, steps: Steps, client: StreamClient, prepared: PreparedExchange) -> None:
         self._steps = steps
         self._client = client
-        self._exchange = exchange
-        self._recheck = recheck
-        self._limit = FOREVER if total_timeout is None else exchange.stats.started + total_timeout
+        self._exchange = prepared.exchange
+        self._recheck = prepared.recheck
+        total = prepared.policy.timeouts.total
+        self._limit = FOREVER if total is None else prepared.exchange.stats.started + total
         self._asked = time.monotonic()
         self._interruption: ExchangeFailed | None = None  # set by any thread
         self._told = False  # the exchange was told to end: what it still says is not to be cut
@@ -119,9 +113,9 @@ class StreamedAnswer:
         """Why the exchange is to end now, if it is. Says so once."""
         if self._told:
             return None
-        if self._recheck is not None and time.monotonic() - self._asked >= self._recheck[0]:
+        if self._recheck is not None and time.monotonic() - self._asked >= self._recheck.interval:
             self._asked = time.monotonic()
-            if not allows(self._recheck[1], self._exchange):
+            if not allows(self._recheck.check, self._exchange):
                 self.cancel(PermissionWithdrawn("the permission was asked for again, and the answer was no"))
         if time.monotonic() >= self._limit:
             self.cancel(TotalTimedOut("the exchange took longer than its total_timeout"))

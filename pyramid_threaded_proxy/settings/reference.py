@@ -7,7 +7,7 @@ from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS, Key
 _INTRODUCTION = """\
 # Settings
 
-<!-- Made by `python -m pyramid_threaded_proxy.settings > docs/settings.md`; edit settings_table.py instead. -->
+<!-- Made by `python -m pyramid_threaded_proxy.settings > docs/settings.md`; edit `settings/table.py` instead. -->
 
 **One rule: a dotted ini key is the path of the same setting in YAML.** These two say the same:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from hashlib import blake2b
 from math import ceil
 from typing import Literal
@@ -35,38 +35,6 @@ class Upstream:
         return f"<Upstream {self.url}{' resting' if self.health.down else ''}>"
 
 
-class UpstreamChoice:
-    """The upstream that one exchange was given, and how it can go on with another of the set.
-
-    The exchange owns it; that of a set of one is shared, and never changes.
-    """
-
-    __slots__ = ("balancer", "keep_host", "resting", "target_of", "tried", "upstream", "user")
-
-    def __init__(self, balancer: Balancer, upstream: Upstream, user: str = "", resting: bool = False) -> None:
-        self.balancer = balancer
-        self.upstream = upstream
-        #: Whether it rests, and all others too: nothing is to be sent.
-        self.resting = resting
-        self.user = user
-        self.tried = [upstream]
-        #: The exchange's target at another upstream; None: it can't go on anywhere else.
-        self.target_of: Callable[[Upstream], str] | None = None
-        #: Whether the Host field says the same to all of them.
-        self.keep_host = False
-
-    def next_upstream(self) -> bool:
-        """Choose another upstream that was not tried and does not rest; whether there is one."""
-        if self.target_of is None:
-            return False
-        other = self.balancer.next(self.user, self.tried)
-        if other is None:
-            return False
-        self.upstream = other
-        self.tried.append(other)
-        return True
-
-
 class Balancer:
     """Chooses among the upstreams of one route. Any thread; what it remembers changes in single steps."""
 
@@ -75,14 +43,13 @@ class Balancer:
         self.by_user = method == "user_hash" and len(upstreams) > 1
         self.counts_flights = method == "least_exchanges" and len(upstreams) > 1
         self._turn = itertools.count()
-        self._only = UpstreamChoice(self, upstreams[0]) if len(upstreams) == 1 else None
+        self._only = upstreams[0] if len(upstreams) == 1 else None
 
-    def choose(self, user: str) -> UpstreamChoice:
-        """An upstream for an exchange of `user`, which counts where `by_user` says so."""
-        if self._only is not None and not self.upstreams[0].health.down:
+    def choose(self, user: str) -> Upstream | None:
+        """The upstream for an exchange of `user`, which counts where `by_user` says so; None while all of them rest."""
+        if self._only is not None and not self._only.health.down:
             return self._only
-        found = self.next(user, ())
-        return UpstreamChoice(self, found or self.upstreams[0], user, resting=found is None)
+        return self.next(user, ())
 
     def next(self, user: str, without: Container[Upstream]) -> Upstream | None:
         """The first that may be asked; None while all of them rest."""

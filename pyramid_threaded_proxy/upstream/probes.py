@@ -5,20 +5,36 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, UpstreamGone
 from pyramid_threaded_proxy.http.head import HeadReader, render_head
 from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, Upstreams
+from pyramid_threaded_proxy.upstream.tls import Tls
 
 #: Seconds: an upstream that needs longer to say that it is well is not.
 PATIENCE = 5.0
 
 #: Told of a change, for the reason that is given, in a pool thread.
 Tell = Callable[[str, Upstream, str], None]
+
+
+class Probed(NamedTuple):
+    """One route's upstreams that are asked, and how."""
+
+    route: str
+    upstreams: tuple[Upstream, ...]
+    #: Absolute on the upstream.
+    path: str
+    #: Seconds between two questions.
+    interval: float
+    #: Seconds to connect, and to wait for the answer; `PATIENCE` at most.
+    patience: tuple[float, float]
+    max_head: int
+    tls: Tls
 
 
 class Probes:
@@ -31,47 +47,45 @@ class Probes:
         self._lock = threading.Lock()
         #: The loop that the present probes wait in; those of another one end.
         self.loop: Loop | None = None
-        #: The routes to probe; complete once the application is created.
-        self.routes: list[Route] = []
+        #: Complete once the application is created.
+        self.probed: list[Probed] = []
 
     def start(self) -> None:
         """Start the probes, unless they run. Any thread, for each exchange."""
-        if not self.routes or self.scheduler.start() is self.loop:
+        if not self.probed or self.scheduler.start() is self.loop:
             return
         with self._lock:
             loop = self.scheduler.start()
             if loop is self.loop:
                 return
             self.loop = loop
-        for route in self.routes:
-            for upstream in route.balancer.upstreams:
-                _Probe(self, loop, route, upstream).begin()
+        for probed in self.probed:
+            for upstream in probed.upstreams:
+                _Probe(self, loop, probed, upstream).begin()
 
     def stop(self) -> None:
         """No probe begins any more. Any thread."""
         with self._lock:
             self.loop = None
 
-    def ask(self, route: Route, upstream: Upstream) -> None:
+    def ask(self, probed: Probed, upstream: Upstream) -> None:
         """Ask one upstream, and note what it says. A pool thread."""
         health = upstream.health
         try:
-            status = self._status(route, upstream)
+            status = self._status(probed, upstream)
         except (ExchangeFailed, OSError) as error:
             reason = f"its probe failed: {error}"
         else:
             reason = "" if 200 <= status < 400 else f"its probe was answered with {status}"
         if health.probe_failed() if reason else health.probe_succeeded():
-            self._tell(route.name, upstream, reason)
+            self._tell(probed.route, upstream, reason)
 
-    def _status(self, route: Route, upstream: Upstream) -> int:
-        policy = route.answer
-        pool = self._upstreams.pool(upstream.origin, False, policy.tls)
-        connection = pool.connect(min(policy.connect_timeout, PATIENCE))
+    def _status(self, probed: Probed, upstream: Upstream) -> int:
+        connect, read = (min(seconds, PATIENCE) for seconds in probed.patience)
+        connection = self._upstreams.pool(upstream.origin, False, probed.tls).connect(connect)
         try:
             fields = [("Host", upstream.origin.authority), ("Connection", "close")]
-            request = render_head(f"GET {route.settings.health_path} HTTP/1.1", fields)
-            return _answer(connection, request, min(policy.read_timeout, PATIENCE), policy.max_head)
+            return _answer(connection, render_head(f"GET {probed.path} HTTP/1.1", fields), read, probed.max_head)
         finally:
             connection.sock.setblocking(False)  # a farewell by TLS waits for nobody
             connection.close()
@@ -99,10 +113,10 @@ def _answer(connection: Connection, request: bytes, timeout: float, max_head: in
 class _Probe:
     """Asks one upstream again and again: waits in the loop, asks in the pool."""
 
-    def __init__(self, probes: Probes, loop: Loop, route: Route, upstream: Upstream) -> None:
+    def __init__(self, probes: Probes, loop: Loop, probed: Probed, upstream: Upstream) -> None:
         self._probes = probes
         self._loop = loop
-        self._route = route
+        self._probed = probed
         self._upstream = upstream
 
     def begin(self) -> None:
@@ -111,13 +125,13 @@ class _Probe:
 
     def _ask(self, _: None) -> None:
         try:
-            self._probes.ask(self._route, self._upstream)
+            self._probes.ask(self._probed, self._upstream)
         finally:
             self._loop.post(self._wait)
 
     def _wait(self) -> None:
         if self._probes.loop is self._loop:
-            self._loop.call_at(self, self._loop.now + self._route.settings.health_interval)
+            self._loop.call_at(self, self._loop.now + self._probed.interval)
 
     def on_timer(self, now: float) -> None:
         """The interval is over (`timers.Timed`)."""

@@ -1,0 +1,79 @@
+"""Admission: an exchange gets its slot, or the client is told to come back.
+
+A slot has one owner at a time. Until the detach that is whoever will surely end: waitress's task, which gives it back
+when it ends otherwise, or, under another server, the response. From the detach on it is the exchange. The environ only
+remembers it, for a request that is tried again (pyramid_retry) and must not be refused its own slot.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
+
+from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.detach.access import at_task_end, descriptor_of
+from pyramid_threaded_proxy.detach.channel import DetachableChannel
+from pyramid_threaded_proxy.events import ExchangeStarted
+from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, TooManyExchanges, UpstreamsResting
+from pyramid_threaded_proxy.limits.admission import Slot
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange
+
+#: Where the environ refers to the slot that its request was given.
+SLOT = "pyramid_threaded_proxy.place"
+
+
+def admit(
+    engine: Engine, prepared: PreparedExchange, environ: dict[str, Any], channel: DetachableChannel | None
+) -> None:
+    """Take a slot for the exchange, or the one that an earlier try of this request has.
+
+    Raises `TooManyExchanges`, and `UpstreamsResting` where nobody can be asked. A response that was admitted already,
+    by the tween of a subrequest, keeps its slot. In the thread of the request.
+    """
+    choice = prepared.destination.choice
+    if choice is not None and choice.resting:
+        raise UpstreamsResting(prepared.exchange.route, choice.retry_after())
+    known = environ.get(SLOT)
+    earlier: Slot | None = known() if known is not None else None
+    slot = prepared.slot or earlier
+    if slot is None or not slot.held:
+        slot = _new_slot(engine, prepared, channel)
+    if slot is not earlier:
+        environ[SLOT] = weakref.ref(slot)  # weak: an environ is often part of a cycle, and so dies late
+        if channel is not None:
+            at_task_end(channel, slot.release)
+    is_new, prepared.slot = prepared.slot is None, slot
+    if is_new and engine.registry.has_listeners:
+        engine.registry.notify(ExchangeStarted(prepared.exchange))
+
+
+def _new_slot(engine: Engine, prepared: PreparedExchange, channel: DetachableChannel | None) -> Slot:
+    exchange = prepared.exchange
+    try:
+        if channel is not None:
+            _check_descriptors(engine, channel)
+        return engine.admission.admit(exchange.route, exchange.userid, prepared.policy.limits)
+    except TooManyExchanges as error:
+        engine.limit_log.reached(error)
+        raise
+
+
+def _check_descriptors(engine: Engine, channel: DetachableChannel) -> None:
+    """The client's own socket tells how many are open."""
+    number, with_select = descriptor_of(channel)
+    if with_select:
+        engine.descriptors.with_select()
+    try:
+        engine.descriptors.check(number)
+    except DescriptorsExhausted as error:
+        raise TooManyExchanges("open files") from error
+
+
+def unavailable(error: TooManyExchanges | UpstreamsResting) -> HTTPException:
+    """The HTTP exception for an exchange that was not admitted."""
+    kind = HTTPTooManyRequests if error.status == 429 else HTTPServiceUnavailable
+    resting = isinstance(error, UpstreamsResting)
+    what = "The server behind this page does not answer." if resting else "Too many requests are in progress."
+    return kind(f"{what} Please try again later.", headers={"Retry-After": str(error.retry_after)})

@@ -1,0 +1,98 @@
+"""Where an exchange goes: an origin and a target there, and the other upstreams of a route that may take its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyramid_threaded_proxy.exceptions import RequestRefused, ValueRefused
+from pyramid_threaded_proxy.exchange import UpstreamRequest
+from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
+from pyramid_threaded_proxy.upstream.origin import Origin
+
+
+class UpstreamChoice:
+    """The upstream of a route that one exchange was given, and how it goes on with another.
+
+    `target_of` makes the exchange's target at an upstream; `user` counts where the balancer's `by_user` says so.
+    `keep_host` says that the Host field is the same for all of them. Belongs to the exchange: made in the thread that
+    calls the view, and touched by its task from then on.
+    """
+
+    __slots__ = ("_balancer", "_keep_host", "_target_of", "_tried", "_user", "resting", "upstream")
+
+    def __init__(
+        self, balancer: Balancer, user: str, target_of: Callable[[Upstream], str], keep_host: bool = False
+    ) -> None:
+        chosen = balancer.choose(user)
+        self.upstream = chosen or balancer.upstreams[0]
+        #: Whether it rests, and all others too: nothing is to be sent.
+        self.resting = chosen is None
+        self._balancer = balancer
+        self._user = user
+        self._target_of = target_of
+        self._keep_host = keep_host
+        self._tried = [self.upstream]
+
+    @property
+    def target(self) -> str:
+        """The exchange's target at the chosen upstream. Raises `RequestRefused` or `ValueRefused`."""
+        return self._target_of(self.upstream)
+
+    @property
+    def counts_flights(self) -> bool:
+        """Whether the balancer wants to know who is under way where."""
+        return self._balancer.counts_flights
+
+    def retry_after(self) -> int:
+        """Whole seconds until one of the upstreams is tried again."""
+        return self._balancer.retry_after()
+
+    def next_upstream(self, request: UpstreamRequest) -> bool:
+        """Turn to one that was not tried and does not rest, and `request` with it; whether there is one."""
+        other = self._balancer.next(self._user, self._tried)
+        if other is None:
+            return False
+        old, self.upstream = self.upstream, other
+        self._tried.append(other)
+        try:
+            request.target = self.target
+        except (RequestRefused, ValueRefused):
+            return False  # its own base makes another path of it
+        request.origin = str(other.origin)
+        if not self._keep_host:
+            host, new = ("Host", old.origin.authority), ("Host", other.origin.authority)
+            request.fields = [new if field == host else field for field in request.fields]
+        return True
+
+
+class Destination:
+    """Where an exchange goes. `permit`, where there is one, judges an origin that a hook turns it to, or pins it."""
+
+    __slots__ = ("choice", "origin", "permit", "target")
+
+    def __init__(
+        self,
+        origin: Origin,
+        target: str,
+        choice: UpstreamChoice | None = None,
+        permit: Callable[[Origin], Origin] | None = None,
+    ) -> None:
+        self.origin = origin
+        self.target = target
+        #: Which of a route's upstreams the origin is; None where it is none of them.
+        self.choice = choice
+        self.permit = permit
+
+    def turn_to(self, origin: Origin) -> None:
+        """A hook has said where it goes: whatever that is, it is nobody's choice among upstreams any more."""
+        self.choice = None
+        if origin != self.origin:
+            self.origin = origin if self.permit is None else self.permit(origin)
+
+    def next_upstream(self, request: UpstreamRequest) -> bool:
+        """Turn to another upstream of the route's; whether there is one that may be asked."""
+        choice = self.choice
+        if choice is None or not choice.next_upstream(request):
+            return False
+        self.origin = choice.upstream.origin
+        return True
