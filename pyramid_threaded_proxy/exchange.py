@@ -202,6 +202,16 @@ class Exchange:
             self._request_id = os.urandom(16).hex()
         return self._request_id
 
+    @property
+    def stage(self) -> str:
+        """How far it is: ``admitted``, ``asking`` its upstream, ``answering`` its client or ``switched``, ``ended``."""
+        stats = self.stats
+        if stats.finished is not None:
+            return "ended"
+        if stats.first_byte is None:
+            return "asking" if stats.attempts else "admitted"
+        return "switched" if self.response is not None and self.response.status == 101 else "answering"
+
     def __repr__(self) -> str:
         status = self.response.status if self.response is not None else None
-        return f"<Exchange {self.route} {self.request.method} {self.request.origin} status={status}>"
+        return f"<Exchange {self.route} {self.request.method} {self.request.origin} status={status} {self.stage}>"

@@ -115,9 +115,9 @@ def test_a_request_id_is_made_once() -> None:
 def test_an_exchange_shows_itself_without_secrets() -> None:
     """What a log shows of it: route, method, origin and status, no target and no field."""
     made = _exchange([("Cookie", "secret")])
-    assert repr(made) == "<Exchange r GET http://a:80 status=None>"
+    assert repr(made) == "<Exchange r GET http://a:80 status=None admitted>"
     made.response = UpstreamAnswer(404, "", [])
-    assert repr(made) == "<Exchange r GET http://a:80 status=404>"
+    assert repr(made) == "<Exchange r GET http://a:80 status=404 admitted>"
 
 
 def test_each_exchange_has_a_state_of_its_own() -> None:
@@ -125,3 +125,18 @@ def test_each_exchange_has_a_state_of_its_own() -> None:
     first, second = _exchange(), _exchange()
     first.state["x"] = 1
     assert second.state == {}
+
+
+def test_an_exchange_says_how_far_it_is() -> None:
+    """The stage follows from what its stats have seen, and stands in its repr."""
+    made = _exchange()
+    stages = [made.stage]
+    made.stats.attempts = 1
+    stages.append(made.stage)
+    made.stats.first_byte, made.response = 1.0, UpstreamAnswer(200, "", [])
+    stages.append(made.stage)
+    made.response = UpstreamAnswer(101, "", [])
+    stages.append(made.stage)
+    made.stats.finished = 2.0
+    assert [*stages, made.stage] == ["admitted", "asking", "answering", "switched", "ended"]
+    assert repr(made).endswith(" ended>")

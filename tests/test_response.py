@@ -44,7 +44,7 @@ def test_it_is_an_empty_200(fetched: ProxyResponse) -> None:
     assert isinstance(fetched, Response)
     assert fetched.headerlist == []
     assert (fetched.status, fetched.status_int, fetched.status_code) == ("200 OK", 200, 200)
-    assert repr(fetched) == f"<ProxyResponse <Exchange proxy_fetch GET {NOWHERE} status=None>>"
+    assert repr(fetched) == f"<ProxyResponse <Exchange proxy_fetch GET {NOWHERE} status=None admitted>>"
 
 
 def test_two_share_nothing_that_changes(fetched: ProxyResponse) -> None:
