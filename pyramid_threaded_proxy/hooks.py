@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from webob import Response
@@ -35,6 +35,19 @@ class Hooks:
     complete: ExchangeHook | None = None
     #: Anything failed; may return a response while the head is not out.
     error: ExchangeHook | None = None
+
+    @classmethod
+    def taken_from(cls, keywords: dict[str, Any]) -> Hooks:
+        """The hooks that a view gives as ``on_NAME``; they are taken out of `keywords`."""
+        return cls(**{name: keywords.pop(f"on_{name}", None) for name in NAMES})
+
+    def or_else(self, other: Hooks) -> Hooks:
+        """Each of these, or where there is none that of `other`."""
+        return Hooks(**{name: getattr(self, name) or getattr(other, name) for name in NAMES})
+
+
+#: The names of all hooks, in the order of an exchange.
+NAMES = tuple(field.name for field in fields(Hooks))
 
 
 def run_hook(name: str, hook: ExchangeHook, exchange: Exchange) -> Any:

@@ -20,6 +20,7 @@ from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.detach.channel import MOST_EARLY
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
+from pyramid_threaded_proxy.hooks import NAMES
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.loop import timers
@@ -101,6 +102,7 @@ def known_names() -> set[str]:
     functions = {f"request.{one.__name__}" for one in (proxy_fetch, proxy_forward)} | {"config.add_proxy_route"}
     functions |= {"request.proxy_exchanges"} | set(inspect.signature(InFlight.close).parameters)
     arguments = set(inspect.signature(proxy_fetch).parameters) | set(inspect.signature(proxy_forward).parameters)
+    arguments |= {f"on_{name}" for name in NAMES}
     values = (
         attributes("exchange.", pyramid_threaded_proxy.Exchange)
         | attributes("exchange.stats.", pyramid_threaded_proxy.Stats)

@@ -14,7 +14,7 @@ from pyramid.registry import Registry
 
 from pyramid_threaded_proxy.app.declared import Declared
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
-from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.hooks import NAMES, Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import UpstreamPattern
@@ -134,13 +134,7 @@ def tls_of(settings: RouteSettings) -> Tls:
 
 def make_hooks(settings: RouteSettings, resolve: Callable[[str, Any], Any]) -> Hooks:
     """The hooks of a route; `resolve` turns a dotted name into what it names, and is told the setting's key."""
-    return Hooks(
-        request=resolve("hooks.request", settings.hooks_request),
-        response=resolve("hooks.response", settings.hooks_response),
-        headers=resolve("hooks.headers", settings.hooks_headers),
-        complete=resolve("hooks.complete", settings.hooks_complete),
-        error=resolve("hooks.error", settings.hooks_error),
-    )
+    return Hooks(**{name: resolve(f"hooks.{name}", getattr(settings, f"hooks_{name}")) for name in NAMES})
 
 
 #: Pyramid's own defaults, where the application sets none.

@@ -67,27 +67,23 @@ def proxy_fetch(
     method: str = "GET",
     headers: Headers | None = None,
     body: Any = None,
-    on_request: Any = None,
-    on_response: Any = None,
-    on_headers: Any = None,
-    on_complete: Any = None,
-    on_error: Any = None,
     recheck_with: Check | None = None,
-    **route_keys: Any,
+    **keywords: Any,
 ) -> Response:
     """Answer with what a new request to `url` brings; returns a `ProxyResponse` to be returned by the view.
 
     None of the client's fields go along but those in `headers`, and Range, Accept-Encoding and conditional fields
-    where the method is GET or HEAD. `body` is bytes, a file, an iterable of bytes, or the request itself. Further
+    where the method is GET or HEAD. `body` is bytes, a file, an iterable of bytes, or the request itself. Hooks are
+    given as `on_request`, `on_response`, `on_headers`, `on_complete` and `on_error` (see `hooks.Hooks`). Further
     keywords are the keys of a route; `recheck` goes with ``recheck_with=callable(exchange)``, which is asked in a pool
     thread. Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key, `ProxyTargetRefused` for an
     upstream that `proxy.fetch.allow` doesn't let in.
     """
     engine: Engine = request.registry[ENGINE]
-    settings = fetch_settings("proxy_fetch", route_keys, "proxy_fetch()")
+    hooks = Hooks.taken_from(keywords)
+    settings = fetch_settings("proxy_fetch", keywords, "proxy_fetch()")
     if settings.upgrade:
         raise ValueRefused("proxy_fetch(upgrade=…): a new request is never switched; proxy_forward() can be")
-    hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
     rules = _with_hooks(_rules(settings, engine.settings, ()), hooks)
     origin, target = _checked_url(url)
     permit = partial(_permitted, engine)
@@ -108,13 +104,8 @@ def proxy_forward(
     path: str = "",
     *,
     mount: str | None = None,
-    on_request: Any = None,
-    on_response: Any = None,
-    on_headers: Any = None,
-    on_complete: Any = None,
-    on_error: Any = None,
     recheck_with: Check | None = None,
-    **route_keys: Any,
+    **keywords: Any,
 ) -> Response:
     """Forward the client's request as a declared route would; returns a `ProxyResponse` to be returned by the view.
 
@@ -125,13 +116,13 @@ def proxy_forward(
     `proxy.fetch.allow` doesn't let in.
     """
     engine: Engine = request.registry[ENGINE]
-    given = fetch_settings("proxy_forward", route_keys, "proxy_forward()")
+    hooks = Hooks.taken_from(keywords)
+    given = fetch_settings("proxy_forward", keywords, "proxy_forward()")
     route = engine.routes.get(url_or_route_name)
-    hooks = Hooks(on_request, on_response, on_headers, on_complete, on_error)
     if route is None:
         rules = _with_hooks(_rules(given, engine.settings, (url_or_route_name,)), hooks)
     else:
-        rules = _with_hooks(_of_route(engine, route, given, route_keys), hooks)
+        rules = _with_hooks(_of_route(engine, route, given, keywords), hooks)
     client = ClientRequest(request)
     try:
         if route is None:
@@ -257,7 +248,7 @@ def _of_route(engine: Engine, route: Route, given: RouteSettings, keys: Mapping[
     # The view's own permission counts, so that the answer is for whoever has it.
     settings = replace(route.settings, public=False, **{key: getattr(given, key) for key in keys})
     rules = _rules(settings, engine.settings, location_bases(settings, route.balancer))
-    return replace(rules, answer=replace(rules.answer, hooks=_either(rules.answer.hooks, route.rules.answer.hooks)))
+    return replace(rules, answer=replace(rules.answer, hooks=rules.answer.hooks.or_else(route.rules.answer.hooks)))
 
 
 @lru_cache(maxsize=256)
@@ -268,7 +259,7 @@ def _rules(settings: RouteSettings, process: ProcessSettings, bases: tuple[str, 
 
 def _with_hooks(rules: Rules, hooks: Hooks) -> Rules:
     """The same with the hooks that the call has brought; they go before those of the keys."""
-    return replace(rules, answer=replace(rules.answer, hooks=_either(hooks, rules.answer.hooks)))
+    return replace(rules, answer=replace(rules.answer, hooks=hooks.or_else(rules.answer.hooks)))
 
 
 def _imported(key: str, value: Any) -> Any:
@@ -279,12 +270,6 @@ def _imported(key: str, value: Any) -> Any:
         raise SettingsError(
             [f"{keyword} (proxy_fetch() or proxy_forward()): {value!r} can't be imported: {error}"]
         ) from error
-
-
-def _either(first: Hooks, second: Hooks) -> Hooks:
-    """Each hook of `first`, or where it has none that of `second`."""
-    names = ("request", "response", "headers", "complete", "error")
-    return Hooks(**{name: getattr(first, name) or getattr(second, name) for name in names})
 
 
 def _checked_url(url: str) -> tuple[Origin, str]:
