@@ -1,32 +1,22 @@
-"""Fixtures that every test module may use; what they are made of is in `support`."""
+"""Fixtures that every test module may use; what they are made of is in `tests.support`."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-import support
-from support import Origin, Script, Site
 
-
-def program_path(name: str) -> str:
-    """The path of a real server or browser; without it the test is left out, but never in CI."""
-    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
-        pytest.skip(f"{name} is not installed")
-    return path
+from tests.support import peers
+from tests.support.peers import Origin, Script, Site
+from tests.support.programs import program_path
 
 
 @pytest.fixture(autouse=True)
 def _earlier_threads() -> None:
-    support.EARLIER = set(threading.enumerate())
+    peers.EARLIER = set(threading.enumerate())
 
 
 @pytest.fixture

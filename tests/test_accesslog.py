@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyramid.config import Configurator
-from support import Origin, Script, Site, answering, echo, in_turn, route, wait_until
 
 from pyramid_threaded_proxy import ExchangeFinished, accesslog
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer, UpstreamRequest
+from tests.support.peers import Origin, Script, Site, answering, echo, in_turn, route, wait_until
 
 LINE = re.compile(
     r'(?P<client>\S+) - (?P<user>\S+) \[(?P<time>[^]]+)\] "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<size>\d+) '

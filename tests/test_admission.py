@@ -13,10 +13,10 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid_retry import RetryableException
-from support import Origin, OriginWire, Script, Site, echo, route, wait_until
 
 from pyramid_threaded_proxy import ExchangeStarted, ProxyResponse, TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission
+from tests.support.peers import Origin, OriginWire, Script, Site, echo, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Answer, Origin, OriginWire, Script, Site, answering, echo, received, route
 
 import pyramid_threaded_proxy
 from pyramid_threaded_proxy.settings.allowlist import AllowList, check_entry
+from tests.support.peers import Answer, Origin, OriginWire, Script, Site, answering, echo, received, route
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -12,7 +12,8 @@ from pyramid.httpexceptions import HTTPForbidden
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.session import SignedCookieSessionFactory
-from support import Origin, Policy, Script, Site, answering, echo, received, route
+
+from tests.support.peers import Origin, Policy, Script, Site, answering, echo, received, route
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

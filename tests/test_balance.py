@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyramid.config import Configurator
-from support import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
 from pyramid_threaded_proxy.exchange import UpstreamRequest
 from pyramid_threaded_proxy.relay.destination import UpstreamChoice
 from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
+from tests.support.peers import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

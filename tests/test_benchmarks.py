@@ -13,9 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-# Not installed with the package: it is run from its checkout.
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from benchmarks import __main__ as command
 from benchmarks import accounts, figures, machine, page, plots, report, servers
 from benchmarks.bench import QUICK, Bench

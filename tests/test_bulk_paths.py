@@ -11,10 +11,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from certificates import Authority
-from support import Origin, Script, Site, Wire, answering, route, wait_until
-from test_tls import authority, tls_origin  # noqa: F401 fixtures
-from test_transfer import content, pair  # noqa: F401 a fixture
 
 from pyramid_threaded_proxy.exceptions import ReadTimedOut
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
@@ -30,6 +26,10 @@ from pyramid_threaded_proxy.relay.transfer import (
     splice_body,
 )
 from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
+from tests.support.certificates import Authority
+from tests.support.peers import Origin, Script, Site, Wire, answering, route, wait_until
+from tests.test_tls import authority, tls_origin  # noqa: F401 fixtures
+from tests.test_transfer import content, pair  # noqa: F401 a fixture
 
 MakePair = Callable[[], tuple[Endpoint, socket.socket]]
 MakeSite = Callable[..., Site]

@@ -16,9 +16,9 @@ from pyramid.scripts.proutes import PRoutesCommand
 from pyramid.scripts.pviews import PViewsCommand
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.session import SignedCookieSessionFactory
-from support import Policy, route
 
 from pyramid_threaded_proxy import SettingsError
+from tests.support.peers import Policy, route
 
 UPSTREAM = "http://127.0.0.1:9"
 EXCVIEW = "pyramid.tweens.excview_tween_factory"
@@ -147,8 +147,8 @@ def test_a_prefix_below_placeholders() -> None:
 def test_dotted_names_that_lead_nowhere_are_named() -> None:
     """Hooks and factories that can't be imported are start-up errors, all at once, each with its key and value."""
     settings = {
-        **route("a", UPSTREAM, hooks__request="nowhere.at_all", factory="support.missing"),
-        **route("b", UPSTREAM, hooks__complete="support:missing"),
+        **route("a", UPSTREAM, hooks__request="nowhere.at_all", factory="tests.support.missing"),
+        **route("b", UPSTREAM, hooks__complete="tests.support:missing"),
     }
     config = Configurator(settings=settings)
     with pytest.raises(SettingsError) as caught:

@@ -24,8 +24,9 @@ import pytest
 
 from pyramid_threaded_proxy.demo.children import Upstream, UpstreamFailed
 from pyramid_threaded_proxy.demo.client import slow_requests
+from tests.support.paths import ROOT
 
-INI = Path(__file__).parent.parent / "development.ini"
+INI = ROOT / "development.ini"
 #: Seconds: far more than anything here takes. Whoever waits so long has failed.
 DEADLINE = 30
 

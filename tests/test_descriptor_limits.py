@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from pyramid_threaded_proxy.exceptions import DescriptorsExhausted
 from pyramid_threaded_proxy.limits.descriptors import RESERVE, Descriptors
+from tests.support.paths import ROOT
 
 SCRIPT = """
 import logging, resource, select, sys, threading
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 from pyramid.response import Response
-from support import Origin, Site, route, wait_until
+from tests.support.peers import Origin, Site, route, wait_until
 gate = threading.Event()
 def hold(wire):
     while wire.request() is not None:
@@ -61,7 +61,7 @@ print("done")
 )
 def test_at_the_limit_the_own_pages_stay_up(limit: int, way: str, remedy: str) -> None:
     """Exchanges are held until one is refused with 503; then own pages answer, and afterwards all is as before."""
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(root=str(ROOT))
     done = subprocess.run(
         [sys.executable, "-c", script, str(limit), way], capture_output=True, text=True, timeout=120, check=False
     )

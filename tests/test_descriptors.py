@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from detaching import MakeOrigin, MakeSite, connections, get, post, slow_client
 from pyramid.config import Configurator
 from pyramid.response import Response
-from support import OriginWire, Site, open_descriptors, route, wait_until
+
+from tests.support.detaching import MakeOrigin, MakeSite, connections, get, post, slow_client
+from tests.support.peers import OriginWire, Site, open_descriptors, route, wait_until
 
 #: By the number of listening sockets.
 EXCHANGES = {1: 2000, 2: 500}
@@ -138,7 +139,7 @@ def configure(config: Configurator) -> None:
         return tween
 
     config.registry["abandons"] = abandons
-    config.add_tween("test_descriptors.abandoning_tween")
+    config.add_tween(f"{__name__}.abandoning_tween")
 
 
 def abandoning_tween(handler: Any, registry: Any) -> Any:
@@ -187,7 +188,7 @@ def settings(url: str, refused: str) -> dict[str, str]:
         "refused": {},
         "slow": {"read_timeout": "250ms"},
         "full": {"send_timeout": "250ms"},
-        "hook": {"hooks__headers": "test_descriptors.raising_hook"},
+        "hook": {"hooks__headers": f"{__name__}.raising_hook"},
         "few": {"methods": "GET POST", "max_body": "1000"},
     }
     made = {"proxy.threads": "4"}

@@ -8,7 +8,11 @@ import time
 from typing import Any
 
 import pytest
-from detaching import (
+from pyramid.config import Configurator
+
+from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedChannel
+from pyramid_threaded_proxy.loop import loop as loop_module
+from tests.support.detaching import (
     BIG,
     CheckedTable,
     Gate,
@@ -25,11 +29,7 @@ from detaching import (
     servers,
     slow_client,
 )
-from pyramid.config import Configurator
-from support import PATIENCE, OriginWire, echo, route, wait_until
-
-from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedChannel
-from pyramid_threaded_proxy.loop import loop as loop_module
+from tests.support.peers import PATIENCE, OriginWire, echo, route, wait_until
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_a_body_that_the_application_has_read(origin: MakeOrigin, site: MakeSite
 
     def configure(config: Configurator) -> None:
         config.registry["reader"] = reader
-        config.add_tween("test_detach.reader_tween")
+        config.add_tween(f"{__name__}.reader_tween")
 
     app = site(route("r", upstream.url), configure=configure, sockets=sockets)
     for data in (b"a=1&b=2", b"a=" + b"x" * 700_000):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from detaching import Gate, MakeOrigin, body, get, strangers
-from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 from waitress import wasyncore
 
 from pyramid_threaded_proxy.loop import loop as loop_module
+from tests.support.detaching import Gate, MakeOrigin, body, get, strangers
+from tests.support.peers import PATIENCE, OriginWire, Site, Wire, route, wait_until
 
 
 class Interrupt:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post, read_answer, servers
 from pyramid.config import Configurator
 from pyramid.events import NewResponse
-from support import echo, route, wait_until
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 from webob import Request
 
 from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
+from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post, read_answer, servers
+from tests.support.peers import echo, route, wait_until
 
 Middleware = Callable[[Any], Any]
 
@@ -319,7 +319,7 @@ def adds_everywhere(config: Configurator) -> None:
     def on_response(event: NewResponse) -> None:
         event.response.headers["X-Subscriber"] = "yes"
 
-    config.add_tween("test_detach_middleware.field_tween")
+    config.add_tween(f"{__name__}.field_tween")
     config.add_subscriber(add_callback, "pyramid.events.NewRequest")
     config.add_subscriber(on_response, NewResponse)
     own_view(config)

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from detaching import (
+from pyramid.config import Configurator
+
+from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
+from pyramid_threaded_proxy.loop import loop as loop_module
+from pyramid_threaded_proxy.loop import poller
+from tests.support.detaching import (
     Gate,
     MakeOrigin,
     MakeSite,
@@ -23,12 +28,7 @@ from detaching import (
     slow_client,
     strangers,
 )
-from pyramid.config import Configurator
-from support import PATIENCE, echo, route, wait_until
-
-from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
-from pyramid_threaded_proxy.loop import loop as loop_module
-from pyramid_threaded_proxy.loop import poller
+from tests.support.peers import PATIENCE, echo, route, wait_until
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def adds_tween(factory: Callable[[Any, Any], Any]) -> Callable[[Configurator], N
 
     def configure(config: Configurator) -> None:
         config.registry["tween"] = factory
-        config.add_tween("test_detach_races.registered_tween")
+        config.add_tween(f"{__name__}.registered_tween")
 
     return configure
 

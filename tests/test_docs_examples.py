@@ -12,16 +12,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from certificates import Authority
-from conftest import program_path
-from docs_support import BIN, PAGES, ROOT, Block, blocks, every, ini, prose
 from pyramid.config import Configurator
 from pyramid.request import Request
-from support import Origin, OriginWire, Script, Site, Wire, wait_until
 from waitress.adjustments import Adjustments
 from webob import Response
 
 from pyramid_threaded_proxy.settings.load import load_settings
+from tests.support.certificates import Authority
+from tests.support.docs import BIN, PAGES, Block, blocks, every, ini, prose
+from tests.support.paths import ROOT
+from tests.support.peers import Origin, OriginWire, Script, Site, Wire, wait_until
+from tests.support.programs import program_path
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import waitress.channel
 import waitress.server
-from docs_support import DOCS, GENERATED, LINK, PAGES, ROOT, blocks, prose, quoted, rows, section
 from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
@@ -29,6 +28,8 @@ from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
 from pyramid_threaded_proxy.upstream import connections as upstream
+from tests.support.docs import DOCS, GENERATED, LINK, PAGES, blocks, prose, quoted, rows, section
+from tests.support.paths import ROOT
 
 # Form and links
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from docs_support import quoted, rows, section
-from support import Origin, Script, Site, answering, route
 
 from pyramid_threaded_proxy import exceptions
 from pyramid_threaded_proxy.http import fields, framing, head, names, target
 from pyramid_threaded_proxy.settings import values as settings_values
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.upstream.connections import split_url
+from tests.support.docs import quoted, rows, section
+from tests.support.peers import Origin, Script, Site, answering, route
 
 RULES = "accepted-and-refused.md"
 

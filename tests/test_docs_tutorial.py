@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from docs_support import BIN, Block, blocks, ini
-from support import wait_until
+from tests.support.docs import BIN, Block, blocks, ini
+from tests.support.peers import wait_until
 
 
 def free_port() -> str:

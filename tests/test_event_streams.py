@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 from pyramid.request import Request
-from support import PATIENCE, Origin, OriginWire, Script, Site, Wire, route, wait_until
+
+from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

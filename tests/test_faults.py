@@ -13,12 +13,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from detaching import own_view
-from fault_origin import FRAMINGS, HOWS, STAGES, OriginProcess, sealed
-from site_process import SiteProcess
-from support import PATIENCE, Origin, Script, Site, echo, route
 
 from pyramid_threaded_proxy.upstream import connections as upstream_module
+from tests.support.detaching import own_view
+from tests.support.fault_origin import FRAMINGS, HOWS, STAGES, OriginProcess, sealed
+from tests.support.peers import PATIENCE, Origin, Script, Site, echo, route
+from tests.support.site_process import SiteProcess
 
 EXCHANGES = 10_000
 CLIENTS = 12

@@ -12,9 +12,9 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, OriginWire, Script, Site, answering, echo, received, wait_until
 
 from pyramid_threaded_proxy import Exchange, SettingsError, ValueRefused
+from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, received, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

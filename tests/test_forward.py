@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.session import SignedCookieSessionFactory
-from support import Origin, Policy, Script, Site, answering, echo, received, route
+
+from tests.support.peers import Origin, Policy, Script, Site, answering, echo, received, route
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
-from support import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
 from pyramid_threaded_proxy import SettingsError
+from tests.support.peers import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
-from support import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
 
 from pyramid_threaded_proxy.detach.channel import DetachedConnection
 from pyramid_threaded_proxy.loop.task import Task
 from pyramid_threaded_proxy.relay.recheck import Recheck
 from pyramid_threaded_proxy.upstream import connections as upstream_module
 from pyramid_threaded_proxy.upstream.probes import Probes
+from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]

@@ -12,12 +12,23 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPServiceUnavailable
 from pyramid.response import Response
-from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, own_threads, route, wait_until
 from webtest import TestApp
 
 from pyramid_threaded_proxy import UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.upstream import health as health_module
 from pyramid_threaded_proxy.upstream.health import Health
+from tests.support.peers import (
+    Origin,
+    OriginWire,
+    Script,
+    Site,
+    answering,
+    echo,
+    in_turn,
+    own_threads,
+    route,
+    wait_until,
+)
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
-from support import PATIENCE, OriginWire, Site, Wire, route, wait_until
 
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.detach.server import is_busy
+from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
+from tests.support.peers import PATIENCE, OriginWire, Site, Wire, route, wait_until
 
 pytestmark = pytest.mark.parametrize("sockets", [1, 2], ids=["one-socket", "two-sockets"])
 

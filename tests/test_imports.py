@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 PACKAGE = "pyramid_threaded_proxy"
-FOLDER = Path(__file__).parent.parent / PACKAGE
+FOLDER = ROOT / PACKAGE
 
 #: Values, and what users name by dotted path. Everything else stands in a room.
 ROOT = {"__init__", "tween", "accesslog", "exceptions", "exchange", "hooks", "events"}

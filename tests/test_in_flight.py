@@ -10,11 +10,11 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, OriginWire, Policy, Script, Site, Wire, echo, route, wait_until
 
 from pyramid_threaded_proxy import Exchange
 from pyramid_threaded_proxy.exceptions import ExchangeClosed
 from pyramid_threaded_proxy.tween import ENGINE
+from tests.support.peers import Origin, OriginWire, Policy, Script, Site, Wire, echo, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyramid.config import Configurator
-from support import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 from pyramid_threaded_proxy import TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission, Limits
+from tests.support.peers import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 Origins = Callable[[Script], Origin]
 Sites = Callable[..., Site]

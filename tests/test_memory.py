@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fault_origin import OriginProcess
-from site_process import SiteProcess
-from support import route, wait_until
+
+from tests.support.fault_origin import OriginProcess
+from tests.support.peers import route, wait_until
+from tests.support.site_process import SiteProcess
 
 MIB = 1 << 20
 CLIENTS = 500

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
-from support import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 from pyramid_threaded_proxy.app import operator_log
 from pyramid_threaded_proxy.app.operator_log import QUIET, LimitLog
 from pyramid_threaded_proxy.exceptions import TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission, Limits
+from tests.support.peers import Origin, OriginWire, Script, Site, Wire, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -194,7 +194,7 @@ def test_nothing_secret_is_logged_whatever_goes_wrong(
     here = site(
         route("r", url, read_timeout="100ms", max_exchanges="3", health__fails="0", request__authorization="pass")
         | route("refused", "http://127.0.0.1:1", health__fails="1")
-        | route("hook", url, hooks__headers="test_operator_log.bad_field"),
+        | route("hook", url, hooks__headers=f"{__name__}.bad_field"),
         configure=configure,
     )
     for path, more, _ in ENDS:

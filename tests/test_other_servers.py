@@ -14,10 +14,10 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from servers import ENGINE, SERVERS, Ask
-from support import PATIENCE, Origin, OriginWire, Script, received, wait_until
 
 from pyramid_threaded_proxy import ClientGone, Exchange, UpstreamGone
+from tests.support.peers import PATIENCE, Origin, OriginWire, Script, received, wait_until
+from tests.support.servers import ENGINE, SERVERS, Ask
 
 MakeOrigin = Callable[[Script], Origin]
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from support import Origin, Script, Site, answering, echo, route, wait_until
 
 from pyramid_threaded_proxy.loop import loop as loop_module
 from pyramid_threaded_proxy.loop import poller as poller_module
@@ -25,6 +24,7 @@ from pyramid_threaded_proxy.loop.poller import (
     new_poller,
     wait_for,
 )
+from tests.support.peers import Origin, Script, Site, answering, echo, route, wait_until
 
 
 @pytest.fixture(params=[EpollPoller, SelectorPoller])

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from detaching import Gate, get, post, read_answer
-from processes import ask, first_exchange, pserve, wait_refused, write_site
-from support import PATIENCE, Origin, OriginWire, Script, Wire, wait_until
+
+from tests.support.detaching import Gate, get, post, read_answer
+from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Wire, wait_until
+from tests.support.processes import ask, first_exchange, pserve, wait_refused, write_site
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 #: What pserve's exit codes are without us.

@@ -9,9 +9,9 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, Policy, Script, Site, answering, echo, received, route
 
 from pyramid_threaded_proxy import SettingsError, ValueRefused
+from tests.support.peers import Origin, Policy, Script, Site, answering, echo, received, route
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -14,10 +14,10 @@ from pyramid.httpexceptions import HTTPForbidden, HTTPFound, HTTPNotFound
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.tweens import INGRESS
-from support import Origin, OriginWire, Policy, Script, Site, Wire, echo, received, route, wait_until
 from webtest import TestApp
 
 from pyramid_threaded_proxy.relay.recheck import QUESTION
+from tests.support.peers import Origin, OriginWire, Policy, Script, Site, Wire, echo, received, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

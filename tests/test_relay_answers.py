@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from support import Origin, OriginWire, Script, Site, Wire, answering, route, wait_until
 
 from pyramid_threaded_proxy.loop.poller import WRITE
+from tests.support.peers import Origin, OriginWire, Script, Site, Wire, answering, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -11,9 +11,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
-from support import Answer, Origin, OriginWire, Script, Site, Wire, answering, echo, in_turn, route, wait_until
 
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
+from tests.support.peers import (
+    Answer,
+    Origin,
+    OriginWire,
+    Script,
+    Site,
+    Wire,
+    answering,
+    echo,
+    in_turn,
+    route,
+    wait_until,
+)
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -12,11 +12,11 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
-from support import Origin, Script, Site, Wire, answering, echo, in_turn, route, wait_until
 from webob import Request
 from webob import Response as WebObResponse
 
 from pyramid_threaded_proxy.exchange import Exchange
+from tests.support.peers import Origin, Script, Site, Wire, answering, echo, in_turn, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -9,10 +9,22 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.threadlocal import get_current_request
-from support import Answer, Origin, OriginWire, Script, Site, answering, echo, in_turn, own_threads, route, wait_until
 
 from pyramid_threaded_proxy import ExchangeFinished, ExchangeStarted
 from pyramid_threaded_proxy.exchange import Exchange
+from tests.support.peers import (
+    Answer,
+    Origin,
+    OriginWire,
+    Script,
+    Site,
+    answering,
+    echo,
+    in_turn,
+    own_threads,
+    route,
+    wait_until,
+)
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

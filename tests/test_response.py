@@ -9,9 +9,9 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, Script, Site, answering, echo
 
 from pyramid_threaded_proxy import ProxyResponse, ProxyResponseError
+from tests.support.peers import Origin, Script, Site, answering, echo
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
-from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
+
+from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -10,7 +10,8 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from support import Origin, Script, Site, echo, received, route
+
+from tests.support.peers import Origin, Script, Site, echo, received, route
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -13,11 +13,11 @@ from pyramid.authorization import Allow, Authenticated
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
-from servers import ENGINE, SERVERS, Ask, under_waitress
-from support import PATIENCE, Origin, OriginWire, Policy, received, wait_until
 
 from pyramid_threaded_proxy import Exchange
 from pyramid_threaded_proxy.limits.admission import Limits
+from tests.support.peers import PATIENCE, Origin, OriginWire, Policy, received, wait_until
+from tests.support.servers import ENGINE, SERVERS, Ask, under_waitress
 
 WITH_WAITRESS = {"waitress": under_waitress, **{name: how for name, how in SERVERS.items() if name != "wsgiref"}}
 

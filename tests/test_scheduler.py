@@ -10,11 +10,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Origin, OriginWire, Script, Site, echo, in_turn, open_descriptors, own_threads, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
@@ -24,6 +22,19 @@ from pyramid_threaded_proxy.loop.scheduler import MOVERS, Scheduler
 from pyramid_threaded_proxy.loop.task import Task
 from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
 from pyramid_threaded_proxy.loop.waits import IN_BATCH, Call, Hop, Ready, Steps
+from tests.support.paths import ROOT
+from tests.support.peers import (
+    Origin,
+    OriginWire,
+    Script,
+    Site,
+    echo,
+    in_turn,
+    open_descriptors,
+    own_threads,
+    route,
+    wait_until,
+)
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -684,7 +695,7 @@ def test_an_exchange_that_had_not_begun_survives_its_loop(scheduler: Scheduler) 
 _FORK = """
 import os, sys, threading
 from http.client import HTTPConnection
-from support import Origin, Site, echo, route, wait_until
+from tests.support.peers import Origin, Site, echo, route, wait_until
 import waitress
 
 with Origin(echo) as upstream, Site(route("r", upstream.url)) as site:
@@ -711,10 +722,8 @@ with Origin(echo) as upstream, Site(route("r", upstream.url)) as site:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_after_use_starts_anew() -> None:
     """A child has loops and connections of its own; the parent's kept connection is still the parent's."""
-    here = Path(__file__).parent
-    paths = os.pathsep.join(map(str, (here, here.parent)))
     done = subprocess.run(
-        [sys.executable, "-c", _FORK], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+        [sys.executable, "-c", _FORK], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
-from support import Wire, echo, route, wait_until
 
 from pyramid_threaded_proxy.detach.channel import _warn_of_select
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
+from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
+from tests.support.peers import Wire, echo, route, wait_until
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from configparser import RawConfigParser
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from pyramid_threaded_proxy.settings.load import (
     reference_markdown,
     route_from_keywords,
 )
+from tests.support.paths import ROOT
 
 HOME = "proxy.routes.reports."
 ROUTE = {f"{HOME}prefix": "/reports", f"{HOME}upstream": "http://up:9000/v2"}
@@ -935,7 +935,7 @@ def test_ini_and_yaml_say_the_same(tree: dict[str, Any]) -> None:
 
 def test_reference_page_is_up_to_date() -> None:
     """docs/settings.md is what the table says: run ``python -m pyramid_threaded_proxy.settings > docs/settings.md``."""
-    page = Path(__file__).parent.parent / "docs" / "settings.md"
+    page = ROOT / "docs" / "settings.md"
     assert page.read_text(encoding="utf-8") == reference_markdown()
 
 

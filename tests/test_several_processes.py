@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from detaching import Gate, get, read_answer
-from processes import Process, ask, first_exchange, pserve, wait_refused, write_site
-from support import PATIENCE, Origin, echo, wait_until
 
-OPERATING = Path(__file__).parent.parent / "docs" / "operating.md"
+from tests.support.detaching import Gate, get, read_answer
+from tests.support.paths import ROOT
+from tests.support.peers import PATIENCE, Origin, echo, wait_until
+from tests.support.processes import Process, ask, first_exchange, pserve, wait_refused, write_site
+
+OPERATING = ROOT / "docs" / "operating.md"
 #: Loads the application, and forks two processes that serve it. The parent ends when they have.
 FORKING = r"""
 import os, socket, sys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from support import Origin, Script, Site, echo, route
+from tests.support.peers import Origin, Script, Site, echo, route
 
 
 def test_a_request_is_relayed(origin: Callable[[Script], Origin], site: Callable[..., Site], sockets: int) -> None:

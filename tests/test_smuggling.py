@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from pyramid.config import Configurator
 from pyramid.events import ContextFound
 from pyramid.response import Response
-from support import Origin, OriginWire, Policy, Request, Script, Site, echo, received, route, wait_until
 from webob import Request as WebObRequest
+
+from tests.support.peers import Origin, OriginWire, Policy, Request, Script, Site, echo, received, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
-from support import PATIENCE
 
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.stopping import Stop
+from tests.support.peers import PATIENCE
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -17,10 +17,7 @@ from typing import Any
 
 import pytest
 import waitress
-from certificates import Authority
-from conftest import program_path
 from pyramid.config import Configurator
-from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
 from waitress import wasyncore
 
 from pyramid_threaded_proxy import SettingsError
@@ -29,6 +26,9 @@ from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, Va
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.upstream.connections import Upstreams, split_url
 from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
+from tests.support.certificates import Authority
+from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
+from tests.support.programs import program_path
 
 MakeSite = Callable[..., Site]
 MakeTls = Callable[..., Origin]

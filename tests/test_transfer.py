@@ -15,13 +15,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support import Origin, OriginWire, Script, Site, Wire, answering, open_descriptors, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ReadTimedOut, SendTimedOut, UpstreamGone
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.relay import transfer
 from pyramid_threaded_proxy.relay.transfer import KEPT_PIPES, Pipe, Pipes, send_file, send_to_client, splice_body
+from tests.support.peers import Origin, OriginWire, Script, Site, Wire, answering, open_descriptors, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from support import wait_until
 from waitress.trigger import trigger as WaitressTrigger
 
 from pyramid_threaded_proxy.detach.trigger import make_ours
+from tests.support.peers import wait_until
 
 
 @pytest.fixture

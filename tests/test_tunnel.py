@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Origin, OriginWire, Script, Site, Wire, echo, own_threads, route, wait_until
+
+from tests.support.peers import Origin, OriginWire, Script, Site, Wire, echo, own_threads, route, wait_until
 
 ASK = b"GET /ws/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from support import Origin, OriginWire, Policy, Request, Script, Site, Wire, route, wait_until
+
+from tests.support.peers import Origin, OriginWire, Policy, Request, Script, Site, Wire, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

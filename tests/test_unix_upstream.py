@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
-from support import Origin, OriginWire, Site, echo, received, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.upstream.connections import OriginPool, addresses_of, split_url
+from tests.support.peers import Origin, OriginWire, Site, echo, received, route, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
 

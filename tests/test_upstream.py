@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
-from support import Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.upstream import connections as upstream_module
 from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool, Upstreams, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
+from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import Origin, Script, Site, answering, echo, route, wait_until
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut
 from pyramid_threaded_proxy.upstream import connections as upstream_module
@@ -20,6 +19,7 @@ from pyramid_threaded_proxy.upstream.connections import (
     split_url,
 )
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
+from tests.support.peers import Origin, Script, Site, answering, echo, route, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Authority
-from support import PATIENCE, Site, route, wait_until
+
+from tests.support.certificates import Authority
+from tests.support.peers import PATIENCE, Site, route, wait_until
 
 MakeSite = Callable[..., Site]
 

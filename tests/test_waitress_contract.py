@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 import waitress
-from detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post
-from support import PATIENCE, Wire, echo, route, wait_until
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
@@ -28,8 +26,10 @@ from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel, _Finished, _run_epilogue
+from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post
+from tests.support.paths import ROOT
+from tests.support.peers import PATIENCE, Wire, echo, route, wait_until
 
-HERE = Path(__file__).parent
 RELEASES = ["3.0.0", "3.0.1", "3.0.2"]
 
 
@@ -448,11 +448,11 @@ def install(release: str, folder: Path) -> None:
 def test_other_releases(release: str, tmp_path: Path) -> None:
     """The tests of this module and of detach pass with every other supported release of waitress."""
     install(release, tmp_path)
-    names = ("waitress_contract", "detach_races", "detach_end", "select", "smoke")
-    modules = [str(HERE / f"test_{name}.py") for name in names]
+    names = ("test_waitress_contract", "test_detach_races", "test_detach_end", "test_select", "test_smoke")
+    modules = [f"tests/{name}.py" for name in names]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PPROXY_OTHER_WAITRESS": release}
     command = [sys.executable, "-X", "dev", "-m", "pytest", "-p", "no:cacheprovider", *modules]
-    done = subprocess.run(command, env=environ, cwd=HERE.parent, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
-from support import Site, route
-from test_demo import Browser, eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
+
+from tests.support.peers import Site, route
+from tests.test_demo import Browser, eventually
 
 MakeSite = Callable[..., Site]
 

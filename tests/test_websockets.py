@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from pyramid.authorization import Allow
 from pyramid.config import Configurator
-from support import Policy, Site, route, wait_until
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
+
+from tests.support.peers import Policy, Site, route, wait_until
 
 MakeSite = Callable[..., Site]
 MIB = 1 << 20

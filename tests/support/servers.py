@@ -16,8 +16,10 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.validate import validator
 
 import webtest
-from support import PATIENCE, Answer
 from waitress import create_server, wasyncore
+
+from tests.support.paths import ROOT
+from tests.support.peers import PATIENCE, Answer
 
 ENGINE = "pyramid_threaded_proxy.engine"
 
@@ -96,7 +98,7 @@ def under_gunicorn(worker: str, application: Application, upstream: str, folder:
         threads = "2" if worker == "gthread" else "1"
         command = [
             sys.executable, "-m", "gunicorn", "--worker-class", worker, "--threads", threads,
-            "--bind", f"fd://{listener.fileno()}", "--pythonpath", str(Path(__file__).parent),
+            "--bind", f"fd://{listener.fileno()}", "--pythonpath", str(ROOT),
             "--worker-tmp-dir", str(folder), f"{application.__module__}:{application.__name__}({upstream!r})",
         ]  # fmt: skip
         environ = {**os.environ, "HOME": str(folder)}

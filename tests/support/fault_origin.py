@@ -19,7 +19,8 @@ import threading
 from contextlib import suppress
 from types import TracebackType
 
-from support import PATIENCE, OriginWire, Request
+from tests.support.paths import ROOT
+from tests.support.peers import PATIENCE, OriginWire, Request
 
 #: Where an answer goes wrong: before its head, in its head, in its body (in a chunk's data), in a chunk's size line.
 STAGES = ("before", "head", "body", "size-line")
@@ -49,8 +50,8 @@ class OriginProcess:
     def start(self) -> None:
         """Start it, the first time on a port that no outgoing connection is ever given."""
         self.port = self.port or next(filter(_is_free, random.sample(range(20_000, 30_000), 100)))
-        command = [sys.executable, __file__, str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", __name__, str(self.port)]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", self._process.communicate()[1]
 

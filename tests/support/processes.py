@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from detaching import Gate, get, read_answer
-from support import PATIENCE, Wire, wait_until
+from tests.support.detaching import Gate, get, read_answer
+from tests.support.peers import PATIENCE, Wire, wait_until
 
 #: The application that the processes run. /own answers at once, /held asks the upstream and waits for it.
 APPLICATION = '''

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from support import PATIENCE, wait_until
+from tests.support.paths import ROOT
+from tests.support.peers import PATIENCE, wait_until
 
 
 class Vitals(NamedTuple):
@@ -41,7 +42,7 @@ class SiteProcess:
         told = json.dumps([settings, options, limits or {}])
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *python, __file__, told], stdout=subprocess.PIPE, stderr=log, text=True
+                [sys.executable, *python, "-m", __name__, told], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

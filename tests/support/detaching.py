@@ -12,7 +12,8 @@ from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.response import Response
-from support import PATIENCE, Origin, OriginWire, Script, Site, Wire
+
+from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, Wire
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

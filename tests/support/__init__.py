@@ -1,0 +1,1 @@
+"""What tests share, each helper once: real peers, real processes, real programs."""

@@ -1,0 +1,18 @@
+"""Real servers and browsers, where they are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def program_path(name: str) -> str:
+    """The path of a real server or browser; without it the test is left out, but never in CI."""
+    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
+        pytest.skip(f"{name} is not installed")
+    return path
