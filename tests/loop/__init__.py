@@ -1,0 +1,1 @@
+"""Tests of `pyramid_threaded_proxy.loop`: threads, waiting and time."""
