@@ -1,0 +1,1 @@
+"""Tests of `pyramid_threaded_proxy.settings`: what is read of ini and YAML."""
