@@ -22,5 +22,5 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   ``connection_close``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request,
   and stops where it is told that all bytes were taken.
 
-``tests/test_waitress_contract.py`` fails the day one of these changes.
+``tests/detach/test_waitress_contract.py`` fails the day one of these changes.
 """

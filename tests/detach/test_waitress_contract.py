@@ -448,7 +448,13 @@ def install(release: str, folder: Path) -> None:
 def test_other_releases(release: str, tmp_path: Path) -> None:
     """The tests of this module and of detach pass with every other supported release of waitress."""
     install(release, tmp_path)
-    names = ("test_waitress_contract", "test_detach_races", "test_detach_end", "test_select", "test_smoke")
+    names = (
+        "detach/test_waitress_contract",
+        "detach/test_races",
+        "detach/test_end",
+        "detach/test_select",
+        "test_smoke",
+    )
     modules = [f"tests/{name}.py" for name in names]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PPROXY_OTHER_WAITRESS": release}
     command = [sys.executable, "-X", "dev", "-m", "pytest", "-p", "no:cacheprovider", *modules]
