@@ -26,9 +26,9 @@ from pyramid_threaded_proxy.relay.transfer import (
     splice_body,
 )
 from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
+from tests.relay.test_transfer import content, pair  # noqa: F401 a fixture
 from tests.support.certificates import Authority
 from tests.support.peers import Origin, Script, Site, Wire, answering, route, wait_until
-from tests.test_transfer import content, pair  # noqa: F401 a fixture
 from tests.upstream.test_tls import authority, tls_origin  # noqa: F401 fixtures
 
 MakePair = Callable[[], tuple[Endpoint, socket.socket]]

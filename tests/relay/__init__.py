@@ -1,0 +1,1 @@
+"""Tests of `pyramid_threaded_proxy.relay`: one exchange."""
