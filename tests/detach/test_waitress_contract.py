@@ -453,7 +453,7 @@ def test_other_releases(release: str, tmp_path: Path) -> None:
         "detach/test_races",
         "detach/test_end",
         "detach/test_select",
-        "test_smoke",
+        "site/test_smoke",
     )
     modules = [f"tests/{name}.py" for name in names]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PPROXY_OTHER_WAITRESS": release}

@@ -14,8 +14,8 @@ from pyramid.response import Response
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
+from tests.site.test_demo import Browser, eventually
 from tests.support.peers import Site, route
-from tests.test_demo import Browser, eventually
 
 MakeSite = Callable[..., Site]
 
