@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "pyramid_threaded_proxy"
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "pyramid_threaded_proxy"
 FILES = {str(path.relative_to(FOLDER)): path for path in sorted(FOLDER.rglob("*.py"))}
 
 MOST_PARAMETERS = 7
