@@ -15,7 +15,7 @@ from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy import accesslog, hooks
 from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.detach.channel import MOST_EARLY
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
@@ -26,7 +26,9 @@ from pyramid_threaded_proxy.loop import timers
 from pyramid_threaded_proxy.loop.loop import BATCH_SIZE
 from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
+from pyramid_threaded_proxy.settings import table
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
+from pyramid_threaded_proxy.upstream import balance
 from pyramid_threaded_proxy.upstream import connections as upstream
 from tests.support.docs import DOCS, GENERATED, LINK, PAGES, blocks, prose, quoted, rows, section
 from tests.support.paths import ROOT
@@ -78,6 +80,7 @@ FOREIGN_PATHS = {
 #: PEP 3333, and what `detach` relies on in waitress; `test_waitress_contract` looks for that.
 OTHER_NAMES = {
     "start_response", "app_iter", "channel_class", "channel.requests", "outbuf_lock", "server.trigger.pull_trigger",
+    "policy.settings.buffer",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
@@ -123,7 +126,7 @@ def is_file(name: str) -> bool:
 
 
 def is_class(name: str) -> bool:
-    homes = (pyramid_threaded_proxy, waitress.channel, waitress.server)
+    homes = (pyramid_threaded_proxy, waitress.channel, waitress.server, table, balance, hooks)
     first, *rest = name.split(".")
     found = next((getattr(home, first) for home in homes if hasattr(home, first)), vars(builtins).get(first))
     for attribute in rest:
