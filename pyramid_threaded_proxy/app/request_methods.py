@@ -38,7 +38,7 @@ from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
 from pyramid_threaded_proxy.relay.prepared import Check, Public, Recheck
 from pyramid_threaded_proxy.settings.errors import SettingsError
-from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings
+from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings, overlaid
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
@@ -246,7 +246,7 @@ def _of_route(engine: Engine, route: Route, given: RouteSettings, keys: Mapping[
     if not keys:
         return route.rules
     # The view's own permission counts, so that the answer is for whoever has it.
-    settings = replace(route.settings, public=False, **{key: getattr(given, key) for key in keys})
+    settings = replace(overlaid(route.settings, given, keys), public=False)
     rules = _rules(settings, engine.settings, location_bases(settings, route.balancer))
     return replace(rules, answer=replace(rules.answer, hooks=rules.answer.hooks.or_else(route.rules.answer.hooks)))
 

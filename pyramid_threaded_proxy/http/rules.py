@@ -1,26 +1,22 @@
-"""Field overrides of a route: compiled and checked at start-up, applied to each exchange.
+"""Field overrides of a route: compiled at start-up, applied to each exchange.
 
-The order is remove, set, add, default. `ValueRefused` names the field at fault, when compiling and when a template's
-value can't be written.
+The order is remove, set, add, default. Their names, and what is at odds in them, are judged with the settings that they
+come from (`settings/`). `ValueRefused` names the field whose value can't be written.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.http.names import (
-    CONNECTION_FIELDS,
     NOT_IN_A_VALUE,
-    TOKEN,
     Fields,
     NameTable,
 )
+from pyramid_threaded_proxy.http.template import template_parts
 
 Pairs = Iterable[tuple[str, str]]
-
-_PART = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|([{}])")
 
 
 class _Template:
@@ -28,7 +24,7 @@ class _Template:
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
-        self._parts = _template_parts(name, text.strip(" \t"))
+        self._parts = template_parts(text.strip(" \t"))
         self.placeholders = frozenset(self._parts[1::2])
         for literal in self._parts[::2]:
             _wire_value(name, literal)
@@ -61,17 +57,13 @@ class RequestRules:
 
     @classmethod
     def compile(cls, set: Pairs, add: Pairs, remove: Iterable[str]) -> RequestRules:
-        """Check and compile. `names` are then those that are set or added (lower case): the client's own are deleted
-        before; `placeholders` are the names that the templates use. Raises `ValueRefused`.
+        """Compile. `names` are then those that are set or added (lower case): the client's own are deleted before;
+        `placeholders` are the names that the templates use. Raises `ValueRefused` for a text that is no template.
         """
-        setting, adding, removing = list(set), list(add), list(remove)
-        _check_names([*setting, *adding], removing, refused=CONNECTION_FIELDS | {"host"})
-        _refuse_repeated("set", setting)
-        _refuse_shared("set", setting, "remove", removing)
         return cls(
-            [_Template(*pair) for pair in setting],
-            [_Template(*pair) for pair in adding],
-            frozenset(name.lower() for name in removing),
+            [_Template(*pair) for pair in set],
+            [_Template(*pair) for pair in add],
+            frozenset(name.lower() for name in remove),
         )
 
     def __bool__(self) -> bool:
@@ -100,16 +92,10 @@ class ResponseRules:
 
     @classmethod
     def compile(cls, set: Pairs, add: Pairs, default: Pairs, remove: Iterable[str]) -> ResponseRules:
-        """Check and compile. Raises `ValueRefused` for a contradiction, such as a default for what is set."""
-        setting, adding, defaults, removing = list(set), list(add), list(default), list(remove)
-        _check_names([*setting, *adding, *defaults], removing, refused=CONNECTION_FIELDS)
-        for kind, pairs in (("set", setting), ("default", defaults)):
-            _refuse_repeated(kind, pairs)
-            _refuse_shared(kind, pairs, "remove", removing)
-        _refuse_shared("default", defaults, "set", [name for name, _ in setting])
-        _refuse_shared("default", defaults, "add", [name for name, _ in adding])
-        gone = frozenset(name.lower() for name in removing) | {name.lower() for name, _ in setting}
-        return cls(_literal(setting + adding), _literal(defaults), gone)
+        """Compile. Raises `ValueRefused` for a value that can't be written."""
+        setting = list(set)
+        gone = frozenset(name.lower() for name in [*remove, *(name for name, _ in setting)])
+        return cls(_literal([*setting, *add]), _literal(default), gone)
 
     def apply(self, fields: Fields) -> Fields:
         """The fields after the overrides."""
@@ -127,22 +113,6 @@ def _without(fields: Fields, gone: NameTable[bool]) -> Fields:
     return [field for field in fields if not gone[field[0]]]
 
 
-def _template_parts(name: str, text: str) -> list[str]:
-    """Literal text at even places, names of placeholders at odd ones."""
-    parts, end = [""], 0
-    for match in _PART.finditer(text):
-        if match[2]:
-            raise ValueRefused(f"the value of {name} holds a single brace: {text!r}; write {{{{ or }}}} for a brace")
-        parts[-1] += text[end : match.start()]
-        if match[1]:
-            parts += [match[1], ""]
-        else:
-            parts[-1] += match[0][0]
-        end = match.end()
-    parts[-1] += text[end:]
-    return parts
-
-
 def _wire_value(name: str, value: str) -> str:
     """The UTF-8 bytes of a value, held in text (latin-1)."""
     text = value
@@ -156,28 +126,5 @@ def _wire_value(name: str, value: str) -> str:
     return text
 
 
-def _literal(pairs: Fields) -> Fields:
+def _literal(pairs: Pairs) -> Fields:
     return [(name, _wire_value(name, value).strip(" \t")) for name, value in pairs]
-
-
-def _check_names(pairs: Fields, removed: list[str], refused: frozenset[str]) -> None:
-    for name in [*(name for name, _ in pairs), *removed]:
-        if not TOKEN.fullmatch(name):
-            raise ValueRefused(f"{name!r} is not a field name (RFC 9110 5.1)")
-        if name.lower() in refused:
-            raise ValueRefused(f"{name} can't be overridden: framing, routing and hop-by-hop fields are made anew")
-
-
-def _refuse_repeated(kind: str, pairs: Fields) -> None:
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name.lower() in seen:
-            raise ValueRefused(f"{kind} names {name} more than once")
-        seen.add(name.lower())
-
-
-def _refuse_shared(kind: str, pairs: Fields, other: str, names: list[str]) -> None:
-    shared = {name.lower() for name in names}
-    for name, _ in pairs:
-        if name.lower() in shared:
-            raise ValueRefused(f"{name} is in both {kind} and {other}: one of them has no effect")

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
 from pyramid_threaded_proxy.http.names import without_default_port
+from pyramid_threaded_proxy.http.template import template_parts
 
 # No escape, and no segment that begins with a dot: such a path can't hold anything that the slow checks look for.
 _HARMLESS = re.compile(r"((?:/(?:[A-Za-z0-9_~!$&'()*+,:;=@-][A-Za-z0-9_~!$&'()*+,:;=@.-]*)?)+)(?:\?([!\"$-~]*))?")
@@ -23,7 +24,6 @@ _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _DOT_SEGMENT = re.compile(r"(?:\A|/)\.\.?(?:[/;]|\Z)")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _REFERENCE = re.compile(r"(?:(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#\\]*))?([^?#]*)(.*)", re.DOTALL)
 
 
@@ -143,8 +143,8 @@ class UpstreamPattern:
 
     def __init__(self, target: str, several: frozenset[str] = frozenset()) -> None:
         path, mark, query = target.partition("?")
-        self._path = _pattern_parts(path or "/")
-        self._query = _pattern_parts(query) if mark else None
+        self._path = template_parts(path or "/", doubled=False)
+        self._query = template_parts(query, doubled=False) if mark else None
         self._several = several
         self.names = frozenset(self._path[1::2]) | frozenset((self._query or ())[1::2])
 
@@ -168,14 +168,6 @@ class UpstreamPattern:
                 raise ValueRefused(f"the upstream's {{{name}}} has no value")
             filled[index] = _escaped(name, values[name], "/" if in_query or name in self._several else "")
         return "".join(filled)
-
-
-def _pattern_parts(text: str) -> list[str]:
-    """Literal text at even places, names of placeholders at odd ones."""
-    parts = _PLACEHOLDER.split(text)
-    if any("{" in literal or "}" in literal for literal in parts[::2]):
-        raise ValueRefused(f"{text!r} holds a brace that is not part of a {{placeholder}}")
-    return parts
 
 
 def _escaped(name: str, value: str | tuple[str, ...], safe: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pyramid_threaded_proxy.settings.section import Section
@@ -65,19 +65,24 @@ def template_faults(section: Section, known: frozenset[str]) -> Iterator[str]:
 
 def contradictions(section: Section, values: dict[str, Any]) -> Iterator[str]:
     """Fields that are removed and put there, or have a default that another override leaves no room for."""
-    yield from _clashes(section, "request.remove", values["request_remove"], values, ("request.set",))
-    others = ("response.set", "response.default")
-    yield from _clashes(section, "response.remove", values["response_remove"], values, others)
+    for path, other in clashes(values):
+        yield section.entries[path].fault(f"is at odds with {section.home}{other}: give one of them")
+
+
+def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The paths of overrides that leave each other no effect; `values` are a route's, under their attributes."""
+    yield from _shared("request.remove", values["request_remove"], values, ("request.set",))
+    yield from _shared("response.remove", values["response_remove"], values, ("response.set", "response.default"))
     for name, _ in values["response_default"]:
-        yield from _clashes(section, f"response.default.{name}", (name,), values, ("response.set", "response.add"))
+        yield from _shared(f"response.default.{name}", (name,), values, ("response.set", "response.add"))
 
 
-def _clashes(
-    section: Section, path: str, names: Iterable[str], values: dict[str, Any], others: tuple[str, ...]
-) -> Iterator[str]:
-    """Faults of the entry at `path`, which is about `names`, where one of the `others` puts such a field."""
+def _shared(
+    path: str, names: Iterable[str], values: Mapping[str, Any], others: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    """`path`, which is about `names`, beside each of the `others` that puts such a field."""
     for other in others:
         put = {name.lower() for name, _ in values[other.replace(".", "_")]}
         for name in names:
             if name.lower() in put:
-                yield section.entries[path].fault(f"is at odds with {section.home}{other}.{name}: give one of them")
+                yield path, f"{other}.{name}"

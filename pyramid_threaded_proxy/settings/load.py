@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from pyramid_threaded_proxy.settings.agreement import (
     access_faults,
+    clashes,
     contradictions,
     pattern_faults,
     place_faults,
@@ -37,6 +39,7 @@ __all__ = [
     "SettingsError",
     "fetch_settings",
     "load_settings",
+    "overlaid",
     "reference_markdown",
     "route_from_keywords",
 ]
@@ -93,6 +96,17 @@ def fetch_settings(name: str, keywords: Mapping[str, object], origin: str) -> Ro
     if faults:
         raise SettingsError(faults)
     return RouteSettings(**_FETCH_DEFAULTS | values, name=name)
+
+
+def overlaid(route: RouteSettings, given: RouteSettings, keys: Iterable[str]) -> RouteSettings:
+    """A route's settings with those that a view gives under the attributes `keys`. Raises `SettingsError` where the
+    two are at odds."""
+    settings = replace(route, **{key: getattr(given, key) for key in keys})
+    values = {name: getattr(settings, name) for name in RouteSettings.__dataclass_fields__}
+    faults = [f"proxy_forward(): {path} is at odds with {other} of {route.name}" for path, other in clashes(values)]
+    if faults:
+        raise SettingsError(faults)
+    return settings
 
 
 @lru_cache(maxsize=64)

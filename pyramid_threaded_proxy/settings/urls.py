@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 from pyramid.urldispatch import Route
 
+from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
+from pyramid_threaded_proxy.http.target import check_upstream_target
+from pyramid_threaded_proxy.http.template import template_parts
 from pyramid_threaded_proxy.settings.values import TEMPLATE_NAMES, ValueFault, check_placeholders, list_of, text
 
 _PATH_CHARACTER = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2}"
@@ -16,17 +19,12 @@ _UNRESERVED = re.compile(rb"[A-Za-z0-9\-._~]")
 
 
 def check_path(path: str) -> None:
-    """A URL's path as it stands on the wire: every byte allowed by RFC 3986 3.3, no dot segments, no controls."""
+    """A path as it stands on the wire: every byte allowed by RFC 3986 3.3, and the rules of each request's target."""
     _check_characters(path, _PATH_CHARACTER)
-    unescaped = unquote_to_bytes(path)
-    if re.search(rb"[\x00-\x1f\x7f\\]", unescaped):
-        raise ValueFault("holds an escaped control character or backslash")
     try:
-        unescaped.decode()
-    except UnicodeDecodeError:
-        raise ValueFault("holds escapes that are not UTF-8") from None
-    if any(segment.partition(b";")[0] in (b".", b"..") for segment in unescaped.split(b"/")):
-        raise ValueFault("holds a dot segment")
+        check_upstream_target(path or "/")
+    except TargetRefused as error:
+        raise ValueFault(f"could never be asked for: {error.rule}") from None
 
 
 def _check_characters(part: str, allowed: str) -> None:
@@ -172,7 +170,16 @@ def check_upstream(url: str, names: frozenset[str] | None) -> None:
             raise ValueFault("has a query, which only a route with `pattern` may have")
         if "{" in url:
             raise ValueFault("has a placeholder, which only a route with `pattern` may have")
-    else:
-        check_placeholders(re.findall(r"\{([^{}]*)\}", url), names)
-    check_path(re.sub(r"\{[^{}]*\}", "x", path))
-    _check_characters(re.sub(r"\{[^{}]*\}", "x", query or ""), rf"{_PATH_CHARACTER}|\?")
+    check_path(_filled(path, names))
+    _check_characters(_filled(query or "", names), rf"{_PATH_CHARACTER}|\?")
+
+
+def _filled(part: str, names: frozenset[str] | None) -> str:
+    """The same with something in place of each placeholder."""
+    try:
+        parts = template_parts(part, doubled=False)
+    except ValueRefused as error:
+        raise ValueFault(str(error)) from None
+    check_placeholders(parts[1::2], names or frozenset())
+    parts[1::2] = ["x"] * (len(parts) // 2)
+    return "".join(parts)

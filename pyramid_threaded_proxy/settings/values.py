@@ -14,7 +14,9 @@ from typing import Any
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.settings import falsey, truthy
 
+from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, TOKEN
+from pyramid_threaded_proxy.http.template import template_parts
 from pyramid_threaded_proxy.settings.allowlist import check_entry
 
 Reader = Callable[[object], Any]
@@ -371,13 +373,10 @@ def template(value: object) -> str:
 
 def placeholders(template: str) -> list[str]:
     """The names between braces, in order; ``{{`` and ``}}`` stand for the braces themselves."""
-    names = []
-    for match in re.finditer(r"\{\{|\}\}|\{([^{}]*)\}|[{}]", template):
-        if match[0] in ("{", "}"):
-            raise ValueFault(f"has a single {match[0]}: write {match[0] * 2} for the character itself")
-        if match[1] is not None:
-            names.append(match[1])
-    return names
+    try:
+        return template_parts(template)[1::2]
+    except ValueRefused as error:
+        raise ValueFault(str(error)) from None
 
 
 def check_placeholders(names: Iterable[str], known: frozenset[str]) -> None:

