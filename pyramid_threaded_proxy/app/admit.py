@@ -57,6 +57,7 @@ def _new_slot(engine: Engine, prepared: PreparedExchange, channel: DetachableCha
         return engine.admission.admit(exchange.route, exchange.userid, prepared.policy.limits)
     except TooManyExchanges as error:
         engine.limit_log.reached(error)
+        prepared.release()
         raise
 
 

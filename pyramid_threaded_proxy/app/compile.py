@@ -177,7 +177,8 @@ def probed(route: Route) -> Probed | None:
 def _upstream(settings: RouteSettings, url: str) -> Upstream:
     origin, base = split_url(url)
     pattern = None if settings.pattern is None else UpstreamPattern(base, _several(settings.pattern))
-    health = Health(settings.health_fails, settings.health_pause, probed=settings.health_path is not None)
+    probed, alone = settings.health_path is not None, len(settings.upstream) == 1
+    health = Health(settings.health_fails, settings.health_pause, probed, alone)
     return Upstream(url, origin, base, pattern, health)
 
 

@@ -104,7 +104,7 @@ class Engine:
         return self.upstreams.pool(prepared.destination.origin, watched, prepared.policy.tls)
 
     def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
-        """Steps: an upstream began to rest, or is back (`relay.RelayContext`)."""
+        """Steps: an upstream was marked down, or is up again (`relay.RelayContext`)."""
         yield Call(self._tell_change, route, upstream, reason)
 
     def _tell_change(self, route: str, upstream: Upstream, reason: str) -> None:

@@ -55,8 +55,8 @@ def http_error(error: RequestRefused) -> HTTPException:
 
 
 def balancing_user(balancer: Balancer, client: ClientRequest) -> str:
-    """Who counts for the choice of an upstream: the user, or where nobody is logged in the client's address."""
-    if not balancer.by_user:
+    """Who counts for the choice among upstreams: the user, or where nobody is logged in the client's address."""
+    if len(balancer.upstreams) == 1:
         return ""
     return str(client.request.authenticated_userid or client.environ.get("REMOTE_ADDR"))
 

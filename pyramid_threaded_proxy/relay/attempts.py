@@ -15,6 +15,7 @@ from pyramid_threaded_proxy.relay.answer_head import AnswerHead
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool
+from pyramid_threaded_proxy.upstream.health import Health
 
 #: RFC 9110 9.2.2, less TRACE, which never goes up.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -33,7 +34,7 @@ class AttemptsContext(Protocol):
         """The connections to where `prepared` goes; `watched` for an exchange that runs in a loop."""
 
     def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
-        """Steps: an upstream began to rest, for `reason`, or is back (see its `health`): tell log and subscribers."""
+        """Steps: an upstream was marked down, for `reason`, or is back (see its `health`): tell log and subscribers."""
 
 
 class Attempts:
@@ -50,10 +51,12 @@ class Attempts:
         self._connection: Connection | None = None  # the idle one that the present try was given
         self._fresh = False  # the present try makes a connection, whatever lies idle
         self._pool = context.pool(prepared, watched)
+        self._began = 0.0  # when the present try did
 
     def take(self) -> Connection | None:
         """Begin a try: an idle connection to where the exchange goes now, if there is one."""
         self._exchange.stats.attempts += 1
+        self._began = time.monotonic()
         if self._fresh:
             self._fresh, self._connection = False, None
             return None
@@ -77,10 +80,10 @@ class Attempts:
         self._exchange.stats.connected = time.monotonic()
         return connection
 
-    def succeeded(self) -> Steps | None:
-        """The final head has come; steps that tell of an upstream that is back, None where there is nothing to tell."""
+    def succeeded(self, now: float) -> Steps | None:
+        """The final head has come at `now`; steps that tell of an upstream that is up again, None where it was."""
         choice = self._prepared.destination.choice
-        if choice is None or not choice.upstream.health.succeeded():
+        if choice is None or not choice.upstream.health.succeeded(now):
             return None
         return self._context.upstream_changed(self._exchange.route, choice.upstream, "")
 
@@ -125,8 +128,20 @@ class Attempts:
 
     def _note_failure(self, error: ExchangeFailed) -> Steps:
         choice = self._prepared.destination.choice
-        if choice is not None and choice.upstream.health.failed():
+        if choice is None or not self._tells_of_upstream(error, choice.upstream.health):
+            return
+        if choice.upstream.health.failed(choice.user, choice.trial):
             yield from self._context.upstream_changed(self._exchange.route, choice.upstream, str(error))
+
+    def _tells_of_upstream(self, error: ExchangeFailed, health: Health) -> bool:
+        """Whether the failure is the upstream's, rather than that of what was asked for.
+
+        What breaks or never comes may be one bad page, as long as other answers come; an answer that is not passed on
+        is one.
+        """
+        if isinstance(error, ConnectFailed):
+            return True
+        return isinstance(error, (UpstreamGone, ReadTimedOut)) and not health.succeeded_since(self._began)
 
     def _may_send_again(self) -> bool:
         request = self._exchange.request

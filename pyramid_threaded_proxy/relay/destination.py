@@ -13,22 +13,22 @@ from pyramid_threaded_proxy.upstream.origin import Origin
 class UpstreamChoice:
     """The upstream of a route that one exchange was given, and how it goes on with another.
 
-    `target_of` makes the exchange's target at an upstream; `user` counts where the balancer's `by_user` says so.
+    `target_of` makes the exchange's target at an upstream; `user` is whose exchange it is (see `Balancer.choose`).
     `keep_host` says that the Host field is the same for all of them. Belongs to the exchange: made in the thread that
     calls the view, and touched by its task from then on.
     """
 
-    __slots__ = ("_balancer", "_keep_host", "_target_of", "_tried", "_user", "resting", "upstream")
+    __slots__ = ("_balancer", "_keep_host", "_target_of", "_tried", "resting", "trial", "upstream", "user")
 
     def __init__(
         self, balancer: Balancer, user: str, target_of: Callable[[Upstream], str], keep_host: bool = False
     ) -> None:
         chosen = balancer.choose(user)
-        self.upstream = chosen or balancer.upstreams[0]
-        #: Whether it rests, and all others too: nothing is to be sent.
+        self.upstream, self.trial = chosen or (balancer.upstreams[0], None)
+        #: Whether all are down, and nobody may try one now: nothing is to be sent.
         self.resting = chosen is None
         self._balancer = balancer
-        self._user = user
+        self.user = user
         self._target_of = target_of
         self._keep_host = keep_host
         self._tried = [self.upstream]
@@ -48,11 +48,13 @@ class UpstreamChoice:
         return self._balancer.retry_after()
 
     def next_upstream(self, request: UpstreamRequest) -> bool:
-        """Turn to one that was not tried and does not rest, and `request` with it; whether there is one."""
-        other = self._balancer.next(self._user, self._tried)
-        if other is None:
+        """Turn to one that was not tried and is not down, and `request` with it; whether there is one."""
+        chosen = self._balancer.next(self.user, self._tried)
+        if chosen is None:
             return False
-        old, self.upstream = self.upstream, other
+        self.end_trial()
+        (other, self.trial), old = chosen, self.upstream
+        self.upstream = other
         self._tried.append(other)
         try:
             request.target = self.target
@@ -63,6 +65,12 @@ class UpstreamChoice:
             host, new = ("Host", old.origin.authority), ("Host", other.origin.authority)
             request.fields = [new if field == host else field for field in request.fields]
         return True
+
+    def end_trial(self) -> None:
+        """Another exchange may try the upstream now, if this one had leave to."""
+        trial, self.trial = self.trial, None
+        if trial is not None:
+            self.upstream.health.give_back(trial)
 
 
 class Destination:
@@ -85,7 +93,9 @@ class Destination:
 
     def turn_to(self, origin: Origin) -> None:
         """A hook has said where it goes: whatever that is, it is nobody's choice among upstreams any more."""
-        self.choice = None
+        if self.choice is not None:
+            self.choice.end_trial()
+            self.choice = None
         if origin != self.origin:
             self.origin = origin if self.permit is None else self.permit(origin)
 

@@ -108,6 +108,8 @@ class PreparedExchange:
         self.slot: Slot | None = None
 
     def release(self) -> None:
-        """Give back its slot: the exchange has ended, or there will be none. Any thread."""
+        """Give back its slot, and its leave to try an upstream: it has ended, or there will be none. Any thread."""
+        if self.destination.choice is not None:
+            self.destination.choice.end_trial()
         if self.slot is not None:
             self.slot.release()

@@ -143,9 +143,9 @@ class Relay:
             last = answer.hear(endpoint)
             if (last if isinstance(last, bool) else (yield from last)) and answer.final is None:
                 raise UpstreamGone("closed in its head" if answer.started else "closed without an answer")
-        self._exchange.stats.first_byte = time.monotonic()
+        self._exchange.stats.first_byte = now = time.monotonic()
         framing, length = answer_framing(self._exchange.request.method, answer.final)
-        if (news := self._attempts.succeeded()) is not None:
+        if (news := self._attempts.succeeded(now)) is not None:
             yield from news
         return answer.final, framing, length
 

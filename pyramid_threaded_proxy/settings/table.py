@@ -349,18 +349,19 @@ ROUTE_KEYS: tuple[Key, ...] = (
     ),
     Key(
         "health.fails", values.integer(0, 10**6), "3", "0 to 1000000",
-        "after so many failures in a row an upstream rests: no connection, or no valid answer's head in time. "
-        "While all rest, requests get 503 with `Retry-After`. 0 lets none rest",
+        "after so many failures in a row one of several upstreams is marked down: no connection, closed without an "
+        "answer, or silent for `read_timeout` while others had no answer either. Where all are down, one request at "
+        "a time tries the one whose pause ends first; others get 503 with `Retry-After`. 0 marks none down",
         fetch=False,
     ),
     Key(
         "health.pause", values.duration, "10s", _DURATION,
-        "how long it rests; then one request tries it", fetch=False,
+        "how long it is left alone; then one request tries it", fetch=False,
     ),
     Key(
         "health.path", urls.health_path, None, "a path from `/` on, with or without a query",
         "an active probe asks the upstream for this, whatever its base path; 2xx and 3xx are healthy. With a probe no "
-        "request has to try an upstream that rests",
+        "request has to try an upstream that is down, and one that is alone is marked down by its probe only",
         unset="off", fetch=False,
     ),
     Key("health.interval", values.duration, "10s", _DURATION, "how often the active probe asks", fetch=False),

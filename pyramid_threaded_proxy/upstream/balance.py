@@ -10,10 +10,12 @@ from math import ceil
 from typing import Literal
 
 from pyramid_threaded_proxy.http.target import UpstreamPattern
-from pyramid_threaded_proxy.upstream.health import Health
+from pyramid_threaded_proxy.upstream.health import Health, Trial
 from pyramid_threaded_proxy.upstream.origin import Origin
 
 Method = Literal["round_robin", "least_exchanges", "user_hash"]
+#: The upstream of an exchange, and the leave to try it where it is down.
+Chosen = tuple["Upstream", Trial | None]
 
 
 class Upstream:
@@ -32,7 +34,7 @@ class Upstream:
         self.flights: deque[None] = deque()
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.url}{' resting' if self.health.down else ''}>"
+        return f"<Upstream {self.url}{' down' if self.health.down else ''}>"
 
 
 class Balancer:
@@ -43,20 +45,36 @@ class Balancer:
         self.by_user = method == "user_hash" and len(upstreams) > 1
         self.counts_flights = method == "least_exchanges" and len(upstreams) > 1
         self._turn = itertools.count()
-        self._only = upstreams[0] if len(upstreams) == 1 else None
+        self._only: Chosen | None = (upstreams[0], None) if len(upstreams) == 1 else None
 
-    def choose(self, user: str) -> Upstream | None:
-        """The upstream for an exchange of `user`, which counts where `by_user` says so; None while all of them rest."""
-        if self._only is not None and not self._only.health.down:
+    def choose(self, user: str) -> Chosen | None:
+        """Where an exchange of `user` goes; None while all upstreams are down and nobody may try one.
+
+        Whose exchange it is counts for `by_user`, and where all are down: the one whose pause ends first may be
+        tried at once, but not by those who made it fail.
+        """
+        if self._only is not None and not self._only[0].health.down:
             return self._only
-        return self.next(user, ())
+        return self.next(user, ()) or self._try_early(user)
 
-    def next(self, user: str, without: Container[Upstream]) -> Upstream | None:
-        """The first that may be asked; None while all of them rest."""
+    def next(self, user: str, without: Container[Upstream]) -> Chosen | None:
+        """The first that is up, or whose pause is over; None if there is none."""
         for upstream in self._in_order(user):
-            if upstream not in without and upstream.health.available():
-                return upstream
+            if upstream in without:
+                continue
+            if not upstream.health.down:
+                return upstream, None
+            if (trial := upstream.health.trial(user)) is not None:
+                return upstream, trial
         return None
+
+    def _try_early(self, user: str) -> Chosen | None:
+        candidates = [upstream for upstream in self.upstreams if upstream.health.may_be_tried()]
+        if not candidates:
+            return None
+        first = min(candidates, key=lambda upstream: upstream.health.rest())
+        trial = first.health.trial(user, early=True)
+        return None if trial is None else (first, trial)
 
     def _in_order(self, user: str) -> Sequence[Upstream]:
         if self.by_user:

@@ -1,69 +1,143 @@
-"""Whether an upstream is fit to be asked: after failures in a row it rests, and is tried again."""
+"""Whether an upstream is fit to be asked: after failures in a row it is marked down, and is tried again.
+
+Only what tells of the upstream counts. One request alone must not take a route away from everybody: so a success
+since it began outweighs what became of it, an upstream without others beside it is marked down by nothing but its
+probe, and where all are down the requests of those who did not make them fail may try at once.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+import weakref
+
+#: So many different users whose requests failed are remembered; of more, nobody may try before the pause is over.
+MOST_BLAMED = 256
+
+
+class Trial:
+    """One request's leave to try an upstream that is marked down. Dropping it, or `Health.give_back`, ends it."""
+
+    __slots__ = ("__weakref__", "user")
+
+    def __init__(self, user: str) -> None:
+        self.user = user
 
 
 class Health:
     """How one upstream of one route has been doing. Any thread; the lock guards the few fields of a troubled one.
 
-    `fails` failures in a row (0: none ever) make it rest for `pause` seconds. When they are over, one exchange tries
-    it; what becomes of that decides. Where an active probe asks (`probed`), it alone brings the upstream back.
+    `fails` failures in a row (0: none ever) mark it down for `pause` seconds. When they are over, one exchange tries
+    it; what becomes of that decides. Where an active probe asks (`probed`), it alone brings the upstream back, but
+    for a trial while no other upstream is up. One that is `alone` is marked down by its probe only.
     """
 
-    __slots__ = ("_failures", "_lock", "_pause", "_probe_failures", "_until", "down", "fails", "probed")
+    __slots__ = (
+        "_blamed",
+        "_by_probe",
+        "_failures",
+        "_lock",
+        "_pause",
+        "_probe_failures",
+        "_succeeded",
+        "_trial",
+        "_trial_until",
+        "_until",
+        "alone",
+        "down",
+        "fails",
+        "probed",
+    )
 
-    def __init__(self, fails: int, pause: float, probed: bool = False) -> None:
+    def __init__(self, fails: int, pause: float, probed: bool = False, alone: bool = False) -> None:
         self.fails = fails
         self.probed = probed
-        #: Whether it rests, or is on trial.
+        self.alone = alone
+        #: Whether it is marked down, or on trial.
         self.down = False
         self._pause = pause
         self._lock = threading.Lock()
         self._failures = 0
         self._probe_failures = 0
-        self._until = 0.0  # by `time.monotonic()`
+        self._by_probe = False  # it is down because its probe says so
+        self._succeeded = 0.0  # when an answer came last; this and what follows by `time.monotonic()`
+        self._until = 0.0
+        self._trial: weakref.ref[Trial] | None = None  # weak: one that nobody holds any more has ended without a word
+        self._trial_until = 0.0
+        self._blamed: set[str] = set()  # whose requests failed since it did well
 
-    def available(self) -> bool:
-        """Whether an exchange may be sent there; of an upstream that has rested, one exchange a pause hears yes."""
-        if not self.down:
-            return True
-        if self.probed:
-            return False
+    def trial(self, user: str, early: bool = False) -> Trial | None:
+        """Leave for a request of `user` to try an upstream that is down; None while there is none.
+
+        One request at a time, and not before its pause is over; `early`, where no other upstream is up, at once, but
+        for those whose own requests have failed. These can't keep others from a trial either.
+        """
         now = time.monotonic()
         with self._lock:
-            if self.down and now < self._until:
-                return False
-            # The trial that nobody hears of again doesn't keep the upstream down for ever.
-            self._until = now + self._pause
-            return True
+            if self._by_probe or (self.probed and not early):
+                return None
+            blamed = user in self._blamed or len(self._blamed) >= MOST_BLAMED
+            if now < self._until and (blamed or not early):
+                return None
+            if self._is_tried(now) and (blamed or not self._tried_by_blamed()):
+                return None
+            trial = Trial(user)
+            self._trial, self._trial_until = weakref.ref(trial), now + self._pause
+            return trial
+
+    def _is_tried(self, now: float) -> bool:
+        """Whether a trial is under way; one that takes longer than a pause keeps nobody else waiting."""
+        return self._trial is not None and self._trial() is not None and now < self._trial_until
+
+    def _tried_by_blamed(self) -> bool:
+        trial = None if self._trial is None else self._trial()
+        return trial is not None and trial.user in self._blamed
+
+    def give_back(self, trial: Trial) -> None:
+        """The trial ended without a verdict, or after it: another request may try."""
+        with self._lock:
+            if self._trial is not None and self._trial() is trial:
+                self._trial = None
+
+    def may_be_tried(self) -> bool:
+        """Whether nothing but failed exchanges keeps it down."""
+        return not self._by_probe
 
     def rest(self) -> float:
         """Seconds until it is tried again, as far as that is known."""
         return max(0.0, self._until - time.monotonic())
 
-    def succeeded(self) -> bool:
-        """An answer's head has come; returns whether this ends the rest."""
+    def succeeded(self, now: float) -> bool:
+        """An answer's head has come at `now`, by `time.monotonic()`; returns whether it is up again with it."""
+        self._succeeded = now
         if not self._failures:
             return False
         with self._lock:
-            if self.down and self.probed:
+            if self._by_probe:
                 return False
             self._failures = 0
+            self._blamed.clear()
             was_down, self.down = self.down, False
             return was_down
 
-    def failed(self) -> bool:
-        """The upstream could not be reached or gave no valid answer; returns whether this begins a rest."""
-        if not self.fails:
+    def succeeded_since(self, moment: float) -> bool:
+        """Whether an answer has come since `moment`, by `time.monotonic()`."""
+        return self._succeeded > moment
+
+    def failed(self, user: str = "", trial: Trial | None = None) -> bool:
+        """The upstream could not be reached, or did not answer a request of `user`; returns whether it is down now.
+
+        `trial` is the leave that this request had.
+        """
+        if self.alone or not self.fails:
             return False
         now = time.monotonic()
         with self._lock:
             self._failures += 1
+            if len(self._blamed) < MOST_BLAMED:
+                self._blamed.add(user)
             if self.down:
-                if now >= self._until:
+                if trial is not None or now >= self._until:
                     self._until = now + self._pause
                 return False
             if self._failures < self.fails:
@@ -73,20 +147,25 @@ class Health:
             return True
 
     def probe_succeeded(self) -> bool:
-        """The active probe is content; returns whether this ends the rest, a pause for failed exchanges included."""
+        """The active probe is content; returns whether it is up again, after a pause for failed exchanges."""
         with self._lock:
             self._probe_failures = 0
+            self._by_probe = False
             if not self.down or time.monotonic() < self._until:
                 return False
             self._failures = 0
+            self._blamed.clear()
             self.down = False
             return True
 
     def probe_failed(self) -> bool:
-        """The active probe is not; returns whether this begins a rest."""
+        """The active probe is not; returns whether this marks it down."""
         with self._lock:
             self._probe_failures += 1
-            if self.down or self._probe_failures < (self.fails or 1):
+            if self._probe_failures < (self.fails or 1):
+                return False
+            self._by_probe = True
+            if self.down:
                 return False
             self._failures = max(1, self._failures)
             self._until = time.monotonic()

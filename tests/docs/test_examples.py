@@ -341,6 +341,7 @@ def test_upstreams(
             **{
                 "proxy.routes.accounts.upstream": f"{secured.url}/v1",
                 "proxy.routes.accounts.tls.ca_file": str(authority.ca_file),
+                "proxy.routes.search.upstream": " ".join(origin(moody).url for _ in range(2)),
                 "proxy.routes.search.health.pause": "10ms",
                 "proxy.routes.search.health.interval": "20ms",
                 "proxy.routes.search.health.fails": "1",
@@ -348,7 +349,7 @@ def test_upstreams(
         )
         assert running.get("/accounts/7", ALICE).body.startswith(b"GET /v1/7 HTTP/1.1\r\n")
         assert running.get("/search/x", ALICE).status == 502
-        wait_until(lambda: " of search rests" in caplog.text, "the line of a failure")
+        wait_until(lambda: " of search is down" in caplog.text, "the line of a failure")
         failing.clear()
         wait_until(lambda: " of search is back" in caplog.text, "the line of a return")
         assert running.get("/search/x", ALICE).body.startswith(b"GET /x HTTP/1.1\r\n")
