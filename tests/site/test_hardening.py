@@ -13,7 +13,7 @@ from pyramid.config import Configurator
 
 from pyramid_threaded_proxy.detach.channel import DetachedConnection
 from pyramid_threaded_proxy.loop.task import Task
-from pyramid_threaded_proxy.relay.recheck import Recheck
+from pyramid_threaded_proxy.relay.recheck import PermissionWatch
 from pyramid_threaded_proxy.upstream import connections as upstream_module
 from pyramid_threaded_proxy.upstream.probes import Probes
 from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
@@ -228,8 +228,8 @@ def test_the_hand_over_comes_last(origin: Origins, site: Sites, monkeypatch: pyt
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in ((Probes, "start"), (Recheck, "start"), (DetachedConnection, "join_stop"), (Task, "post")):
+    for owner, name in ((Probes, "start"), (PermissionWatch, "start"), (DetachedConnection, "join_stop"), (Task, "post")):
         noted(owner, name)
     assert site(route("r", origin(echo).url, recheck="5s", health__path="/")).get("/r/").status == 200
-    assert sorted(order[:-1]) == ["DetachedConnection.join_stop", "Probes.start", "Recheck.start"]
+    assert sorted(order[:-1]) == ["DetachedConnection.join_stop", "PermissionWatch.start", "Probes.start"]
     assert order[-1] == "Task.post"

@@ -397,7 +397,7 @@ def test_an_application_keeps_the_signal_that_it_took(run: Callable[..., Site], 
     """SIGTERM is the application's own where it has a handler for it; SIGINT is still ours."""
     site = run(proxy__drain_timeout="5m", exit_on_sigterm="yes")
     client = site.first_exchange(gate)
-    assert json.loads(ask(client, "/taken"))[0] == ["application", "pyramid_threaded_proxy.stopping"]
+    assert json.loads(ask(client, "/taken"))[0] == ["application", "pyramid_threaded_proxy.loop.stopping"]
     held = hold(site, gate, "/r/x")
     site.process.tell(TERM)
     assert site.process.ended() == 0  # SystemExit ends waitress's loop, and pserve as well
