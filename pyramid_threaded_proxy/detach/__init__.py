@@ -6,7 +6,7 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   ``environ["waitress.client_disconnected"]`` is a method bound to the live channel;
 * ``HTTPChannel``: ``service`` (lets a BaseException of its task pass, so that its epilogue is skipped; what that does),
   ``requests``, ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``current_outbuf_count``,
-  ``_flush_some`` (sends with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
+  ``_flush_some`` (sends bytes with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
   ``server``, ``adj``, ``addr``, ``will_close``, ``close_when_flushed``, ``readable`` (what it looks at),
   ``handle_read`` (reads with ``recv``), ``handle_close``, ``close``;
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,

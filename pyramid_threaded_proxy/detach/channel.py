@@ -29,6 +29,7 @@ from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.loop import current_loop
+from pyramid_threaded_proxy.loop.syscalls import send_small
 
 log = logging.getLogger("pyramid_threaded_proxy.detach")
 
@@ -113,6 +114,14 @@ class DetachableChannel(HTTPChannel):
         if self.request is None and type(self.socket) is socket.socket:  # what an SSLSocket has is not for us
             data = self.server.trigger.receiver.take(self.socket)
         return data or HTTPChannel.recv(self, buffer_size)
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """A small answer without letting go of the interpreter's lock, which would meet the other threads each time."""
+        if type(self.socket) is socket.socket:
+            sent = send_small(self.socket, data)
+            if sent >= 0:
+                return sent
+        return int(HTTPChannel.send(self, data, do_close))
 
     def handle_read(self) -> None:
         if len(self.requests) > self.adj.channel_request_lookahead:

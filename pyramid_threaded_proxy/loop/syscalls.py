@@ -55,6 +55,17 @@ def send(endpoint: Endpoint, data: bytes | memoryview) -> int:
     return sock.send(data)
 
 
+def send_small(sock: socket.socket, data: bytes) -> int:
+    """Send what can be sent at once; returns how much that was, -1 where `sock` itself must be asked.
+
+    In any thread, for a plain socket that does not block.
+    """
+    size = len(data)
+    if _LIBC is None or size > SMALL or type(data) is not bytes:
+        return -1
+    return int(_LIBC.send(sock.fileno(), data, size, _SEND_FLAGS))
+
+
 class Receiver:
     """Where one thread receives small messages; what is in it belongs to whoever was last read from."""
 

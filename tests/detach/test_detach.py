@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.response import Response
 
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedChannel
 from pyramid_threaded_proxy.loop import loop as loop_module
@@ -52,6 +53,22 @@ def test_waitress_threads_are_free(origin: MakeOrigin, site: MakeSite, gate: Gat
     for client in clients:
         assert body(client) == b"/held"
         client.close()
+
+
+def test_small_pieces_for_a_slow_client(site: MakeSite) -> None:
+    """An own view's pieces, sent while the lock is kept: where the kernel has no room for one, it is not lost."""
+    pieces = [b"%07d\n" % number * 100 for number in range(BIG // 800)]
+
+    def configure(config: Configurator) -> None:
+        config.add_route("pieces", "/pieces")
+        config.add_view(lambda request: Response(app_iter=pieces), route_name="pieces")
+
+    client = slow_client(site(configure=configure))
+    client.send(get("/pieces", version="1.0"))
+    first, _ = client.head()
+    assert first == "HTTP/1.0 200 OK"
+    assert client.rest() == b"".join(pieces)
+    client.close()
 
 
 def test_both_sockets_detach(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:

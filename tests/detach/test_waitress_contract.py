@@ -272,6 +272,7 @@ def test_output_is_flushed_through_send(stock: Stock) -> None:
         assert channel.total_outbufs_len == 0
         del channel.send
     assert sent == [(b"data", False)]
+    assert type(sent[0][0]) is bytes
 
 
 def test_thunks_run_on_the_main_thread(stock: Stock) -> None:

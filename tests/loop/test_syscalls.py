@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.loop import syscalls
 from pyramid_threaded_proxy.loop.endpoint import Endpoint, TlsEndpoint
-from pyramid_threaded_proxy.loop.syscalls import SMALL, Receiver, receive, send
+from pyramid_threaded_proxy.loop.syscalls import SMALL, Receiver, receive, send, send_small
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock is always let go of")
 
@@ -139,6 +139,23 @@ def test_a_closed_socket_is_nobodys(lock: str, pair: tuple[Endpoint, Endpoint], 
     with pytest.raises(OSError, match="Bad file descriptor"):
         heard(near, Receiver())
     assert [each.recv(100) for each in strangers] == [b"a secret", b"a secret"]
+
+
+def test_a_small_send_says_where_the_socket_must_be_asked(lock: str, pair: tuple[Endpoint, Endpoint]) -> None:
+    """It sends what can be sent at once, and otherwise nothing at all: what is long, no bytes, or has no room."""
+    near, far = pair
+    took = send_small(near.sock, b"small\0")
+    assert took == (6 if lock == "kept" else -1)
+    view: Any = memoryview(b"a view")
+    assert [send_small(near.sock, data) for data in (view, b"x" * (SMALL + 1))] == [-1, -1]
+    if took > 0:
+        assert far.sock.recv(2 * SMALL) == b"small\0"
+    with pytest.raises(BlockingIOError):
+        far.sock.recv(1)
+    while send_small(near.sock, b"x" * 1000) > 0:
+        pass
+    near.sock.close()
+    assert send_small(near.sock, b"x") == -1
 
 
 def test_what_is_encrypted_goes_through_its_socket(lock: str) -> None:
