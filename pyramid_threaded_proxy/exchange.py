@@ -78,6 +78,11 @@ class UpstreamRequest:
         """The URL that a hook has set, if one has."""
         return self._url
 
+    def close_body(self) -> None:
+        """Close what a view or hook gave to be sent: it will not be. May run code of the application's."""
+        if self.body is not None:
+            self.body.close()
+
     def settle(self, origin: str, target: str, fields: Fields) -> None:
         """The hook is done: this is what is sent."""
         self.origin, self.target, self.fields = origin, target, fields

@@ -11,7 +11,7 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
-from pyramid_threaded_proxy.app.operator_log import LimitLog, answer_refused
+from pyramid_threaded_proxy.app.operator_log import LimitLog, MisuseLog, answer_refused
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
@@ -51,6 +51,7 @@ class Engine:
         self.descriptors = Descriptors()
         self.in_flight = InFlight()
         self.limit_log = LimitLog()
+        self.misuse_log = MisuseLog()
         self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)
         #: Pyramid's router, once the application is created.
         self.router: Callable[..., Any] | None = None

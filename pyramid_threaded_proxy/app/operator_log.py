@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, TooManyExchanges
@@ -36,3 +37,40 @@ def answer_refused(exchange: Exchange) -> None:
     """Which rule an upstream's answer broke; nothing of its values, which may be secrets."""
     if isinstance(exchange.error, AnswerRefused):
         log.warning("an answer of %s on %s was refused: %s", exchange.request.origin, exchange.route, exchange.error)
+
+
+class MisuseLog:
+    """Tells once of each place in the code that takes a `ProxyResponse` for the fetched thing. Any thread."""
+
+    #: Places that are told of; code that is made up as it goes has more than anybody reads.
+    MOST = 100
+
+    def __init__(self) -> None:
+        self._told: set[tuple[str, str]] = set()
+
+    def read(self, exchange: Exchange) -> None:
+        """Its body was read, or an ETag or compression of it was asked for."""
+        self._tell("was read", exchange, "it reads as empty, and the client gets the upstream's all the same")
+
+    def written(self, exchange: Exchange) -> None:
+        """Its body or status was set. That raises; who swallows what was raised is told of here."""
+        self._tell("was to be changed", exchange, "that is an error: a `headers` or `response` hook can")
+
+    def _tell(self, what: str, exchange: Exchange, why: str) -> None:
+        place = what, _place()
+        if place in self._told or len(self._told) >= self.MOST:
+            return
+        self._told.add(place)
+        log.warning("a proxied response of %s %s in %s: %s", exchange.route, *place, why)
+
+
+#: Whose frames say nothing of who it was.
+_BETWEEN = frozenset({"webob", "pyramid_threaded_proxy"})
+
+
+def _place() -> str:
+    """Where in the code that is neither ours nor WebOb's we are: file and line."""
+    frame = sys._getframe(1)
+    while (caller := frame.f_back) is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
+        frame = caller
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from pyramid.response import Response
+from webob.response import ResponseBodyFile
 
 from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
@@ -33,26 +34,75 @@ log = logging.getLogger("pyramid_threaded_proxy.response")
 _BLANK = dict(vars(Response(headerlist=[], app_iter=())))
 
 
-def _no_body(self: Any, *_: Any) -> NoReturn:
-    raise ProxyResponseError(
-        "a ProxyResponse has no body yet: it says what to fetch. Change the answer with a `response` or `headers` hook."
-    )
+_NO_BODY = (
+    "a ProxyResponse has no body yet: it says what to fetch. Change the answer with a `response` or `headers` hook."
+)
+_NO_STATUS = (
+    "a ProxyResponse has no status yet: it reads as 200 until its upstream is asked. Change the answer's status "
+    "with a `headers` hook."
+)
 
 
-def _fixed_status(self: Any, *_: Any) -> NoReturn:
-    raise ProxyResponseError(
-        "a ProxyResponse has no status yet: it reads as 200 until its upstream is asked. Change the answer's status "
-        "with a `headers` hook."
-    )
+def _refuse_body(self: ProxyResponse, *_: Any) -> None:
+    self._refuse(_NO_BODY)
+
+
+def _refuse_status(self: ProxyResponse, *_: Any) -> None:
+    self._refuse(_NO_STATUS)
+
+
+def _refuse_copy(self: ProxyResponse) -> NoReturn:
+    """It would be the same exchange twice; and there is nothing to go on with."""
+    raise ProxyResponseError(_NO_BODY)
+
+
+def _nothing(self: ProxyResponse, *_: Any, **__: Any) -> None:
+    """What asks for an ETag, or for compression, changes nothing: the bytes are not here."""
+    self._read()
+
+
+def _empty(value: Any) -> property:
+    """A body in one of its forms: empty to who reads it, and an error to who sets it to something else.
+
+    Software that changes bodies writes back what it has read, changed or not (pyramid_debugtoolbar).
+    """
+
+    def read(self: ProxyResponse) -> Any:
+        self._read()
+        return value
+
+    def write(self: ProxyResponse, new: Any) -> None:
+        if not self._was_read or new != value:
+            _refuse_body(self)
+
+    return property(read, write, _refuse_body)
+
+
+def _read_iterable(self: ProxyResponse) -> list[bytes]:
+    self._read()
+    return []
+
+
+def _read_file(self: ProxyResponse) -> ResponseBodyFile:
+    """WebOb's is for writing alone, and so is an error as soon as it is used."""
+    return ResponseBodyFile(self)
 
 
 class ProxyResponse(Response):
     """What to fetch, not the fetched thing.
 
-    It has no fields of its own and reads as 200. Fields that tweens, callbacks and middleware add are put on the
-    answer that the client gets; framing fields among them are ignored. Its body can't be read or set, its status not
-    set: `ProxyResponseError`. Used in the thread that runs the request.
+    It has no fields of its own and reads as 200 with an empty body; the log says once where it was read. Fields that
+    tweens, callbacks and middleware add are put on the answer that the client gets; framing fields among them are
+    ignored. Setting its body or status would lie to the client: `ProxyResponseError`, which the application's exception
+    views see wherever it was done. Used in the thread that runs the request.
     """
+
+    #: Whether its body was read, and so may be written back.
+    _was_read = False
+    #: Whether it has passed our tween, and with that the exception views.
+    _passed = False
+    #: What somebody did wrong behind the exception views.
+    _fault: ProxyResponseError | None = None
 
     def __init__(self, engine: Engine, prepared: PreparedExchange, client: ClientRequest) -> None:
         self.__dict__ = _BLANK.copy()
@@ -62,11 +112,28 @@ class ProxyResponse(Response):
         self._prepared: PreparedExchange | None = prepared
         self.proxy_exchange = prepared.exchange
 
-    body = text = json = json_body = ubody = unicode_body = body_file = property(_no_body, _no_body, _no_body)
-    app_iter = property(_no_body, _no_body, _no_body)
-    copy = write = encode_content = decode_content = md5_etag = _no_body
-    status = property(lambda self: self._status, _fixed_status)
-    status_code = status_int = property(lambda self: 200, _fixed_status)
+    body = _empty(b"")
+    text = ubody = unicode_body = _empty("")
+    json = json_body = _empty(None)
+    app_iter = property(_read_iterable, _refuse_body, _refuse_body)
+    body_file = property(_read_file, _refuse_body, _refuse_body)
+    write = _refuse_body
+    copy = _refuse_copy
+    encode_content = decode_content = md5_etag = _nothing
+    status = property(lambda self: self._status, _refuse_status)
+    status_code = status_int = property(lambda self: 200, _refuse_status)
+
+    def _read(self) -> None:
+        self._was_read = True
+        self._engine.misuse_log.read(self.proxy_exchange)
+
+    def _refuse(self, why: str) -> None:
+        """Raise, where an exception view sees it; behind these, in a subscriber or callback, when it is called."""
+        self._engine.misuse_log.written(self.proxy_exchange)
+        error = ProxyResponseError(why)
+        if not self._passed:
+            raise error
+        self._fault = error
 
     def __repr__(self) -> str:
         return f"<ProxyResponse {self.proxy_exchange!r}>"
@@ -74,6 +141,7 @@ class ProxyResponse(Response):
     def admit(self, environ: dict[str, Any]) -> None:
         """Take a slot for the exchange, unless it has one. Raises `TooManyExchanges`, and `UpstreamsResting`."""
         admit(self._engine, self._pending(), environ, self._channel_of(environ))
+        self._passed = True
 
     def _channel_of(self, environ: dict[str, Any]) -> DetachableChannel | None:
         """The live channel; the request's own is known. Middleware may call the response with another environ."""
@@ -86,11 +154,13 @@ class ProxyResponse(Response):
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         prepared = self._pending()
-        fields = self.headerlist
-        if fields:
-            fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
-            for name, value in fields:
-                check_field(name, value)
+        try:
+            fields = self._checked_fields()
+        except (ProxyResponseError, ValueRefused):
+            prepared.exchange.request.close_body()
+            # Nobody above us asks the exception views any more.
+            instead = self._client.request.invoke_exception_view(reraise=True)
+            return instead(environ, start_response)  # type: ignore[no-any-return]
         if prepared.slot is None:
             try:
                 self.admit(environ)
@@ -106,6 +176,17 @@ class ProxyResponse(Response):
         offer(channel, handover)
         start_response(handover.status, fields)
         return ()
+
+    def _checked_fields(self) -> Fields:
+        """The fields that the application has put on it. Raises `ValueRefused`, and what was done wrong before."""
+        if self._fault is not None:
+            raise self._fault
+        fields = self.headerlist
+        if fields:
+            fields = [field for field in fields if field[0].lower() not in CONNECTION_FIELDS]
+            for name, value in fields:
+                check_field(name, value)
+        return fields
 
 
 def _can_be_sent(field: tuple[str, str]) -> bool:
@@ -133,7 +214,5 @@ class _Handover:
 
     def abandon(self) -> None:
         """Something else answered, or the client left: nothing goes upstream."""
-        body = self._prepared.exchange.request.body
-        if body is not None:
-            body.close()
+        self._prepared.exchange.request.close_body()
         self._prepared.release()

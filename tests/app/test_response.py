@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.events import NewRequest, NewResponse
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.tweens import EXCVIEW
 
 from pyramid_threaded_proxy import ProxyResponse, ProxyResponseError
-from tests.support.peers import Origin, Script, Site, answering, echo
+from tests.support.peers import Origin, Script, Site, answering, echo, wait_until
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
@@ -59,32 +63,57 @@ def test_two_share_nothing_that_changes(fetched: ProxyResponse) -> None:
     assert fetched.headerlist == [] != other.headerlist
 
 
-BODY = ["body", "text", "json", "json_body", "ubody", "unicode_body", "body_file", "app_iter"]
+EMPTY = {"body": b"", "text": "", "json": None, "json_body": None, "ubody": "", "unicode_body": "", "app_iter": []}
+BODY = [*EMPTY, "body_file"]
+#: A file and a line.
+PLACE = r"\S+\.py:[0-9]+"
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_its_body_reads_as_empty(name: str, fetched: ProxyResponse, caplog: pytest.LogCaptureFixture) -> None:
+    """Software that looks at what a view returned finds an empty body, and the log says once who looked."""
+    for _ in range(2):
+        assert getattr(fetched, name) == EMPTY[name]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(rf"a proxied response of proxy_fetch was read in {PLACE}: it reads as empty, .*", line)
+    assert f"{__file__}:" in line
 
 
 @pytest.mark.parametrize("name", BODY)
-def test_it_has_no_body(name: str, fetched: ProxyResponse) -> None:
-    """Reading, setting or deleting its body, in whatever form, raises an error that says what to do instead."""
-    for access in (
-        lambda: getattr(fetched, name),
-        lambda: setattr(fetched, name, b"x"),
-        lambda: delattr(fetched, name),
-    ):
+def test_its_body_is_not_set(name: str, fetched: ProxyResponse) -> None:
+    """Setting or deleting its body, in whatever form, raises an error that says what to do instead."""
+    for access in (lambda: setattr(fetched, name, b"x"), lambda: delattr(fetched, name)):
         with pytest.raises(ProxyResponseError, match=r"has no body yet.*`response` or `headers` hook"):
             access()
 
 
-@pytest.mark.parametrize("name", ["copy", "encode_content", "decode_content", "md5_etag"])
-def test_nothing_can_be_made_of_its_body(name: str, fetched: ProxyResponse) -> None:
-    """What WebOb makes of a body raises the same error."""
+def test_what_was_read_may_be_written_back(fetched: ProxyResponse) -> None:
+    """A tween that looks for something to replace writes back what it read; a view that empties the body is wrong."""
     with pytest.raises(ProxyResponseError, match="has no body yet"):
-        getattr(fetched, name)()
+        fetched.body = b""
+    fetched.body = fetched.body.replace(b"a", b"b")
+    with pytest.raises(ProxyResponseError, match="has no body yet"):
+        fetched.body = fetched.body + b"x"
+
+
+@pytest.mark.parametrize("name", ["encode_content", "decode_content", "md5_etag"])
+def test_an_etag_or_compression_changes_nothing(name: str, fetched: ProxyResponse) -> None:
+    """What asks for one of what is not here yet goes on, and sets no field."""
+    assert getattr(fetched, name)() is None
+    assert fetched.headerlist == []
+
+
+def test_it_is_not_copied(fetched: ProxyResponse) -> None:
+    """A copy would be the same exchange twice."""
+    with pytest.raises(ProxyResponseError, match="has no body yet"):
+        fetched.copy()
 
 
 def test_nothing_can_be_written_to_it(fetched: ProxyResponse) -> None:
-    """`write` is setting the body."""
-    with pytest.raises(ProxyResponseError, match="has no body yet"):
-        fetched.write(b"x")
+    """`write` is setting the body, by whatever file."""
+    for write in (fetched.write, fetched.body_file.write):
+        with pytest.raises(ProxyResponseError, match="has no body yet"):
+            write(b"x")
 
 
 @pytest.mark.parametrize(("name", "value"), [("status", "404 Not Found"), ("status_int", 404), ("status_code", 404)])
@@ -95,16 +124,98 @@ def test_its_status_is_not_known(name: str, value: Any, fetched: ProxyResponse) 
     assert fetched.status_int == 200
 
 
-def test_a_view_that_reads_it(origin: MakeOrigin, site: MakeSite) -> None:
-    """A view that reads the body fails with that error, which its exception view can show; nothing is sent."""
-    upstream = origin(echo)
+def lying_view(add: Callable[[Configurator, Callable[[Any], None]], None]) -> Callable[[Configurator, str], None]:
+    def configure(config: Configurator, upstream: str) -> None:
+        def lie(response: Any) -> None:
+            if isinstance(response, ProxyResponse):
+                response.status = 404
 
-    def configure(config: Configurator) -> None:
-        with_view(lambda request: Response(request.proxy_fetch(upstream.url).body))(config)
+        with_view(lambda request: request.proxy_fetch(upstream))(config)
+        add(config, lie)
         config.add_exception_view(lambda error, request: Response(str(error)), context=ProxyResponseError)
 
-    assert site(configure=configure).get("/own").body.startswith(b"a ProxyResponse has no body yet")
+    return configure
+
+
+def in_subscriber(config: Configurator, lie: Callable[[Any], None]) -> None:
+    config.add_subscriber(lambda event: lie(event.response), NewResponse)
+
+
+def in_callback(config: Configurator, lie: Callable[[Any], None]) -> None:
+    def add(event: Any) -> None:
+        event.request.add_response_callback(lambda request, response: lie(response))
+
+    config.add_subscriber(add, NewRequest)
+
+
+TWEENS: list[Callable[[Any], None]] = []
+
+
+def lying_tween_factory(handler: Any, registry: Any) -> Any:
+    def tween(request: Request) -> Response:
+        response = handler(request)
+        TWEENS[-1](response)
+        return response
+
+    return tween
+
+
+def in_tween_below(config: Configurator, lie: Callable[[Any], None]) -> None:
+    TWEENS.append(lie)
+    config.add_tween(f"{__name__}.lying_tween_factory", under="pyramid_threaded_proxy.tween.proxy_tween_factory")
+
+
+def in_tween_above(config: Configurator, lie: Callable[[Any], None]) -> None:
+    TWEENS.append(lie)
+    config.add_tween(f"{__name__}.lying_tween_factory", over=EXCVIEW)
+
+
+@pytest.mark.parametrize("add", [in_subscriber, in_callback, in_tween_below, in_tween_above])
+def test_who_sets_its_status(add: Any, origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    """Wherever it is set, the application's exception view shows the error; nothing is sent, no slot is lost."""
+    upstream = origin(echo)
+    made = site(configure=lambda config: lying_view(add)(config, upstream.url))
+    assert made.get("/own").body.startswith(b"a ProxyResponse has no status yet")
     assert upstream.accepted == 0
+    wait_until(lambda: made.engine.admission.in_flight == 0)
+    assert [
+        record.getMessage() for record in caplog.records if f"was to be changed in {__file__}:" in record.getMessage()
+    ]
+
+
+def test_an_error_that_is_swallowed(origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    """Who catches the error has changed nothing, and the log says where it was tried."""
+    upstream = origin(answering(b"HTTP/1.1 201 Made\r\nContent-Length: 2\r\n\r\nhi"))
+
+    def view(request: Request) -> Response:
+        response = request.proxy_fetch(upstream.url)
+        with suppress(ProxyResponseError):
+            response.body = b"x"
+        return response  # type: ignore[no-any-return]
+
+    assert site(configure=with_view(view)).get("/own")[::3] == (201, b"hi")
+    assert any("was to be changed in" in record.getMessage() for record in caplog.records)
+
+
+def test_tweens_that_look_at_bodies(origin: MakeOrigin, site: MakeSite) -> None:
+    """One for ETags, one for compression and one that logs bodies leave the upstream's answer as it is."""
+    upstream = origin(answering(b'HTTP/1.1 200 OK\r\nETag: "theirs"\r\nContent-Length: 2\r\n\r\nhi'))
+
+    def look(response: Any) -> None:
+        response.conditional_response = True
+        response.md5_etag(set_content_md5=True)
+        response.encode_content("gzip", lazy=True)
+        assert (len(response.body), response.content_length, str(response)) == (0, None, "200 OK")
+
+    TWEENS.append(look)
+
+    def configure(config: Configurator) -> None:
+        with_view(lambda request: request.proxy_fetch(upstream.url))(config)
+        config.add_tween(f"{__name__}.lying_tween_factory")
+
+    answer = site(configure=configure).get("/own", {"Accept-Encoding": "gzip"})
+    assert (answer.body, answer.one("ETag"), answer.one("Content-Encoding")) == (b"hi", '"theirs"', None)
+    assert answer.one("Content-MD5") is None
 
 
 def test_what_is_set_on_it(origin: MakeOrigin, site: MakeSite) -> None:
