@@ -228,7 +228,8 @@ def test_the_hand_over_comes_last(origin: Origins, site: Sites, monkeypatch: pyt
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, name in ((Probes, "start"), (PermissionWatch, "start"), (DetachedConnection, "join_stop"), (Task, "post")):
+    steps = ((Probes, "start"), (PermissionWatch, "start"), (DetachedConnection, "join_stop"), (Task, "post"))
+    for owner, name in steps:
         noted(owner, name)
     assert site(route("r", origin(echo).url, recheck="5s", health__path="/")).get("/r/").status == 200
     assert sorted(order[:-1]) == ["DetachedConnection.join_stop", "PermissionWatch.start", "Probes.start"]
