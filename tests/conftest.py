@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,14 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests.support import peers
-from tests.support.peers import Origin, Script, Site
+from pyramid_threaded_proxy.loop.endpoint import Endpoint
+from tests.support import leaks
+from tests.support.certificates import Authority
+from tests.support.names import Names
+from tests.support.origin import Gate, MakeOrigin, MakeTls, Origin
+from tests.support.pairs import MakePair, Pair
 from tests.support.programs import program_path
+from tests.support.site import MakeSite, Site
 
 
 @pytest.fixture(autouse=True)
 def _earlier_threads() -> None:
-    peers.EARLIER = set(threading.enumerate())
+    leaks.EARLIER = set(threading.enumerate())
 
 
 @pytest.fixture
@@ -39,13 +45,61 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def origin(stack: ExitStack) -> Callable[[Script], Origin]:
+def origin(stack: ExitStack) -> MakeOrigin:
     """Makes scripted upstreams that are closed when the test ends."""
     return lambda script: stack.enter_context(Origin(script))
 
 
 @pytest.fixture
-def site(stack: ExitStack) -> Callable[..., Site]:
+def gate() -> Iterator[Gate]:
+    """An upstream's script that answers nothing until the test opens it; afterwards nobody waits for it."""
+    made = Gate()
+    yield made
+    made.opened.set()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of the tests' own."""
+    return Authority(tmp_path_factory.mktemp("authority"), program_path("openssl"))
+
+
+@pytest.fixture
+def tls_origin(stack: ExitStack, authority: Authority) -> MakeTls:
+    """Makes scripted upstreams that speak TLS; the options are those of `Authority.server`."""
+    return lambda script, *names, **options: stack.enter_context(
+        Origin(script, wrap=authority.server(*names, **options))
+    )
+
+
+@pytest.fixture
+def make_pair(stack: ExitStack) -> MakePair:
+    """Makes a non-blocking endpoint and its peer, connected by TCP: a reset looks like one there."""
+
+    def make() -> Pair:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = stack.enter_context(socket.create_connection(listener.getsockname()))
+            far = stack.enter_context(listener.accept()[0])
+        near.setblocking(False)
+        return Endpoint(near), far
+
+    return make
+
+
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    """One such pair."""
+    return make_pair()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """In place of the system's look-up of names."""
+    return Names(monkeypatch)
+
+
+@pytest.fixture
+def site(stack: ExitStack) -> MakeSite:
     """Makes applications under real waitress; when the test ends no exchange may be left in flight."""
 
     def make(settings: dict[str, Any] | None = None, **options: Any) -> Site:

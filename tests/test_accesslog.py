@@ -19,7 +19,9 @@ from pyramid.config import Configurator
 from pyramid_threaded_proxy import ExchangeFinished, accesslog
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer, UpstreamRequest
-from tests.support.peers import Origin, Script, Site, answering, echo, in_turn, route, wait_until
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
 
 LINE = re.compile(
     r'(?P<client>\S+) - (?P<user>\S+) \[(?P<time>[^]]+)\] "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<size>\d+) '
@@ -55,7 +57,7 @@ def exchange(**values: Any) -> Exchange:
 
 
 def test_a_line_holds_what_is_documented(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], lines: Callable[[int], list[dict[str, str]]]
+    origin: MakeOrigin, site: MakeSite, lines: Callable[[int], list[dict[str, str]]]
 ) -> None:
     """Combined format, then route, upstream, attempts, three times, bytes both ways, and how it ended."""
     upstream = origin(answering(*[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"] * 2))
@@ -77,7 +79,7 @@ def test_a_line_holds_what_is_documented(
 
 
 def test_nothing_secret_is_logged(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], caplog: pytest.LogCaptureFixture,
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture,
     lines: Callable[[int], list[dict[str, str]]],
 ) -> None:  # fmt: skip
     """No query, of the target or of Referer, no cookie and no credentials, in any record of any logger."""
@@ -107,7 +109,7 @@ def test_a_client_can_not_write_lines_of_its_own(lines: Callable[[int], list[dic
 
 
 def test_control_characters_of_a_real_client(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], lines: Callable[[int], list[dict[str, str]]]
+    origin: MakeOrigin, site: MakeSite, lines: Callable[[int], list[dict[str, str]]]
 ) -> None:
     """What waitress lets through of a User-Agent is escaped."""
     where = site(route("r", origin(echo).url))
@@ -223,9 +225,7 @@ def routes_in(handler: accesslog.BufferedFileHandler) -> list[str]:
     return [line.split()[-6] for line in text(handler).splitlines()]
 
 
-def test_the_lines_of_a_turn_are_written_together(
-    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
-) -> None:
+def test_the_lines_of_a_turn_are_written_together(site: MakeSite, buffered: accesslog.BufferedFileHandler) -> None:
     """In a loop's thread nothing is in the file before the turn's end, and everything right behind it."""
     seen: list[str] = []
 
@@ -239,7 +239,7 @@ def test_the_lines_of_a_turn_are_written_together(
     assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
-def test_lines_are_made_in_a_row(site: Callable[..., Site], buffered: accesslog.BufferedFileHandler) -> None:
+def test_lines_are_made_in_a_row(site: MakeSite, buffered: accesslog.BufferedFileHandler) -> None:
     """Those of exchanges that nobody asks for any more: a moment later, and in the file right behind it."""
 
     def write_three() -> None:
@@ -253,7 +253,7 @@ def test_lines_are_made_in_a_row(site: Callable[..., Site], buffered: accesslog.
 
 
 def test_a_line_that_can_not_be_written(
-    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, caplog: pytest.LogCaptureFixture
+    site: MakeSite, buffered: accesslog.BufferedFileHandler, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others of its row are."""
 
@@ -273,7 +273,7 @@ def test_a_line_that_can_not_be_written(
 
 
 def test_a_line_that_can_not_be_formatted(
-    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler, capsys: pytest.CaptureFixture[str]
+    site: MakeSite, buffered: accesslog.BufferedFileHandler, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is told as `logging` tells it; the others of its row are written."""
 
@@ -300,7 +300,7 @@ def rename(ended: Exchange) -> None:
 
 @pytest.mark.parametrize("asks", ["hook", "subscriber", "nobody"])
 def test_a_line_is_made_before_anybody_is_told(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], lines: Callable[[int], list[dict[str, str]]],
+    origin: MakeOrigin, site: MakeSite, lines: Callable[[int], list[dict[str, str]]],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asks: str,
 ) -> None:  # fmt: skip
     """It does not wait for others then: what they make of the exchange is not what happened."""
@@ -331,9 +331,7 @@ def test_other_threads_write_at_once(buffered: accesslog.BufferedFileHandler) ->
     assert " here " in text(buffered)
 
 
-def test_a_loop_that_breaks_writes_what_it_has(
-    site: Callable[..., Site], buffered: accesslog.BufferedFileHandler
-) -> None:
+def test_a_loop_that_breaks_writes_what_it_has(site: MakeSite, buffered: accesslog.BufferedFileHandler) -> None:
     """No line is lost with it, and the next loop writes its own."""
     where = site()
     for name in ("r1", "r2"):
@@ -349,7 +347,7 @@ def test_a_loop_that_breaks_writes_what_it_has(
 
 
 def test_a_log_that_was_moved_away(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], buffered: accesslog.BufferedFileHandler,
+    origin: MakeOrigin, site: MakeSite, buffered: accesslog.BufferedFileHandler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """`logrotate` renames it: what comes from the next look on is in a new file, and nothing is lost."""

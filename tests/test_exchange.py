@@ -59,21 +59,6 @@ def test_an_answers_status_is_an_integer_of_a_final_answer(value: Any) -> None:
     assert answer.status == 200
 
 
-class Chunks:
-    """An iterable that counts how often it was closed."""
-
-    closed = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        raise StopIteration
-
-    def close(self) -> None:
-        self.closed += 1
-
-
 @pytest.mark.parametrize(
     ("body", "repeatable", "length"),
     [
@@ -89,9 +74,24 @@ def test_a_body_knows_whether_it_can_be_sent_again(body: Body, repeatable: bool,
     assert (body.repeatable, body.length) == (repeatable, length)
 
 
+class Stream:
+    """An iterator that counts how often it was closed."""
+
+    closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        raise StopIteration
+
+    def close(self) -> None:
+        self.closed += 1
+
+
 def test_a_body_closes_what_is_its_own() -> None:
     """What a view gave is closed, iterable or file; the client's own body belongs to the server."""
-    chunks, given, received = Chunks(), BytesIO(b"abc"), BytesIO(b"abc")
+    chunks, given, received = Stream(), BytesIO(b"abc"), BytesIO(b"abc")
     Body(chunks=iter(chunks), owned=True).close()
     Body(file=given, length=3, start=0, owned=True).close()
     Body(file=received, length=3, start=0).close()

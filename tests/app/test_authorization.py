@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +13,10 @@ from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.session import SignedCookieSessionFactory
 
-from tests.support.peers import Origin, Policy, Script, Site, answering, echo, received, route
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import NOWHERE, MakeSite, Policy, Site, route
+from tests.support.wire import received
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-NOWHERE = "http://127.0.0.1:9"
 ALICE = {"X-User": "alice"}
 
 
@@ -46,11 +45,8 @@ class Documents:
         self.__acl__ = [(Allow, request.matchdict["owner"], "view")]
 
 
-def guarded(name: str, upstream: str, **keys: str) -> dict[str, str]:
-    """Settings of a route with the permission "view"."""
-    settings = {**route(name, upstream, permission="view", **keys)}
-    del settings[f"proxy.routes.{name}.public"]
-    return settings
+#: Settings of a route with the permission "view".
+guarded = partial(route, permission="view")
 
 
 def with_policy(config: Configurator) -> None:

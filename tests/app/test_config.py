@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError
-from pyramid.response import Response
 from pyramid.scripts.proutes import PRoutesCommand
 from pyramid.scripts.pviews import PViewsCommand
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.session import SignedCookieSessionFactory
 
 from pyramid_threaded_proxy import SettingsError
-from tests.support.peers import Policy, route
+from tests.support.site import Policy, own_view, route
 
 UPSTREAM = "http://127.0.0.1:9"
 EXCVIEW = "pyramid.tweens.excview_tween_factory"
@@ -54,15 +53,6 @@ def faults(*arguments: Any, **options: Any) -> tuple[str, ...]:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-
-
-def own_view(request: Any) -> Response:
-    return Response("own")
-
-
-def add_own(config: Configurator, name: str, pattern: str) -> None:
-    config.add_route(name, pattern)
-    config.add_view(own_view, route_name=name)
 
 
 # Nothing is exposed by omission
@@ -222,14 +212,14 @@ def test_one_include_overrides_another() -> None:
 @pytest.mark.parametrize("autocommit", [False, True], ids=["actions", "autocommit"])
 def test_a_name_that_the_application_bears_is_an_error(autocommit: bool) -> None:
     """An application's route of the same name replaces an included one: our view would answer at its URL."""
-    found = faults(route("r", UPSTREAM), lambda config: add_own(config, "r", "/own"), autocommit=autocommit)
+    found = faults(route("r", UPSTREAM), lambda config: own_view(config, "r", "/own"), autocommit=autocommit)
     assert found == ("proxy.routes.r: the application has a route of that name, which took its place; rename one",)
 
 
 def test_a_name_that_the_application_took_before_is_an_error() -> None:
     """The same where the application's route was there before the include."""
     config = Configurator(settings=route("r", UPSTREAM))
-    add_own(config, "r", "/own")
+    own_view(config, "r", "/own")
     config.include("pyramid_threaded_proxy")
     with pytest.raises(SettingsError, match="took its place"):
         config.make_wsgi_app()
@@ -298,7 +288,7 @@ def test_nothing_is_started() -> None:
 @pytest.mark.parametrize("pattern", ["/r", "/r/x", "/r/{id}", "/{name:.*}", "/{a}/{b}"])
 def test_a_mount_that_the_application_takes_is_warned_of(pattern: str, caplog: pytest.LogCaptureFixture) -> None:
     """An application's route that matches below a mount is warned of by both names."""
-    make(route("r", UPSTREAM), lambda config: add_own(config, "mine", pattern))
+    make(route("r", UPSTREAM), lambda config: own_view(config, "mine", pattern))
     (warning,) = warnings(caplog)
     assert "'mine'" in warning
     assert "'r'" in warning
@@ -307,7 +297,7 @@ def test_a_mount_that_the_application_takes_is_warned_of(pattern: str, caplog: p
 @pytest.mark.parametrize("pattern", ["/", "/rx", "/r-{id}", "/own/r"])
 def test_a_mount_beside_is_not_warned_of(pattern: str, caplog: pytest.LogCaptureFixture) -> None:
     """Routes that take nothing below the mount are nobody's business."""
-    make(route("r", UPSTREAM), lambda config: add_own(config, "mine", pattern))
+    make(route("r", UPSTREAM), lambda config: own_view(config, "mine", pattern))
     assert warnings(caplog) == []
 
 

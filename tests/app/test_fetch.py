@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy import Exchange, SettingsError, ValueRefused
-from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, received, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-NOWHERE = "http://127.0.0.1:9"
-
-
-def with_view(view: Callable[[Request], Any]) -> Callable[[Configurator], None]:
-    def configure(config: Configurator) -> None:
-        config.add_route("own", "/own*rest")
-        config.add_view(view, route_name="own")
-
-    return configure
+from tests.support.bodies import Chunks
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import NOWHERE, MakeSite, with_view
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 
 @pytest.fixture
@@ -169,25 +160,6 @@ def test_keys_of_a_route(origin: MakeOrigin, answer_of: Any) -> None:
 
 
 # proxy_fetch: bodies
-
-
-class Chunks:
-    """An iterable, not an iterator, that notes when it is closed."""
-
-    def __init__(self, *chunks: Any) -> None:
-        self.chunks = chunks
-        self.closed = 0
-        self.begun = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for number, chunk in enumerate(self.chunks):
-            self.begun += number == 0
-            if isinstance(chunk, Exception):
-                raise chunk
-            yield chunk
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 def test_bytes(origin: MakeOrigin, answer_of: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +15,10 @@ from pyramid_threaded_proxy.app import operator_log
 from pyramid_threaded_proxy.app.operator_log import QUIET, LimitLog
 from pyramid_threaded_proxy.exceptions import TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission, Limits
-from tests.support.peers import Origin, OriginWire, Script, Site, Wire, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 PACKAGE = "pyramid_threaded_proxy"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,34 +12,24 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy import SettingsError, ValueRefused
-from tests.support.peers import Origin, Policy, Script, Site, answering, echo, received, route
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import NOWHERE, MakeSite, Policy, route, with_view
+from tests.support.wire import received
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-NOWHERE = "http://127.0.0.1:9"
-
-
-def with_view(view: Callable[[Request], Any]) -> Callable[[Configurator], None]:
-    def configure(config: Configurator) -> None:
-        config.set_security_policy(Policy())
-        config.add_route("own", "/own/{name}")
-        config.add_view(view, route_name="own")
-
-    return configure
+#: A view, in an application that knows its users.
+own = partial(with_view, pattern="/own/{name}", policy=Policy())
 
 
-def guarded(url: str, **keys: str) -> dict[str, str]:
+def nobodys(url: str, **keys: str) -> dict[str, str]:
     """A route that nobody may use himself."""
-    settings = route("r", url + "/base", permission="never", **keys)
-    del settings["proxy.routes.r.public"]
-    return settings
+    return route("r", url + "/base", permission="never", **keys)
 
 
 def test_by_route(origin: MakeOrigin, site: MakeSite) -> None:
     """By a route's name the request goes below its upstream by its settings; its permission is not asked."""
     upstream = origin(echo)
-    settings = guarded(upstream.url) | {"proxy.routes.r.request.set.X-Route": "{route}"}
-    made = site(settings, configure=with_view(lambda request: request.proxy_forward("r", "a%2Fb/c")))
+    settings = nobodys(upstream.url) | {"proxy.routes.r.request.set.X-Route": "{route}"}
+    made = site(settings, configure=own(lambda request: request.proxy_forward("r", "a%2Fb/c")))
     assert made.get("/r/x").status == 403
     request = received(made.get("/own/x?q=%zz", {"X-Own": "1", "Cookie": "a=1; session=S"}, "PUT", b"body"))
     assert (request.method, request.target, request.body) == ("PUT", "/base/a%2Fb/c?q=%zz", b"body")
@@ -53,7 +44,7 @@ def test_by_route(origin: MakeOrigin, site: MakeSite) -> None:
 )
 def test_paths(path: str, target: str, origin: MakeOrigin, site: MakeSite) -> None:
     """The path, escaped, is joined to the base with one slash."""
-    made = site(guarded(origin(echo).url), configure=with_view(lambda request: request.proxy_forward("r", path)))
+    made = site(nobodys(origin(echo).url), configure=own(lambda request: request.proxy_forward("r", path)))
     assert received(made.get("/own/x")).target == target
 
 
@@ -66,7 +57,7 @@ def test_a_path_with_a_query(path: str, site: MakeSite) -> None:
 @pytest.mark.parametrize("path", ["../a", "a/%2e%2e", "a\\b", "a%zz", "a b", "a\r\nb", "\xe9"])
 def test_a_path_that_is_refused(path: str, site: MakeSite) -> None:
     """A path that could mean something else is a 400: views make it of what the client sent."""
-    made = site(guarded(NOWHERE), configure=with_view(lambda request: request.proxy_forward("r", path)))
+    made = site(nobodys(NOWHERE), configure=own(lambda request: request.proxy_forward("r", path)))
     assert made.get("/own/x").status == 400
 
 
@@ -77,7 +68,7 @@ def test_a_path_that_is_refused(path: str, site: MakeSite) -> None:
 def test_by_url(url: str, target: str, origin: MakeOrigin, site: MakeSite) -> None:
     """A URL is taken as given; the client's query is added where it has none."""
     upstream = origin(echo)
-    made = site(configure=with_view(lambda request: request.proxy_forward(upstream.url + url)))
+    made = site(configure=own(lambda request: request.proxy_forward(upstream.url + url)))
     request = received(made.get("/own/x?q=1", {"X-Own": "1"}))
     assert (request.target, request.one("X-Own"), request.one("Host")) == (target, "1", upstream.authority)
 
@@ -131,9 +122,7 @@ def test_a_mount(mount: str | None, location: str, cookie: str, origin: MakeOrig
             b"HTTP/1.1 302 Found\r\nLocation: /base/next\r\nSet-Cookie: a=1; Path=/base\r\nContent-Length: 0\r\n\r\n"
         )
     )
-    made = site(
-        guarded(upstream.url), configure=with_view(lambda request: request.proxy_forward("r", "x", mount=mount))
-    )
+    made = site(nobodys(upstream.url), configure=own(lambda request: request.proxy_forward("r", "x", mount=mount)))
     answer = made.get("/own/x")
     assert (answer.one("Location"), answer.one("Set-Cookie")) == (location, cookie)
 
@@ -147,7 +136,7 @@ def test_a_mount_for_a_url(origin: MakeOrigin, site: MakeSite) -> None:
         wire.answer(b"", "Location: /base/next")
 
     upstream = origin(script)
-    made = site(configure=with_view(lambda request: request.proxy_forward(upstream.url + "/base", mount="/own/x")))
+    made = site(configure=own(lambda request: request.proxy_forward(upstream.url + "/base", mount="/own/x")))
     assert made.get("/own/x").one("Location") == "/own/x/next"
     assert seen[0].one("X-Forwarded-Prefix") == "/own/x"
 
@@ -156,7 +145,7 @@ def test_a_pattern_route(origin: MakeOrigin, site: MakeSite) -> None:
     """The upstream's placeholders are filled with what the view's own route matched."""
     settings = route("p", origin(echo).url + "/x/{name}", pattern="/p/{name}")
     del settings["proxy.routes.p.prefix"]
-    made = site(settings, configure=with_view(lambda request: request.proxy_forward("p")))
+    made = site(settings, configure=own(lambda request: request.proxy_forward("p")))
     assert received(made.get("/own/a%20%3Fb?q")).target == "/x/a%20%3Fb?q"
 
 
@@ -167,7 +156,7 @@ def test_the_body_that_the_view_has_read(origin: MakeOrigin, site: MakeSite) -> 
         assert request.POST["a"] == "1"
         return request.proxy_forward("r", "x")
 
-    made = site(guarded(origin(echo).url), configure=with_view(view))
+    made = site(nobodys(origin(echo).url), configure=own(view))
     fields = {"Content-Type": "application/x-www-form-urlencoded"}
     assert received(made.get("/own/x", fields, "POST", b"a=1&b=2")).body == b"a=1&b=2"
 
@@ -185,14 +174,14 @@ def raised(
             found.append(str(error))
         return Response("caught")
 
-    assert site(settings or guarded(NOWHERE), configure=with_view(catching)).get("/own/x").body == b"caught"
+    assert site(settings or nobodys(NOWHERE), configure=own(catching)).get("/own/x").body == b"caught"
     assert found, f"{expected.__name__} was not raised"
     return found[0]
 
 
 def test_a_view_that_contradicts_its_route(site: MakeSite) -> None:
     """Keys of the view and of the route that leave each other no effect are refused, as they are within one route."""
-    settings = guarded(NOWHERE, request__remove="x-a")
+    settings = nobodys(NOWHERE, request__remove="x-a")
 
     def view(request: Request) -> Any:
         return request.proxy_forward("r", "x", request_set={"X-A": "1"})

@@ -11,19 +11,9 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
-from tests.support.peers import Origin, Script, Site, echo, received, route
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-
-
-def own_view(request: Request) -> Response:
-    return Response("own")
-
-
-def add_own(config: Configurator, name: str, pattern: str) -> None:
-    config.add_route(name, pattern)
-    config.add_view(own_view, route_name=name)
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, Site, own_view, route
+from tests.support.wire import received
 
 
 def target_of(site: Site, path: str) -> str:
@@ -41,22 +31,22 @@ def ask(site: Site, target: bytes, *fields: bytes, version: bytes = b"1.1") -> b
 
 
 def declared_late(config: Configurator) -> None:
-    add_own(config, "own", "/r/own")
+    own_view(config, "own", "/r/own")
 
 
 def declared_after_commit(config: Configurator) -> None:
     config.commit()
-    add_own(config, "own", "/r/own")
+    own_view(config, "own", "/r/own")
 
 
 def declared_in_an_include(config: Configurator) -> None:
-    config.include(lambda config: add_own(config, "own", "/own"), route_prefix="/r")
+    config.include(lambda config: own_view(config, "own", "/own"), route_prefix="/r")
 
 
 def declared_after_an_imperative_one(config: Configurator) -> None:
     config.add_proxy_route("other", prefix="/r/own", upstream="http://127.0.0.1:9", public=True)
     config.commit()
-    add_own(config, "own", "/r/own")
+    own_view(config, "own", "/r/own")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +67,7 @@ def test_under_autocommit_too(origin: MakeOrigin) -> None:
     """Under autocommit a route is in place at once, and is still put behind those that come later."""
     config = Configurator(settings=route("r", origin(echo).url), autocommit=True)
     config.include("pyramid_threaded_proxy")
-    add_own(config, "own", "/r/own")
+    own_view(config, "own", "/r/own")
     assert Request.blank("/r/own").get_response(config.make_wsgi_app()).body == b"own"
 
 
@@ -152,7 +142,7 @@ def test_what_only_looks_as_if_below(target: bytes, site: MakeSite) -> None:
 
 def test_a_prefix_of_everything(origin: MakeOrigin, site: MakeSite) -> None:
     """The prefix ``/`` takes whatever the application leaves."""
-    made = site(route("all", origin(echo).url, prefix="/"), configure=lambda config: add_own(config, "own", "/own"))
+    made = site(route("all", origin(echo).url, prefix="/"), configure=lambda config: own_view(config, "own", "/own"))
     assert made.get("/own").body == b"own"
     assert target_of(made, "/") == "/"
     assert target_of(made, "/a/b?c") == "/a/b?c"

@@ -13,29 +13,11 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedChannel
 from pyramid_threaded_proxy.loop import loop as loop_module
-from tests.support.detaching import (
-    BIG,
-    CheckedTable,
-    Gate,
-    MakeOrigin,
-    MakeSite,
-    big_view,
-    body,
-    connections,
-    get,
-    in_tables,
-    own_view,
-    post,
-    read_answer,
-    servers,
-    slow_client,
-)
-from tests.support.peers import PATIENCE, OriginWire, echo, route, wait_until
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
+from tests.support.detaching import BIG, CheckedTable, big_view, connections, in_tables, servers, slow_client
+from tests.support.origin import Gate, MakeOrigin, echo
+from tests.support.site import MakeSite, own_view, route
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, body, get, post, read_answer
 
 
 def test_waitress_threads_are_free(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:

@@ -8,8 +8,11 @@ import pytest
 from waitress import wasyncore
 
 from pyramid_threaded_proxy.loop import loop as loop_module
-from tests.support.detaching import Gate, MakeOrigin, body, get, strangers
-from tests.support.peers import PATIENCE, OriginWire, Site, Wire, route, wait_until
+from tests.support.leaks import strangers
+from tests.support.origin import Gate, MakeOrigin
+from tests.support.site import Site, route
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, Wire, body, get
 
 
 class Interrupt:

@@ -15,8 +15,11 @@ from webob import Request
 
 from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
-from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post, read_answer, servers
-from tests.support.peers import echo, route, wait_until
+from tests.support.detaching import connections, servers
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, own_view, route
+from tests.support.waiting import wait_until
+from tests.support.wire import body, get, post, read_answer
 
 Middleware = Callable[[Any], Any]
 

@@ -13,27 +13,12 @@ from pyramid.config import Configurator
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.loop import loop as loop_module
 from pyramid_threaded_proxy.loop import poller
-from tests.support.detaching import (
-    Gate,
-    MakeOrigin,
-    MakeSite,
-    Silent,
-    big_view,
-    body,
-    connections,
-    get,
-    own_view,
-    post,
-    servers,
-    slow_client,
-    strangers,
-)
-from tests.support.peers import PATIENCE, echo, route, wait_until
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
+from tests.support.detaching import big_view, connections, servers, slow_client
+from tests.support.leaks import strangers
+from tests.support.origin import Gate, MakeOrigin, Silent, echo
+from tests.support.site import MakeSite, own_view, route
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import body, get, post
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ import pytest
 
 from pyramid_threaded_proxy.detach.channel import _warn_of_select
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
-from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, own_view, servers
-from tests.support.peers import Wire, echo, route, wait_until
+from tests.support.detaching import connections, servers
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, own_view, route
+from tests.support.waiting import wait_until
+from tests.support.wire import Wire, body, get
 
 
 @pytest.fixture

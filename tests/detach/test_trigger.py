@@ -10,7 +10,7 @@ import pytest
 from waitress.trigger import trigger as WaitressTrigger
 
 from pyramid_threaded_proxy.detach.trigger import make_ours
-from tests.support.peers import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -26,9 +26,12 @@ from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel, _Finished, _run_epilogue
-from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, own_view, post
+from tests.support.detaching import connections
+from tests.support.origin import MakeOrigin, echo
 from tests.support.paths import ROOT
-from tests.support.peers import PATIENCE, Wire, echo, route, wait_until
+from tests.support.site import MakeSite, own_view, route
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import Wire, body, get, post
 
 RELEASES = ["3.0.0", "3.0.1", "3.0.2"]
 

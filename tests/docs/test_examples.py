@@ -20,9 +20,12 @@ from webob import Response
 from pyramid_threaded_proxy.settings.load import load_settings
 from tests.support.certificates import Authority
 from tests.support.docs import BIN, PAGES, Block, blocks, every, ini, prose
+from tests.support.origin import MakeOrigin, Origin
 from tests.support.paths import ROOT
-from tests.support.peers import Origin, OriginWire, Script, Site, Wire, wait_until
 from tests.support.programs import program_path
+from tests.support.site import MakeSite, Site
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -145,7 +148,7 @@ class Library:
                 config.include(module.includeme)
             config.scan(module)
 
-    def site(self, make: Callable[..., Site], **settings: str) -> Site:
+    def site(self, make: MakeSite, **settings: str) -> Site:
         return make(self.settings | settings, configure=self.configure, **self.server)
 
 
@@ -219,10 +222,7 @@ def echo_or_move(wire: OriginWire) -> None:
             wire.answer(request.raw)
 
 
-OriginMaker = Callable[[Script], Origin]
-
-
-def test_readme(library: Callable[[str, str], Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+def test_readme(library: Callable[[str, str], Library], origin: MakeOrigin, site: MakeSite) -> None:
     """The README's settings and view answer as it says."""
     running = library("README.md", origin(echo_or_move).url).site(site)
     assert running.get("/reports/a").status == 403
@@ -237,8 +237,8 @@ def test_readme(library: Callable[[str, str], Library], origin: OriginMaker, sit
 
 def test_hooks(
     library: Callable[[str, str], Library],
-    origin: OriginMaker,
-    site: Callable[..., Site],
+    origin: MakeOrigin,
+    site: MakeSite,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The hooks of their page do what it says of them."""
@@ -261,7 +261,7 @@ def test_hooks(
     assert "scans ends: whole" in caplog.text
 
 
-def test_fetching(library: Callable[[str, str], Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+def test_fetching(library: Callable[[str, str], Library], origin: MakeOrigin, site: MakeSite) -> None:
     """The views of their page fetch what it says."""
     running = library("fetching.md", origin(echo_or_move).url).site(site)
     book = running.get("/books/dune", ALICE | {"Range": "bytes=1-", "Cookie": "a=1", "Accept-Language": "de"}).body
@@ -287,7 +287,7 @@ def test_fetching(library: Callable[[str, str], Library], origin: OriginMaker, s
     assert b"X-Remote-User: alice" in uploaded
 
 
-def test_fetching_tells_faults(origin: OriginMaker, site: Callable[..., Site]) -> None:
+def test_fetching_tells_faults(origin: MakeOrigin, site: MakeSite) -> None:
     """The faults in the table of that page are raised as it says, and its further arguments are taken."""
     url = origin(echo_or_move).url
     raised: list[str] = []
@@ -319,8 +319,8 @@ def test_fetching_tells_faults(origin: OriginMaker, site: Callable[..., Site]) -
 
 def test_upstreams(
     library: Callable[[str, str], Library],
-    origin: OriginMaker,
-    site: Callable[..., Site],
+    origin: MakeOrigin,
+    site: MakeSite,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -378,21 +378,11 @@ def begun(site: Site, path: str, **fields: str) -> tuple[Wire, str, dict[str, st
     return client, *client.head()
 
 
-def is_reset(client: Wire) -> bool:
-    try:
-        client.rest()
-    except ConnectionResetError:
-        return True
-    finally:
-        client.close()
-    return False
-
-
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket"}
 BEHIND_A_PROXY = {"X_Forwarded_For": "192.0.2.1", "X_Forwarded_Proto": "https", "X_Forwarded_Host": "library.example"}
 
 
-def test_upgrades(library: Callable[..., Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+def test_upgrades(library: Callable[..., Library], origin: MakeOrigin, site: MakeSite) -> None:
     """The settings and the view of that page switch, and its event stream runs."""
     upstream = origin(feed)
     running = library("upgrades.md", upstream.url).site(site)
@@ -425,8 +415,8 @@ def test_upgrades(library: Callable[..., Library], origin: OriginMaker, site: Ca
 )
 def test_origins_on_the_page(
     library: Callable[..., Library],
-    origin: OriginMaker,
-    site: Callable[..., Site],
+    origin: MakeOrigin,
+    site: MakeSite,
     caplog: pytest.LogCaptureFixture,
     sent: str,
     status: str,
@@ -445,7 +435,7 @@ def test_origins_on_the_page(
         client.close()
 
 
-def test_long_exchanges(library: Callable[..., Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+def test_long_exchanges(library: Callable[..., Library], origin: MakeOrigin, site: MakeSite) -> None:
     """A withdrawn permission, a loan that is over and a logout each end what that page says."""
     made = library(
         "long-exchanges.md", origin(feed).url, lambda source: source.replace('recheck="1m"', 'recheck="20ms"')
@@ -454,19 +444,19 @@ def test_long_exchanges(library: Callable[..., Library], origin: OriginMaker, si
     film, first, _ = begun(running, "/films/metropolis")
     assert first == "HTTP/1.1 200 OK"
     sys.modules["library.views"].LOANS.clear()
-    assert is_reset(film)
+    assert film.is_reset()
     assert running.get("/films/metropolis", ALICE).status == 404
     news, _, _ = begun(running, "/feed/x")
     listed = running.get("/mine", ALICE).body
     assert re.fullmatch(rb'\[\{"id": ?"[0-9a-f]{32}", "route": ?"feed", "bytes": ?\d+\}\]', listed)
     assert running.get("/mine", {"X-User": "bob"}).body == b"[]"
     made.policy.withdrawn.add("alice")
-    assert is_reset(news)
+    assert news.is_reset()
     made.policy.withdrawn.clear()
     assert running.get("/logout", ALICE, "POST").status == 303
 
 
-def test_logout_on_the_page(library: Callable[..., Library], origin: OriginMaker, site: Callable[..., Site]) -> None:
+def test_logout_on_the_page(library: Callable[..., Library], origin: MakeOrigin, site: MakeSite) -> None:
     """The logout view ends the user's exchanges at once, long before the page's interval is over."""
     made = library("long-exchanges.md", origin(feed).url)
     made.defined = {"logout", "includeme"}
@@ -474,5 +464,5 @@ def test_logout_on_the_page(library: Callable[..., Library], origin: OriginMaker
     news, _, _ = begun(running, "/feed/x")
     answer = running.get("/logout", ALICE, "POST")
     assert (answer.status, answer.one("Set-Cookie")) == (303, "session=; Max-Age=0")
-    assert is_reset(news)
+    assert news.is_reset()
     assert running.get("/feed/x", ALICE).status == 403

@@ -13,7 +13,8 @@ from pyramid_threaded_proxy.settings import values as settings_values
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.upstream.connections import split_url
 from tests.support.docs import quoted, rows, section
-from tests.support.peers import Origin, Script, Site, answering, route
+from tests.support.origin import MakeOrigin, answering
+from tests.support.site import MakeSite, route
 
 RULES = "accepted-and-refused.md"
 
@@ -98,7 +99,7 @@ def test_protocols_on_the_page() -> None:
             settings_values.protocol(example)
 
 
-def test_switches_on_the_page(origin: Callable[[Script], Origin], site: Callable[..., Site]) -> None:
+def test_switches_on_the_page(origin: MakeOrigin, site: MakeSite) -> None:
     """Each 101 of the table, as an answer to a request for websocket, is 502 for the client."""
     text = section(RULES, "Upgrades")
     switches = [quoted(row[1]) for row in rows(text[text.index("| refused | such as | source |") :])]

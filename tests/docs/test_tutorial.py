@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.support.docs import BIN, Block, blocks, ini
-from tests.support.peers import wait_until
+from tests.support.waiting import wait_until
 
 
 def free_port() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,7 @@ from pyramid_threaded_proxy.exceptions import AnswerRefused
 from pyramid_threaded_proxy.http.framing import ChunkedReader, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import ResponseHead
 from pyramid_threaded_proxy.http.names import Fields
+from tests.support.bodies import bytewise, cut
 
 CL = "Content-Length"
 TE = "Transfer-Encoding"
@@ -116,15 +116,6 @@ def test_coding_in_http_1_0() -> None:
 def test_keeps_alive(values: list[str], minor: int, expected: bool) -> None:
     """RFC 9112 9.3 over the options of all Connection fields: close wins, and HTTP/1.0 must ask for more."""
     assert keeps_alive(head(*(("connection", value) for value in values), minor=minor)) is expected
-
-
-def bytewise(data: bytes) -> list[bytes]:
-    return [data[at : at + 1] for at in range(len(data))]
-
-
-def cut(data: bytes, positions: list[int]) -> list[bytes]:
-    edges = [0, *sorted(at % (len(data) + 1) for at in positions), len(data)]
-    return [data[start:stop] for start, stop in pairwise(edges)]
 
 
 def feed_all(reader: ChunkedReader, pieces: list[bytes]) -> bytes:

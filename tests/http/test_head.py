@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 import time
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ValueRefused
 from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead, check_field, parse_field_section, render_head
 from pyramid_threaded_proxy.http.names import Fields
+from tests.support.bodies import bytewise, cut
 
 MAX_SIZE = 65536
 TOKEN = set((string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode())
@@ -29,15 +29,6 @@ def read(pieces: list[bytes], max_size: int = MAX_SIZE) -> tuple[ResponseHead, b
         if head is not None:
             return head, reader.rest + b"".join(pieces[number:])
     return None
-
-
-def bytewise(data: bytes) -> list[bytes]:
-    return [data[at : at + 1] for at in range(len(data))]
-
-
-def cut(data: bytes, positions: list[int]) -> list[bytes]:
-    edges = [0, *sorted(at % (len(data) + 1) for at in positions), len(data)]
-    return [data[start:stop] for start, stop in pairwise(edges)]
 
 
 ACCEPTED = [

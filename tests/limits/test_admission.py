@@ -16,11 +16,10 @@ from pyramid_retry import RetryableException
 
 from pyramid_threaded_proxy import ExchangeStarted, ProxyResponse, TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission
-from tests.support.peers import Origin, OriginWire, Script, Site, echo, route, wait_until
+from tests.support.origin import Gate, MakeOrigin, Origin, echo
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-NOWHERE = "http://127.0.0.1:9"
 EXCVIEW = "pyramid.tweens.excview_tween_factory"
 TWEEN = "pyramid_threaded_proxy.tween.proxy_tween_factory"
 
@@ -81,20 +80,6 @@ def test_places_from_many_threads() -> None:
 # One place, and what happens around it
 
 
-class Held:
-    """An upstream that holds its first request until `release` is set."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-        self.asked = threading.Event()
-
-    def __call__(self, wire: OriginWire) -> None:
-        while wire.request() is not None:
-            self.asked.set()
-            assert self.release.wait(10)
-            wire.answer(b"held")
-
-
 def outer_tween_factory(handler: Any, registry: Any) -> Any:
     """A tween above ours that does what `registry["outer"]` says."""
     return lambda request: registry["outer"](handler, request)
@@ -109,10 +94,9 @@ def with_outer(outer: Callable[[Any, Request], Response], above_exception_views:
     return configure
 
 
-def test_too_many_exchanges(origin: MakeOrigin, site: MakeSite) -> None:
+def test_too_many_exchanges(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """Above `max_exchanges` the application's exception view renders a 503 with Retry-After, until there is room."""
-    held = Held()
-    upstream = origin(held)
+    upstream = origin(gate)
 
     def configure(config: Configurator) -> None:
         config.add_exception_view(
@@ -123,15 +107,15 @@ def test_too_many_exchanges(origin: MakeOrigin, site: MakeSite) -> None:
     made = site({**route("r", upstream.url), "proxy.max_exchanges": "1"}, configure=configure)
     client = made.client()
     client.send(b"GET /r/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert held.asked.wait(10)
+    gate.wait_asked()
     answer = made.get("/r/2")
     assert (answer.status, answer.body, answer.one("Retry-After")) == (503, b"full", "1")
     assert upstream.accepted == 1
-    held.release.set()
-    assert client.rest().endswith(b"held")
+    gate.opened.set()
+    assert client.rest().endswith(b"/1")
     client.close()
     wait_until(lambda: made.engine.admission.in_flight == 0)
-    assert made.get("/r/3").body == b"held"
+    assert made.get("/r/3").body == b"/3"
 
 
 def raises(handler: Any, request: Request) -> Response:
@@ -194,10 +178,9 @@ def test_a_response_callback_that_fails(origin: MakeOrigin, site: MakeSite) -> N
 
 
 @pytest.mark.parametrize("where", ["exception-view", "upper-tween"])
-def test_a_response_that_did_not_pass_the_tween(where: str, origin: MakeOrigin, site: MakeSite) -> None:
+def test_a_response_that_did_not_pass_the_tween(where: str, origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """A `ProxyResponse` of an exception view, or of a tween above ours, is admitted when it is called, or refused."""
-    held = Held()
-    upstream = origin(held)
+    upstream = origin(gate)
 
     def broken(request: Request) -> Response:
         raise KeyError("broken")
@@ -216,12 +199,12 @@ def test_a_response_that_did_not_pass_the_tween(where: str, origin: MakeOrigin, 
     made = site({"proxy.max_exchanges": "1"}, configure=configure)
     client = made.client()
     client.send(b"GET /own HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert held.asked.wait(10)
+    gate.wait_asked()
     refused = made.get("/own", {"Accept": "application/json"})
     assert (refused.status, refused.one("Retry-After")) == (503, "1")
     assert refused.one("Content-Type") == "application/json"
-    held.release.set()
-    assert client.rest().endswith(b"held")
+    gate.opened.set()
+    assert client.rest().endswith(b"/instead")
     client.close()
     assert upstream.accepted == 1
 
@@ -244,10 +227,9 @@ def test_a_subrequest_has_one_place(origin: MakeOrigin, site: MakeSite) -> None:
     assert len(started) == 2
 
 
-def test_middleware_that_calls_twice(origin: MakeOrigin, site: MakeSite) -> None:
+def test_middleware_that_calls_twice(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """Where middleware drops our answer and calls the application again, the second exchange has a place of its own."""
-    held = Held()
-    upstream = origin(held)
+    upstream = origin(gate)
 
     def twice(application: Any) -> Any:
         def call(environ: dict[str, Any], start_response: Any) -> Any:
@@ -259,10 +241,10 @@ def test_middleware_that_calls_twice(origin: MakeOrigin, site: MakeSite) -> None
     made = site(route("r", upstream.url), wrap=twice)
     client = made.client()
     client.send(b"GET /r/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert held.asked.wait(10)
+    gate.wait_asked()
     assert made.engine.admission.in_flight == 1
-    held.release.set()
-    assert client.rest().endswith(b"held")
+    gate.opened.set()
+    assert client.rest().endswith(b"/1")
     client.close()
     assert upstream.accepted == 1
 

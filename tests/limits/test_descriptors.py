@@ -18,7 +18,9 @@ sys.path.insert(0, {root!r})
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 from pyramid.response import Response
-from tests.support.peers import Origin, Site, route, wait_until
+from tests.support.origin import Origin
+from tests.support.site import Site, route
+from tests.support.waiting import wait_until
 gate = threading.Event()
 def hold(wire):
     while wire.request() is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +13,11 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import Exchange
 from pyramid_threaded_proxy.exceptions import ExchangeClosed
 from pyramid_threaded_proxy.tween import ENGINE
-from tests.support.peers import Origin, OriginWire, Policy, Script, Site, Wire, echo, route, wait_until
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
@@ -81,16 +81,6 @@ def ask(site: Site, path: str, user: str, more: str = "") -> Wire:
     return client
 
 
-def is_reset(client: Wire) -> bool:
-    try:
-        client.rest()
-    except ConnectionResetError:
-        return True
-    finally:
-        client.close()
-    return False
-
-
 def test_it_lists_what_is_in_flight(made: Site) -> None:
     """Iterating gives the exchanges with their route and user, len() counts them, and what has ended is gone."""
     clients = [ask(made, "/r/x", "alice"), ask(made, "/s/x", "bob"), ask(made, "/s/y", "alice")]
@@ -119,8 +109,8 @@ def test_a_logout_ends_the_users_exchanges(made: Site) -> None:
     assert (first, fields["retry-after"]) == ("HTTP/1.1 503 Service Unavailable", "1")
     assert b"ended by this server" in waiting.exactly(int(fields["content-length"]))
     waiting.close()
-    assert is_reset(begun)
-    assert is_reset(tunnel)
+    assert begun.is_reset()
+    assert tunnel.is_reset()
     wait_until(lambda: len(made.engine.in_flight) == 2, "the ends")
     assert not other.is_closed()
     assert not anonymous.is_closed()

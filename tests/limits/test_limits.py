@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -13,57 +12,19 @@ from pyramid.config import Configurator
 
 from pyramid_threaded_proxy import TooManyExchanges
 from pyramid_threaded_proxy.limits.admission import Admission, Limits
-from tests.support.peers import Origin, OriginWire, Script, Site, Wire, route, wait_until
-
-Origins = Callable[[Script], Origin]
-Sites = Callable[..., Site]
-
-
-class ByHeader:
-    """A security policy that believes a field: enough for a test of limits."""
-
-    def identity(self, request: object) -> None:
-        return None
-
-    def authenticated_userid(self, request: object) -> str | None:
-        return request.headers.get("X-Test-User")  # type: ignore[attr-defined,no-any-return]
-
-    def permits(self, request: object, context: object, permission: str) -> bool:
-        return True
-
-    def remember(self, request: object, userid: str, **kw: object) -> list[tuple[str, str]]:
-        return []
-
-    def forget(self, request: object, **kw: object) -> list[tuple[str, str]]:
-        return []
+from tests.support.origin import Gate, MakeOrigin
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 
 def with_users(config: Configurator) -> None:
-    config.set_security_policy(ByHeader())
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """Held upstreams answer once it is set."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def holding(gate: threading.Event) -> Script:
-    """An upstream that answers when the gate opens."""
-
-    def script(wire: OriginWire) -> None:
-        while wire.request() is not None:
-            gate.wait(10)
-            wire.answer(b"held")
-
-    return script
+    config.set_security_policy(Policy())
 
 
 def ask(site: Site, path: str, user: str = "") -> Wire:
     client = site.client()
-    field = f"X-Test-User: {user}\r\n" if user else ""
+    field = f"X-User: {user}\r\n" if user else ""
     client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n{field}\r\n".encode())
     return client
 
@@ -73,68 +34,69 @@ def free(site: Site) -> None:
     wait_until(lambda: site.engine.admission.in_flight == 0, "free places")
 
 
-def test_a_route_has_its_own_limit(origin: Origins, site: Sites, gate: threading.Event) -> None:
+def test_a_route_has_its_own_limit(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """Above a route's max_exchanges it answers 503 with Retry-After while other routes go on; then it is free."""
-    upstream = origin(holding(gate))
+    upstream = origin(gate)
     here = site(route("few", upstream.url, max_exchanges="2") | route("many", upstream.url))
-    held = [ask(here, "/few/"), ask(here, "/few/"), ask(here, "/many/")]
+    held = [ask(here, "/few/held"), ask(here, "/few/held"), ask(here, "/many/held")]
     wait_until(lambda: upstream.accepted == 3)
     refused = here.get("/few/")
     assert (refused.status, refused.one("Retry-After")) == (503, "1")
-    gate.set()
+    gate.opened.set()
     for client in held:
-        assert client.until(b"held").startswith(b"HTTP/1.1 200 ")
+        assert client.until(b"/held").startswith(b"HTTP/1.1 200 ")
         client.close()
     free(here)
     assert here.get("/few/").status == 200
 
 
-def test_one_user_has_a_limit(origin: Origins, site: Sites, gate: threading.Event) -> None:
+def test_one_user_has_a_limit(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """One user above max_exchanges_per_user gets 429, while another user and anonymous clients are let in."""
-    upstream = origin(holding(gate))
+    upstream = origin(gate)
     here = site(
         route("r", upstream.url, max_exchanges_per_user="2") | {"proxy.own_cookies": "session"}, configure=with_users
     )
-    held = [ask(here, "/r/", "ann"), ask(here, "/r/", "ann")]
+    held = [ask(here, "/r/held", "ann"), ask(here, "/r/held", "ann")]
     wait_until(lambda: upstream.accepted == 2)
-    refused = here.get("/r/", {"X-Test-User": "ann"})
+    refused = here.get("/r/", {"X-User": "ann"})
     assert (refused.status, refused.one("Retry-After")) == (429, "1")
-    held += [ask(here, "/r/", "bob"), ask(here, "/r/"), ask(here, "/r/"), ask(here, "/r/")]
+    held += [ask(here, "/r/held", "bob"), ask(here, "/r/held"), ask(here, "/r/held"), ask(here, "/r/held")]
     wait_until(lambda: upstream.accepted == 6)
-    gate.set()
+    gate.opened.set()
     for client in held:
-        client.until(b"held")
+        client.until(b"/held")
         client.close()
     free(here)
-    assert here.get("/r/", {"X-Test-User": "ann"}).status == 200
+    assert here.get("/r/", {"X-User": "ann"}).status == 200
 
 
-def test_a_view_can_set_limits(origin: Origins, site: Sites, gate: threading.Event) -> None:
+def test_a_view_can_set_limits(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """`proxy_fetch` takes the limits as keywords; they count what the view fetches."""
-    upstream = origin(holding(gate))
+    upstream = origin(gate)
 
     def configure(config: Configurator) -> None:
         config.add_route("v", "/v")
         config.add_view(
-            lambda request: request.proxy_fetch(upstream.url, max_exchanges=1, read_timeout="5s"), route_name="v"
+            lambda request: request.proxy_fetch(upstream.url + "/held", max_exchanges=1, read_timeout="5s"),
+            route_name="v",
         )
 
     here = site(configure=configure)
     client = ask(here, "/v")
     wait_until(lambda: upstream.accepted == 1)
     assert here.get("/v").status == 503
-    gate.set()
-    client.until(b"held")
+    gate.opened.set()
+    client.until(b"/held")
     client.close()
 
 
-def test_the_total_timeout_before_the_head(origin: Origins, site: Sites, gate: threading.Event) -> None:
+def test_the_total_timeout_before_the_head(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
     """An exchange that takes too long in all gets 504, however patient the other time-outs are."""
-    here = site(route("r", origin(holding(gate)).url, total_timeout="150ms"))
+    here = site(route("r", origin(gate).url, total_timeout="150ms"))
     assert here.get("/r/").status == 504
 
 
-def test_the_total_timeout_after_the_head(origin: Origins, site: Sites) -> None:
+def test_the_total_timeout_after_the_head(origin: MakeOrigin, site: MakeSite) -> None:
     """A stream that goes on and on is broken off, and the client can tell."""
     over = threading.Event()
 
@@ -146,7 +108,7 @@ def test_the_total_timeout_after_the_head(origin: Origins, site: Sites) -> None:
             wire.send(b"1\r\nx\r\n")
 
     here = site(route("r", origin(script).url, total_timeout="300ms"))
-    client = ask(here, "/r/")
+    client = ask(here, "/r/held")
     began = time.monotonic()
     with pytest.raises(ConnectionResetError):
         client.rest()
@@ -202,17 +164,18 @@ def test_who_has_nothing_in_flight_is_forgotten() -> None:
     assert len(admission._users) == 0
 
 
-def test_a_limit_is_told_of_once(origin: Origins, site: Sites, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limit_is_told_of_once(
+    origin: MakeOrigin, site: MakeSite, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
     """The first refusal is a line that names the setting; the next hundred are not."""
-    gate = threading.Event()
-    upstream = origin(holding(gate))
+    upstream = origin(gate)
     here = site(route("r", upstream.url, max_exchanges="1"))
-    client = ask(here, "/r/")
+    client = ask(here, "/r/held")
     wait_until(lambda: upstream.accepted == 1)
     for _ in range(20):
         assert here.get("/r/").status == 503
-    gate.set()
-    client.until(b"held")
+    gate.opened.set()
+    client.until(b"/held")
     client.close()
     lines = [record.getMessage() for record in caplog.records if "limit" in record.getMessage()]
     assert lines == ["a request was refused with 503: the limit is reached: proxy.routes.r.max_exchanges (1)"]

@@ -11,8 +11,11 @@ import pytest
 
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.detach.server import is_busy
-from tests.support.detaching import MakeOrigin, MakeSite, body, connections, get, in_tables, own_view
-from tests.support.peers import PATIENCE, OriginWire, Site, Wire, route, wait_until
+from tests.support.detaching import connections, in_tables
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, Site, own_view, route
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, Wire, body, get
 
 pytestmark = pytest.mark.parametrize("sockets", [1, 2], ids=["one-socket", "two-sockets"])
 

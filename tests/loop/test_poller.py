@@ -24,7 +24,10 @@ from pyramid_threaded_proxy.loop.poller import (
     new_poller,
     wait_for,
 )
-from tests.support.peers import Origin, Script, Site, answering, echo, route, wait_until
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.pairs import Pair
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=[EpollPoller, SelectorPoller])
@@ -35,16 +38,6 @@ def poller(request: pytest.FixtureRequest) -> Iterator[Poller]:
     made.close()
 
 
-@pytest.fixture
-def pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection: a reset looks like one there."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = stack.enter_context(socket.create_connection(listener.getsockname()))
-        far = stack.enter_context(listener.accept()[0])
-    near.setblocking(False)
-    return near, far
-
-
 def _seen(poller: Poller, fd: int) -> int:
     """The events of `fd` in the next turn that has some."""
     events = wait_until(lambda: poller.poll(0.05), "an event")
@@ -52,9 +45,9 @@ def _seen(poller: Poller, fd: int) -> int:
     return int(events[0][1])
 
 
-def test_readable_and_writable(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_readable_and_writable(poller: Poller, pair: Pair) -> None:
     """What is asked for is reported as long as it lasts, and nothing else."""
-    near, far = pair
+    near, far = pair[0].sock, pair[1]
     poller.set(near.fileno(), READ, False)
     assert poller.poll(0) == []
     far.send(b"x")
@@ -67,9 +60,9 @@ def test_readable_and_writable(poller: Poller, pair: tuple[socket.socket, socket
     assert poller.poll(0) == []
 
 
-def test_a_hang_up_alone(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_hang_up_alone(poller: Poller, pair: Pair) -> None:
     """The peer's end is told from its bytes where only the end was asked for."""
-    near, far = pair
+    near, far = pair[0].sock, pair[1]
     poller.set(near.fileno(), HANGUP, False)
     far.send(b"x")
     assert poller.poll(0.05) == []
@@ -79,18 +72,18 @@ def test_a_hang_up_alone(poller: Poller, pair: tuple[socket.socket, socket.socke
     assert _seen(poller, near.fileno()) & HANGUP
 
 
-def test_a_reset_is_an_event(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_reset_is_an_event(poller: Poller, pair: Pair) -> None:
     """A reset wakes whoever waits for a hang-up."""
-    near, far = pair
+    near, far = pair[0].sock, pair[1]
     poller.set(near.fileno(), HANGUP, False)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     far.close()
     assert _seen(poller, near.fileno()) & (HANGUP | BROKEN)
 
 
-def test_nothing_asked_for(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_nothing_asked_for(poller: Poller, pair: Pair) -> None:
     """A socket can stay known with no events wanted; then bytes are silent."""
-    near, far = pair
+    near, far = pair[0].sock, pair[1]
     poller.set(near.fileno(), 0, False)
     far.send(b"x")
     assert poller.poll(0.02) == []
@@ -100,9 +93,9 @@ def test_nothing_asked_for(poller: Poller, pair: tuple[socket.socket, socket.soc
     assert poller.poll(0.02) == []
 
 
-def test_what_is_forgotten_is_silent(poller: Poller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_what_is_forgotten_is_silent(poller: Poller, pair: Pair) -> None:
     """After `forget` the socket may be closed, and may come again."""
-    near, far = pair
+    near, far = pair[0].sock, pair[1]
     far.send(b"x")
     poller.set(near.fileno(), READ, False)
     poller.forget(near.fileno())
@@ -145,11 +138,9 @@ def test_the_best_poller_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("has_poll", [True, False])
-def test_blocking_in_one_thread(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, has_poll: bool
-) -> None:
+def test_blocking_in_one_thread(pair: Pair, monkeypatch: pytest.MonkeyPatch, has_poll: bool) -> None:
     """`wait_for` returns the ready descriptor and its events, or that the time is over."""
-    near, far = pair
+    near, far = pair[0].sock, pair[1]
     if not has_poll:
         monkeypatch.delattr(poller_module.select, "poll")
     assert wait_for({near.fileno(): READ}, 0.01) == (-1, 0)
@@ -159,9 +150,7 @@ def test_blocking_in_one_thread(
     assert (fd, events & READ) == (near.fileno(), READ)
 
 
-def test_the_relay_lives_on_selectors(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_relay_lives_on_selectors(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a system without epoll requests, big bodies, time-outs, kept connections and clients that go work the same."""
     monkeypatch.setattr(loop_module, "new_poller", SelectorPoller)
     big = bytes(range(256)) * 20_000

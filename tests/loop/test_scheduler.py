@@ -22,22 +22,13 @@ from pyramid_threaded_proxy.loop.scheduler import MOVERS, Scheduler
 from pyramid_threaded_proxy.loop.task import Task
 from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
 from pyramid_threaded_proxy.loop.waits import IN_BATCH, Call, Hop, Ready, Steps
+from tests.support.leaks import open_descriptors, own_threads
+from tests.support.origin import MakeOrigin, echo, in_turn
+from tests.support.pairs import Pair
 from tests.support.paths import ROOT
-from tests.support.peers import (
-    Origin,
-    OriginWire,
-    Script,
-    Site,
-    echo,
-    in_turn,
-    open_descriptors,
-    own_threads,
-    route,
-    wait_until,
-)
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire
 
 
 @pytest.fixture
@@ -46,14 +37,6 @@ def scheduler() -> Iterator[Scheduler]:
     made = Scheduler(2)
     yield made
     made.stop()
-
-
-@pytest.fixture
-def pair(stack: ExitStack) -> tuple[Endpoint, socket.socket]:
-    """An endpoint and its peer."""
-    near, far = map(stack.enter_context, socket.socketpair())
-    near.setblocking(False)
-    return Endpoint(near), far
 
 
 class Trace:
@@ -104,7 +87,7 @@ def _saying(trace: Trace, what: Any) -> Steps:
     yield
 
 
-def test_a_task_waits_for_a_socket(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+def test_a_task_waits_for_a_socket(scheduler: Scheduler, pair: Pair) -> None:
     """`Ready` gives the endpoint and its events; all of a task runs in the loop's thread."""
     endpoint, far = pair
     trace = Trace()
@@ -136,7 +119,7 @@ def test_a_task_waits_for_two_sockets(scheduler: Scheduler, stack: ExitStack) ->
     assert trace.wait(2)[1] == (second, READ)
 
 
-def test_a_wait_has_an_end(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+def test_a_wait_has_an_end(scheduler: Scheduler, pair: Pair) -> None:
     """After the time-out its exception is raised in the task, which may go on."""
     trace = Trace()
 
@@ -236,7 +219,7 @@ def test_an_interruption_waits_for_a_call(scheduler: Scheduler) -> None:
     assert trace.wait(2) == ["made", "closed"]
 
 
-def test_an_interruption_that_comes_too_late(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+def test_an_interruption_that_comes_too_late(scheduler: Scheduler, pair: Pair) -> None:
     """Once the client was let go of, what still tells of the exchange's end is not cut by what ended before it."""
     client, _ = pair
     trace, began, go_on = Trace(), threading.Event(), threading.Event()
@@ -356,7 +339,7 @@ def test_a_loop_breaks_while_tasks_keep_abreast(scheduler: Scheduler) -> None:
     assert trace.wait(1) == ["told"]
 
 
-def test_a_task_hops(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+def test_a_task_hops(scheduler: Scheduler, pair: Pair) -> None:
     """A hop goes on in a mover, another one back home; the sockets go along, and the movers take turns."""
     endpoint, far = pair
     trace = Trace()
@@ -374,7 +357,7 @@ def test_a_task_hops(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket])
     assert trace.threads == ["pproxy-mover-1", "pproxy-loop", "pproxy-mover-2", "pproxy-loop"]
 
 
-def test_a_cancellation_follows_a_hop(scheduler: Scheduler, pair: tuple[Endpoint, socket.socket]) -> None:
+def test_a_cancellation_follows_a_hop(scheduler: Scheduler, pair: Pair) -> None:
     """A task that is cancelled while it is on its way hears of it where it arrives."""
     trace = Trace()
 
@@ -396,9 +379,7 @@ def test_a_cancellation_follows_a_hop(scheduler: Scheduler, pair: tuple[Endpoint
     assert trace.threads[1].startswith("pproxy-mover")
 
 
-def test_a_client_that_hangs_up_ends_a_task_that_lasts(
-    scheduler: Scheduler, pair: tuple[Endpoint, socket.socket], stack: ExitStack
-) -> None:
+def test_a_client_that_hangs_up_ends_a_task_that_lasts(scheduler: Scheduler, pair: Pair, stack: ExitStack) -> None:
     """`on_lasting` is called once, in the loop; from then on the client's end raises `ClientGone`."""
     client, far = pair
     other = Endpoint(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
@@ -418,9 +399,7 @@ def test_a_client_that_hangs_up_ends_a_task_that_lasts(
     assert client.loop is None
 
 
-def test_an_exception_ends_its_task_alone(
-    scheduler: Scheduler, pair: tuple[Endpoint, socket.socket], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_exception_ends_its_task_alone(scheduler: Scheduler, pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     """What a task does not catch is logged; its neighbour and the loop go on."""
     trace = Trace()
 
@@ -462,7 +441,7 @@ def test_posts_keep_their_order(scheduler: Scheduler) -> None:
         assert [said[1] for said in trace.said[1:] if said[0] == name] == list(range(2000))
 
 
-def test_stop_ends_the_threads_and_what_is_under_way(pair: tuple[Endpoint, socket.socket]) -> None:
+def test_stop_ends_the_threads_and_what_is_under_way(pair: Pair) -> None:
     """After `stop` no thread is left, and generators were closed."""
     scheduler, trace = Scheduler(2), Trace()
 
@@ -695,12 +674,14 @@ def test_an_exchange_that_had_not_begun_survives_its_loop(scheduler: Scheduler) 
 _FORK = """
 import os, sys, threading
 from http.client import HTTPConnection
-from tests.support.peers import Origin, Site, echo, route, wait_until
+from tests.support.origin import Origin, echo
+from tests.support.site import Site, route
+from tests.support.waiting import wait_until
 import waitress
 
 with Origin(echo) as upstream, Site(route("r", upstream.url)) as site:
     assert site.get("/r/parent").status == 200
-    wait_until(lambda: sum(len(pool._idle) for pool in site.engine.upstreams.pools()) == 1)
+    wait_until(lambda: site.idle() == 1)
     child = os.fork()
     if child == 0:
         server = waitress.create_server(site.application, listen="127.0.0.1:0")

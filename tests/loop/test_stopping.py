@@ -11,7 +11,7 @@ import pytest
 
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.stopping import Stop
-from tests.support.peers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -44,7 +44,7 @@ def lock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture
-def pair(stack: ExitStack) -> tuple[Endpoint, Endpoint]:
+def ends(stack: ExitStack) -> tuple[Endpoint, Endpoint]:
     """Two ends of a connection."""
     near, far = map(stack.enter_context, socket.socketpair())
     near.setblocking(False)
@@ -71,9 +71,9 @@ def test_the_lock_is_kept_where_another_core_may_wait_for_it(cores: int) -> None
 
 
 @pytest.mark.parametrize("size", [1, 1000, SMALL, SMALL + 1, 3 * SMALL])
-def test_what_is_sent_is_received(lock: str, pair: tuple[Endpoint, Endpoint], size: int) -> None:
+def test_what_is_sent_is_received(lock: str, ends: tuple[Endpoint, Endpoint], size: int) -> None:
     """Bytes of any size, zeros among them, and views of bytes."""
-    near, far = pair
+    near, far = ends
     data = (bytes(range(256)) * (size // 256 + 1))[:size]
     for given_as in (data, memoryview(data)):
         assert send(near, given_as) == size
@@ -96,9 +96,9 @@ def test_what_was_received_stays(messages: list[bytes]) -> None:
     assert came == messages
 
 
-def test_nothing_to_receive_and_no_room_to_send(lock: str, pair: tuple[Endpoint, Endpoint]) -> None:
+def test_nothing_to_receive_and_no_room_to_send(lock: str, ends: tuple[Endpoint, Endpoint]) -> None:
     """Both are BlockingIOError, as of any socket that does not block; what had room was sent."""
-    near, far = pair
+    near, far = ends
     with pytest.raises(BlockingIOError):
         heard(far, Receiver())
     sent: list[int] = []
@@ -116,18 +116,18 @@ def test_nothing_to_receive_and_no_room_to_send(lock: str, pair: tuple[Endpoint,
         heard(far, receiver)
 
 
-def test_the_end_and_a_broken_connection(lock: str, pair: tuple[Endpoint, Endpoint]) -> None:
+def test_the_end_and_a_broken_connection(lock: str, ends: tuple[Endpoint, Endpoint]) -> None:
     """The end is b""; sending to who has gone is an OSError, and no signal."""
-    near, far = pair
+    near, far = ends
     far.sock.close()
     assert heard(near, Receiver()) == b""
     with pytest.raises(BrokenPipeError):
         send(near, b"x")
 
 
-def test_a_closed_socket_is_nobodys(lock: str, pair: tuple[Endpoint, Endpoint], stack: ExitStack) -> None:
+def test_a_closed_socket_is_nobodys(lock: str, ends: tuple[Endpoint, Endpoint], stack: ExitStack) -> None:
     """Its number may be a stranger's by now: that one hears nothing, and nothing of it is read."""
-    near, _ = pair
+    near, _ = ends
     number = near.fd
     near.sock.close()
     strangers = [stack.enter_context(each) for each in socket.socketpair()]

@@ -6,23 +6,18 @@ import hashlib
 import random
 import socket
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from pyramid_threaded_proxy.loop.poller import WRITE
-from tests.support.peers import Origin, OriginWire, Script, Site, Wire, answering, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.bodies import content
+from tests.support.origin import MakeOrigin, answering
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 SIZES = [0, 1, 1024, 65535, 65536, 65537, 1 << 20, 20 << 20]
 FRAMINGS = ["length", "chunked", "close"]
-
-
-def content(size: int) -> bytes:
-    """Bytes that show every shift and swap, the same for the same size."""
-    return random.Random(size).randbytes(size)
 
 
 def chunks(body: bytes, most: int = 100_000) -> bytes:

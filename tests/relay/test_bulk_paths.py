@@ -26,13 +26,13 @@ from pyramid_threaded_proxy.relay.transfer import (
     splice_body,
 )
 from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
-from tests.relay.test_transfer import content, pair  # noqa: F401 a fixture
+from tests.support.bodies import content
 from tests.support.certificates import Authority
-from tests.support.peers import Origin, Script, Site, Wire, answering, route, wait_until
-from tests.upstream.test_tls import authority, tls_origin  # noqa: F401 fixtures
-
-MakePair = Callable[[], tuple[Endpoint, socket.socket]]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, MakeTls, answering
+from tests.support.pairs import MakePair, low_water
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import Wire
 
 #: More than comes with a head.
 A_FEW = 4 * WORTH_MOVING
@@ -43,7 +43,7 @@ A_FEW = 4 * WORTH_MOVING
 
 @pytest.mark.parametrize(("size", "hops"), [(A_FEW, 0), (WORTH_A_HOP, 0), (WORTH_A_HOP + A_FEW, 1)])
 def test_only_a_big_body_hops(
-    origin: Callable[[Script], Origin], site: MakeSite, monkeypatch: pytest.MonkeyPatch, size: int, hops: int
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch, size: int, hops: int
 ) -> None:
     """What is soon through a pipe stays in the first loop; for more the movers are there, and wider pipes."""
     body = content(size)
@@ -55,8 +55,8 @@ def test_only_a_big_body_hops(
 
 
 def test_a_body_that_is_decrypted_hops(
-    tls_origin: Callable[..., Origin],  # noqa: F811
-    authority: Authority,  # noqa: F811
+    tls_origin: MakeTls,
+    authority: Authority,
     site: MakeSite,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,9 +91,9 @@ def _hops(where: Site, monkeypatch: pytest.MonkeyPatch, body: bytes) -> int:
 
 
 @pytest.mark.parametrize(("size", "turns"), [(A_SHORT_TURN + A_FEW, 1), (WORTH_A_HOP, 0)])
-def test_turns_are_shorter_in_the_first_loop(pair: MakePair, size: int, turns: int) -> None:  # noqa: F811
+def test_turns_are_shorter_in_the_first_loop(make_pair: MakePair, size: int, turns: int) -> None:
     """A body that stays there lets others have their turn after each `A_SHORT_TURN`."""
-    (source, upstream), (target, client) = pair(), pair()
+    (source, upstream), (target, client) = make_pair(), make_pair()
     body, received, pipe = content(size), [], Pipe(wide=size >= WORTH_A_HOP)
     threads = [
         threading.Thread(target=upstream.sendall, args=(body,)),
@@ -143,9 +143,9 @@ class Recorded:
         return getattr(self._sock, name)
 
 
-def test_what_has_come_needs_no_mark(pair: MakePair) -> None:  # noqa: F811
+def test_what_has_come_needs_no_mark(make_pair: MakePair) -> None:
     """Where nothing is waited for the low-water mark is left alone."""
-    (source, upstream), (target, client) = pair(), pair()
+    (source, upstream), (target, client) = make_pair(), make_pair()
     upstream.sendall(bytes(100_000))
     wait_until(lambda: _peek(source) == 100_000, "all of it to be there")
     source.sock = recorded = Recorded(source.sock)  # type: ignore[assignment]
@@ -164,38 +164,34 @@ def _peek(source: Endpoint) -> int:
         return 0
 
 
-def test_the_mark_while_it_waits(pair: MakePair) -> None:  # noqa: F811
+def test_the_mark_while_it_waits(make_pair: MakePair) -> None:
     """A fast upstream is waited for until many bytes are there, for `PATIENCE`; then every byte counts."""
-    steps, source, pipe = _after_a_big_piece(pair, 5.0)
+    steps, source, pipe = _after_a_big_piece(make_pair, 5.0)
     wait = next(steps)
-    assert (wait.timeout, _low_water(source)) == (PATIENCE, LOW_WATER)
+    assert (wait.timeout, low_water(source)) == (PATIENCE, LOW_WATER)
     wait = steps.throw(ReadTimedOut("nothing moved"))
-    assert (wait.endpoint, wait.events, wait.timeout, _low_water(source)) == (source, READ, 5.0 - PATIENCE, 1)
+    assert (wait.endpoint, wait.events, wait.timeout, low_water(source)) == (source, READ, 5.0 - PATIENCE, 1)
     steps.close()
     pipe.close()
 
 
-def test_no_patience_with_a_short_timeout(pair: MakePair) -> None:  # noqa: F811
+def test_no_patience_with_a_short_timeout(make_pair: MakePair) -> None:
     """A read timeout that is shorter than `PATIENCE` is never spent on a mark that bytes lie below."""
-    steps, source, pipe = _after_a_big_piece(pair, PATIENCE / 2)
+    steps, source, pipe = _after_a_big_piece(make_pair, PATIENCE / 2)
     wait = next(steps)
     assert isinstance(wait, Ready)
-    assert (wait.timeout, _low_water(source)) == (PATIENCE / 2, 1)
+    assert (wait.timeout, low_water(source)) == (PATIENCE / 2, 1)
     steps.close()
     pipe.close()
 
 
-def _after_a_big_piece(pair: MakePair, timeout: float) -> tuple[Any, Endpoint, Pipe]:  # noqa: F811
+def _after_a_big_piece(make_pair: MakePair, timeout: float) -> tuple[Any, Endpoint, Pipe]:
     """The steps of a big body whose first piece has come and whose rest has not."""
-    (source, upstream), (target, _) = pair(), pair()
+    (source, upstream), (target, _) = make_pair(), make_pair()
     upstream.sendall(bytes(WORTH_MOVING))
     wait_until(lambda: _peek(source) == WORTH_MOVING, "the first piece")
     pipe = Pipe(wide=True)
     return splice_body(source, target, WORTH_A_HOP, pipe, timeout, 5.0, lambda count: None), source, pipe
-
-
-def _low_water(endpoint: Endpoint) -> int:
-    return endpoint.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
 # How much TLS hands over
@@ -204,7 +200,7 @@ A_RECORD = 16384
 
 
 @pytest.fixture
-def secured(stack: ExitStack, authority: Authority) -> Callable[[], tuple[TlsSocket, ssl.SSLSocket]]:  # noqa: F811
+def secured(stack: ExitStack, authority: Authority) -> Callable[[], tuple[TlsSocket, ssl.SSLSocket]]:
     """Makes a non-blocking `TlsSocket`, as it comes from the pool of connections, and its peer."""
 
     def make() -> tuple[TlsSocket, ssl.SSLSocket]:

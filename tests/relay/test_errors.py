@@ -7,28 +7,15 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
-from tests.support.peers import (
-    Answer,
-    Origin,
-    OriginWire,
-    Script,
-    Site,
-    Wire,
-    answering,
-    echo,
-    in_turn,
-    route,
-    wait_until,
-)
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, Script, answering, echo, in_turn, silent
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import Answer, OriginWire, Wire
 
 BIG = 4 << 20
 
@@ -44,12 +31,6 @@ def sending(data: bytes, reset: bool = False) -> Script:
             wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     return script
-
-
-def silent(wire: OriginWire) -> None:
-    """Reads a request and answers nothing until the proxy closes."""
-    wire.request()
-    wire.wait_closed()
 
 
 def access_lines(caplog: pytest.LogCaptureFixture, count: int = 1) -> list[str]:

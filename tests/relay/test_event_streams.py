@@ -5,15 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from pyramid.request import Request
 
-from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, Wire, route, wait_until
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, Wire
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 GET = b"GET /events/x HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
 HEADS = {
     "chunked": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",

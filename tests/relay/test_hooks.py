@@ -16,29 +16,15 @@ from webob import Request
 from webob import Response as WebObResponse
 
 from pyramid_threaded_proxy.exchange import Exchange
-from tests.support.peers import Origin, Script, Site, Wire, answering, echo, in_turn, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, fetching, route
+from tests.support.waiting import wait_until
+from tests.support.wire import Wire
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Theirs: 1\r\nContent-Length: 5\r\n\r\nhello"
 
 #: What the hooks by dotted name have seen.
 seen: list[tuple[str, str]] = []
-
-
-def fetching(
-    site: MakeSite, url: str, configure: Callable[[Configurator], None] | None = None, **keywords: Any
-) -> Site:
-    """A site whose view at ``/f`` fetches `url`."""
-
-    def set_up(config: Configurator) -> None:
-        config.add_route("f", "/f")
-        config.add_view(lambda request: request.proxy_fetch(url, **keywords), route_name="f")
-        if configure is not None:
-            configure(config)
-
-    return site(configure=set_up)
 
 
 def note(exchange: Exchange) -> None:

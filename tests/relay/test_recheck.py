@@ -17,15 +17,16 @@ from pyramid.tweens import INGRESS
 from webtest import TestApp
 
 from pyramid_threaded_proxy.relay.recheck import QUESTION
-from tests.support.peers import Origin, OriginWire, Policy, Script, Site, Wire, echo, received, route, wait_until
+from tests.support.origin import MakeOrigin, echo, silent
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire, received
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GET = b"GET /r/x HTTP/1.1\r\nHost: a\r\nX-User: alice\r\n\r\n"
 
 
-class Gate:
+class Viewers:
     """Who may view, which a test changes while exchanges last. `turned` replaces the answer of later questions."""
 
     def __init__(self) -> None:
@@ -38,10 +39,10 @@ class Gate:
         self.asked.append(request)
         if self.turned is not None:
             self.turned()
-        gate = self
+        viewers = self
 
         class Context:
-            __acl__ = tuple((Allow, user, "view") for user in gate.allowed)
+            __acl__ = tuple((Allow, user, "view") for user in viewers.allowed)
 
         return Context()
 
@@ -52,20 +53,12 @@ class Gate:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    return Gate()
+def viewers() -> Viewers:
+    return Viewers()
 
 
 def rechecked(upstream: str, interval: str = "20ms", **keys: str) -> dict[str, str]:
-    settings = route("r", upstream, permission="view", recheck=interval, **keys)
-    del settings["proxy.routes.r.public"]
-    return settings
-
-
-def silent(wire: OriginWire) -> None:
-    """Takes a request, and says nothing until the proxy closes."""
-    wire.request()
-    wire.wait_closed()
+    return route("r", upstream, permission="view", recheck=interval, **keys)
 
 
 def beginning(wire: OriginWire) -> None:
@@ -83,26 +76,17 @@ def begun(site: Site) -> Wire:
     return client
 
 
-def is_reset(client: Wire) -> bool:
-    try:
-        client.rest()
-    except ConnectionResetError:
-        client.close()
-        return True
-    return False
-
-
 # What a no does
 
 
-def test_before_the_head_it_is_403(origin: MakeOrigin, site: MakeSite, gate: Gate, sockets: int) -> None:
+def test_before_the_head_it_is_403(origin: MakeOrigin, site: MakeSite, viewers: Viewers, sockets: int) -> None:
     """A client that still waits gets the 403 page, and its connection serves the next request."""
     upstream = origin(silent)
-    made = site(rechecked(upstream.url), configure=gate.configure, sockets=sockets)
+    made = site(rechecked(upstream.url), configure=viewers.configure, sockets=sockets)
     client = made.client()
     client.send(GET)
-    wait_until(lambda: len(gate.asked) > 2, "two more questions")
-    gate.allowed.clear()
+    wait_until(lambda: len(viewers.asked) > 2, "two more questions")
+    viewers.allowed.clear()
     first, fields = client.head()
     assert first == "HTTP/1.1 403 Forbidden"
     assert b"You may not go on" in client.exactly(int(fields["content-length"]))
@@ -113,15 +97,15 @@ def test_before_the_head_it_is_403(origin: MakeOrigin, site: MakeSite, gate: Gat
     client.close()
 
 
-def test_after_the_head_it_is_a_broken_connection(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_after_the_head_it_is_a_broken_connection(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """A client that has the head sees its connection reset: the answer can't be taken for a whole one."""
-    made = site(rechecked(origin(beginning).url), configure=gate.configure)
+    made = site(rechecked(origin(beginning).url), configure=viewers.configure)
     client = begun(made)
-    gate.allowed.clear()
-    assert is_reset(client)
+    viewers.allowed.clear()
+    assert client.is_reset()
 
 
-def test_a_tunnel_closes(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_a_tunnel_closes(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """A switched connection is closed on both sides."""
 
     def script(wire: OriginWire) -> None:
@@ -130,16 +114,16 @@ def test_a_tunnel_closes(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None
         wire.wait_closed()
 
     upstream = origin(script)
-    made = site(rechecked(upstream.url, upgrade="websocket"), configure=gate.configure)
+    made = site(rechecked(upstream.url, upgrade="websocket"), configure=viewers.configure)
     client = made.client()
     client.send(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert client.head()[0].startswith("HTTP/1.1 101 ")
-    gate.allowed.clear()
-    assert is_reset(client)
+    viewers.allowed.clear()
+    assert client.is_reset()
     wait_until(lambda: upstream.wires[0].sock.fileno() < 0, "the upstream's end")
 
 
-def test_while_the_answer_is_yes_nothing_happens(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_while_the_answer_is_yes_nothing_happens(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """Repeated questions leave the exchange alone, are answered with 204, and ask the upstream nothing."""
     enough = threading.Event()
 
@@ -149,13 +133,13 @@ def test_while_the_answer_is_yes_nothing_happens(origin: MakeOrigin, site: MakeS
         wire.answer(b"whole")
 
     upstream = origin(script)
-    made = site(rechecked(upstream.url), configure=gate.configure)
+    made = site(rechecked(upstream.url), configure=viewers.configure)
     client = made.client()
     client.send(GET)
-    wait_until(lambda: gate.answers.count(204) >= 3, "three answers")
+    wait_until(lambda: viewers.answers.count(204) >= 3, "three answers")
     enough.set()
     assert client.until(b"\r\n\r\nwhole").startswith(b"HTTP/1.1 200 OK")
-    assert set(gate.answers) == {200, 204}
+    assert set(viewers.answers) == {200, 204}
     assert upstream.accepted == 1
     client.close()
 
@@ -163,7 +147,7 @@ def test_while_the_answer_is_yes_nothing_happens(origin: MakeOrigin, site: MakeS
 # How it asks
 
 
-def test_the_question_is_a_get_without_the_body(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_the_question_is_a_get_without_the_body(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """A POST is asked for again as a GET of the same target with the same fields, whatever methods and CSRF say."""
     held = threading.Event()
     bodies: list[bytes] = []
@@ -175,50 +159,50 @@ def test_the_question_is_a_get_without_the_body(origin: MakeOrigin, site: MakeSi
         assert held.wait(10)
         wire.answer(b"done")
 
-    made = site(rechecked(origin(script).url, methods="POST", require_csrf="false"), configure=gate.configure)
+    made = site(rechecked(origin(script).url, methods="POST", require_csrf="false"), configure=viewers.configure)
     client = made.client()
     client.send(
         b"POST /r/a%2Fb?q=1 HTTP/1.1\r\nHost: a\r\nX-User: alice\r\nCookie: c=1\r\nContent-Type: text/x\r\n"
         b"Content-Length: 4\r\n\r\nbody"
     )
-    wait_until(lambda: gate.answers.count(204) >= 2, "two answers")
+    wait_until(lambda: viewers.answers.count(204) >= 2, "two answers")
     held.set()
     client.until(b"done")
     client.close()
     assert bodies == [b"body"]
-    again = gate.asked[1]
+    again = viewers.asked[1]
     assert (again.method, again.path_info, again.query_string) == ("GET", "/r/a/b", "q=1")
     assert (again.headers["X-User"], again.cookies["c"], again.host) == ("alice", "1", "a")
     assert (again.content_length, again.content_type, again.environ["wsgi.input"].read()) == (None, "", b"")
 
 
-def test_each_question_has_a_transaction_of_its_own(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_each_question_has_a_transaction_of_its_own(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """With pyramid_tm the factory works in a fresh transaction, which ends with the question."""
     transactions: list[Any] = []
-    gate.turned = lambda: transactions.append(gate.asked[-1].tm.get())
+    viewers.turned = lambda: transactions.append(viewers.asked[-1].tm.get())
 
     def configure(config: Configurator) -> None:
         config.include("pyramid_tm")
-        gate.configure(config)
+        viewers.configure(config)
 
     made = site(
         rechecked(origin(beginning).url) | {"tm.manager_hook": "pyramid_tm.explicit_manager"}, configure=configure
     )
     client = begun(made)
     wait_until(lambda: len(transactions) > 3, "three more transactions")
-    gate.allowed.clear()
-    assert is_reset(client)
+    viewers.allowed.clear()
+    assert client.is_reset()
     assert len(set(map(id, transactions))) == len(transactions)
     assert [found.status for found in transactions[:-1]] == ["Committed"] * (len(transactions) - 1)
 
 
-def test_tweens_run(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_tweens_run(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """A no of a tween's ends the exchange, although the view behind it would have said yes."""
 
     def configure(config: Configurator) -> None:
-        gate.configure(config)
+        viewers.configure(config)
         config.registry["test.refusing"] = refusing = threading.Event()
-        gate.turned = lambda: refusing.set() if len(gate.asked) > 1 else None
+        viewers.turned = lambda: refusing.set() if len(viewers.asked) > 1 else None
         config.add_tween(f"{__name__}.refusing_tween", under=INGRESS)
 
     made = site(rechecked(origin(silent).url), configure=configure)
@@ -249,12 +233,12 @@ def _raise(error: Exception) -> Callable[[], None]:
 )
 @pytest.mark.parametrize("polite", [False, True], ids=["plain", "views-that-say-200"])
 def test_anything_else_means_no(
-    origin: MakeOrigin, site: MakeSite, gate: Gate, turned: Callable[[], None], polite: bool
+    origin: MakeOrigin, site: MakeSite, viewers: Viewers, turned: Callable[[], None], polite: bool
 ) -> None:
     """An exception, a redirect, a 404 or a 403 ends it, also where the application renders them as 200 or 204."""
 
     def configure(config: Configurator) -> None:
-        gate.configure(config)
+        viewers.configure(config)
         if polite:
             config.add_exception_view(lambda error, request: Response(status=204), context=Exception)
             config.add_forbidden_view(lambda request: Response("please log in"))
@@ -262,11 +246,11 @@ def test_anything_else_means_no(
 
     made = site(rechecked(origin(beginning).url), configure=configure)
     client = begun(made)
-    gate.turned = turned
-    assert is_reset(client)
+    viewers.turned = turned
+    assert client.is_reset()
 
 
-def test_a_client_can_not_ask(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_a_client_can_not_ask(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """Nothing that a client, or a server's environ, says as text makes the view answer 204: it proxies."""
 
     def wrap(application: Any) -> Any:
@@ -278,13 +262,13 @@ def test_a_client_can_not_ask(origin: MakeOrigin, site: MakeSite, gate: Gate) ->
 
         return middleware
 
-    made = site(rechecked(origin(echo).url, interval="1h"), configure=gate.configure, wrap=wrap)
+    made = site(rechecked(origin(echo).url, interval="1h"), configure=viewers.configure, wrap=wrap)
     fields = {"X-User": "alice", "X-Environ": "1", QUESTION: "1", "Pyramid-Threaded-Proxy.Recheck": "1"}
     assert received(made.get(f"/r/x?{QUESTION}=1", fields)).target == f"/x?{QUESTION}=1"
-    assert gate.answers == [200]
+    assert viewers.answers == [200]
 
 
-def test_the_questions_stop_with_the_exchange(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_the_questions_stop_with_the_exchange(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """After the end of an exchange nobody asks for it again: only the other's questions go on."""
     end = threading.Event()
 
@@ -296,13 +280,13 @@ def test_the_questions_stop_with_the_exchange(origin: MakeOrigin, site: MakeSite
             wire.answer(b"short")
         wire.wait_closed()
 
-    made = site(rechecked(origin(script).url), configure=gate.configure)
+    made = site(rechecked(origin(script).url), configure=viewers.configure)
     short, long = made.client(), made.client()
     short.send(GET.replace(b"/x", b"/short"))
     long.send(GET.replace(b"/x", b"/long"))
 
     def questions(name: str) -> int:
-        return sum(request.path_info.endswith(name) for request in list(gate.asked))
+        return sum(request.path_info.endswith(name) for request in list(viewers.asked))
 
     wait_until(lambda: questions("/short") > 2 and questions("/long") > 2, "questions for both")
     end.set()
@@ -367,17 +351,17 @@ def test_how_often_and_whom_go_together(site: MakeSite, keys: dict[str, Any]) ->
 # Where nothing is detached
 
 
-def test_a_streamed_exchange_is_asked_for_again(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_a_streamed_exchange_is_asked_for_again(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """Under another server the worker thread asks: 403 before the head."""
-    made = site(rechecked(origin(silent).url), configure=gate.configure)
+    made = site(rechecked(origin(silent).url), configure=viewers.configure)
     app = TestApp(made.application)
-    gate.turned = lambda: gate.allowed.clear() if len(gate.asked) > 1 else None
+    viewers.turned = lambda: viewers.allowed.clear() if len(viewers.asked) > 1 else None
     answer = app.get("/r/x", headers={"X-User": "alice"}, status=403)
     assert "You may not go on" in answer.text
 
 
 @pytest.mark.parametrize("endless", [False, True], ids=["quiet", "flooding"])
-def test_a_streamed_body_breaks(origin: MakeOrigin, site: MakeSite, gate: Gate, endless: bool) -> None:
+def test_a_streamed_body_breaks(origin: MakeOrigin, site: MakeSite, viewers: Viewers, endless: bool) -> None:
     """A no in the middle of a body raises out of the iterator, also where bytes come without a pause."""
 
     def flooding(wire: OriginWire) -> None:
@@ -386,30 +370,30 @@ def test_a_streamed_body_breaks(origin: MakeOrigin, site: MakeSite, gate: Gate, 
         while True:
             wire.send(bytes(1 << 20))
 
-    made = site(rechecked(origin(flooding if endless else beginning).url), configure=gate.configure)
+    made = site(rechecked(origin(flooding if endless else beginning).url), configure=viewers.configure)
     request = Request.blank("/r/x", headers={"X-User": "alice"})
     status, _, body = request.call_application(made.application)
     assert status == "200 OK"
-    gate.allowed.clear()
+    viewers.allowed.clear()
     with pytest.raises(Exception, match="the answer was no"):
         for _ in body:
             pass
     body.close()
 
 
-def test_each_question_is_a_new_request(origin: MakeOrigin, site: MakeSite, gate: Gate) -> None:
+def test_each_question_is_a_new_request(origin: MakeOrigin, site: MakeSite, viewers: Viewers) -> None:
     """NewRequest is sent for each, so what subscribers do for a request they do for a question too."""
     seen: list[Request] = []
 
     def configure(config: Configurator) -> None:
-        gate.configure(config)
+        viewers.configure(config)
         config.add_subscriber(lambda event: seen.append(event.request), NewRequest)
 
     made = site(rechecked(origin(silent).url), configure=configure)
     client = made.client()
     client.send(GET)
     wait_until(lambda: len(seen) > 2, "two questions")
-    gate.allowed.clear()
+    viewers.allowed.clear()
     assert client.head()[0] == "HTTP/1.1 403 Forbidden"
     assert len(set(map(id, seen))) == len(seen)
     assert len({id(request.environ) for request in seen}) == len(seen)

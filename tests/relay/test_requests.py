@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import socket
 import struct
 import threading
@@ -16,17 +15,13 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 
-from tests.support.peers import Origin, OriginWire, Request, Script, Site, answering, echo, in_turn, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.bodies import content
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-def content(size: int) -> bytes:
-    """Bytes that show every shift and swap, the same for the same size."""
-    return random.Random(size).randbytes(size)
 
 
 class Taking:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pyramid.config import Configurator
 
-from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 DEAD = ("http://127.0.0.1:9", "http://127.0.0.1:1", "http://127.0.0.1:7")

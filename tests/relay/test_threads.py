@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,38 +11,13 @@ from pyramid.threadlocal import get_current_request
 
 from pyramid_threaded_proxy import ExchangeFinished, ExchangeStarted
 from pyramid_threaded_proxy.exchange import Exchange
-from tests.support.peers import (
-    Answer,
-    Origin,
-    OriginWire,
-    Script,
-    Site,
-    answering,
-    echo,
-    in_turn,
-    own_threads,
-    route,
-    wait_until,
-)
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.leaks import own_threads
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, fetching, route
+from tests.support.waiting import wait_until
+from tests.support.wire import Answer, OriginWire
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-
-
-def fetching(
-    site: MakeSite, url: str, configure: Callable[[Configurator], None] | None = None, **keywords: Any
-) -> Site:
-    """A site whose view at ``/f`` fetches `url`."""
-
-    def set_up(config: Configurator) -> None:
-        config.add_route("f", "/f")
-        config.add_view(lambda request: request.proxy_fetch(url, **keywords), route_name="f")
-        if configure is not None:
-            configure(config)
-
-    return site(configure=set_up)
 
 
 def test_a_hook_that_blocks_holds_one_thread(origin: MakeOrigin, site: MakeSite) -> None:

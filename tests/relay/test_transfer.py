@@ -5,13 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import random
 import socket
 import struct
 import termios
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -21,15 +18,13 @@ from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.relay import transfer
 from pyramid_threaded_proxy.relay.transfer import KEPT_PIPES, Pipe, Pipes, send_file, send_to_client, splice_body
-from tests.support.peers import Origin, OriginWire, Script, Site, Wire, answering, open_descriptors, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-
-
-def content(size: int) -> bytes:
-    """Bytes that show every shift and swap, the same for the same size."""
-    return random.Random(size).randbytes(size)
+from tests.support.bodies import content
+from tests.support.leaks import open_descriptors
+from tests.support.origin import MakeOrigin, answering
+from tests.support.pairs import MakePair, low_water
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 
 def drive(steps: Any) -> Any:
@@ -46,23 +41,6 @@ def drive(steps: Any) -> Any:
             value = wait.block()
         except Exception as raised:
             error = raised
-
-
-@pytest.fixture
-def pair(stack: ExitStack) -> Callable[[], tuple[Endpoint, socket.socket]]:
-    """Makes a non-blocking endpoint and its peer, connected by TCP."""
-
-    def make() -> tuple[Endpoint, socket.socket]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            near = stack.enter_context(socket.create_connection(listener.getsockname()))
-            far = stack.enter_context(listener.accept()[0])
-        near.setblocking(False)
-        return Endpoint(near), far
-
-    return make
-
-
-MakePair = Callable[[], tuple[Endpoint, socket.socket]]
 
 
 # Through a site
@@ -224,9 +202,9 @@ def test_a_pipe_that_can_not_be_asked_is_closed(monkeypatch: pytest.MonkeyPatch,
 # Single steps
 
 
-def test_splice_takes_exactly_the_body(pair: MakePair) -> None:
+def test_splice_takes_exactly_the_body(make_pair: MakePair) -> None:
     """What lies behind the body stays in the upstream's socket, whose low-water mark is one again."""
-    (source, upstream), (target, client) = pair(), pair()
+    (source, upstream), (target, client) = make_pair(), make_pair()
     body = content(100_000)
     upstream.sendall(body + b"next")
     pipe, moved = Pipe(wide=True), []
@@ -238,9 +216,9 @@ def test_splice_takes_exactly_the_body(pair: MakePair) -> None:
     pipe.close()
 
 
-def test_splice_waits_for_many_bytes_but_not_long(pair: MakePair) -> None:
+def test_splice_waits_for_many_bytes_but_not_long(make_pair: MakePair) -> None:
     """After a big piece the next ones are awaited together; a single byte goes on all the same."""
-    (source, upstream), (target, client) = pair(), pair()
+    (source, upstream), (target, client) = make_pair(), make_pair()
     source.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # the kernel's first window may be less
     upstream.sendall(bytes(100_000))
     wait_until(lambda: _waiting(source) == 100_000, "all of it to be there")
@@ -250,13 +228,13 @@ def test_splice_waits_for_many_bytes_but_not_long(pair: MakePair) -> None:
     mover.start()
     received = Wire(client)
     received.exactly(100_000)
-    wait_until(lambda: marks.append(_low_water(source)) or marks[-1] > 1, "many bytes to be awaited")
+    wait_until(lambda: marks.append(low_water(source)) or marks[-1] > 1, "many bytes to be awaited")
     upstream.sendall(b"x")
     assert received.exactly(1) == b"x"
     upstream.sendall(bytes(299_999))
     received.exactly(299_999)
     mover.join(10)
-    assert (sum(moved), _low_water(source)) == (400_000, 1)
+    assert (sum(moved), low_water(source)) == (400_000, 1)
     pipe.close()
 
 
@@ -265,20 +243,16 @@ def _waiting(endpoint: Endpoint) -> int:
     return struct.unpack("i", fcntl.ioctl(endpoint.fd, termios.FIONREAD, bytes(4)))[0]
 
 
-def _low_water(endpoint: Endpoint) -> int:
-    return endpoint.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
-
-
-def test_splice_times_out_and_tells_who_is_gone(pair: MakePair) -> None:
+def test_splice_times_out_and_tells_who_is_gone(make_pair: MakePair) -> None:
     """Each side's silence and each side's end have a name of their own."""
     pipe = Pipe(wide=True)
-    (source, upstream), (target, client) = pair(), pair()
+    (source, upstream), (target, client) = make_pair(), make_pair()
     with pytest.raises(ReadTimedOut):
         drive(splice_body(source, target, 10, pipe, 0.02, 5.0, lambda count: None))
     upstream.close()
     with pytest.raises(UpstreamGone, match="closed with 10 bytes of its answer missing"):
         drive(splice_body(source, target, 10, pipe, 5.0, 5.0, lambda count: None))
-    (source, upstream), (target, client) = pair(), pair()
+    (source, upstream), (target, client) = make_pair(), make_pair()
     client.close()
     upstream.sendall(bytes(1_000_000))
     with pytest.raises(ClientGone):
@@ -286,13 +260,13 @@ def test_splice_times_out_and_tells_who_is_gone(pair: MakePair) -> None:
     pipe.close()
 
 
-def test_send_to_client_times_out(pair: MakePair) -> None:
+def test_send_to_client_times_out(make_pair: MakePair) -> None:
     """A client that takes nothing is a time-out."""
     with pytest.raises(transfer.ClientTimedOut):
-        drive(send_to_client(pair()[0], bytes(32 << 20), 0.02))
+        drive(send_to_client(make_pair()[0], bytes(32 << 20), 0.02))
 
 
-def test_send_file_stops_for_an_answer(pair: MakePair, tmp_path: Any) -> None:
+def test_send_file_stops_for_an_answer(make_pair: MakePair, tmp_path: Any) -> None:
     """A file goes up from its start to its end; an upstream that speaks is heard, and may end it."""
     path, body = tmp_path / "body", content(16 << 20)
     path.write_bytes(body)
@@ -304,7 +278,7 @@ def test_send_file_stops_for_an_answer(pair: MakePair, tmp_path: Any) -> None:
         yield
 
     with path.open("rb") as file:
-        target, upstream = pair()
+        target, upstream = make_pair()
         assert drive(send_file(file, 5, 100, target, 5, lambda count: None, hear)) is True
         assert Wire(upstream).exactly(100) == body[5:105]
         with pytest.raises(SendTimedOut):
@@ -316,4 +290,4 @@ def test_send_file_stops_for_an_answer(pair: MakePair, tmp_path: Any) -> None:
         assert drive(send_file(file, 0, len(body), target, 5, lambda count: None, hear)) is False
         assert heard == [True, True]
         with pytest.raises(EOFError, match="the request body ends 1 bytes early"):
-            drive(send_file(file, len(body), 1, pair()[0], 5, lambda count: None, hear))
+            drive(send_file(file, len(body), 1, make_pair()[0], 5, lambda count: None, hear))

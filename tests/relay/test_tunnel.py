@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.peers import Origin, OriginWire, Script, Site, Wire, echo, own_threads, route, wait_until
+from tests.support.leaks import own_threads
+from tests.support.origin import MakeOrigin, Script, echo
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 ASK = b"GET /ws/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-
-Origins = Callable[[Script], Origin]
-Sites = Callable[..., Site]
 
 
 def switched(site: Site) -> Wire:
@@ -52,7 +53,7 @@ def echo_bytes(wire: OriginWire) -> None:
         wire.send(data)
 
 
-def test_bytes_pass_both_ways(origin: Origins, site: Sites, sockets: int) -> None:
+def test_bytes_pass_both_ways(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
     """What the client sends behind the 101 comes back, and a half-close ends both directions in turn."""
     upstream = origin(switching(echo_bytes))
     client = switched(site(route("ws", upstream.url, upgrade="websocket"), sockets=sockets))
@@ -106,7 +107,7 @@ def test_the_tunnel_is_transparent(
 
 
 @pytest.fixture
-def tunnel_site(origin: Origins, site: Sites) -> tuple[Site, list[tuple[list[bytes], list[bytes]]]]:
+def tunnel_site(origin: MakeOrigin, site: MakeSite) -> tuple[Site, list[tuple[list[bytes], list[bytes]]]]:
     """A site whose upstream sends and collects what the next plan says."""
     plans: list[tuple[list[bytes], list[bytes]]] = []
 
@@ -127,7 +128,7 @@ def tunnel_site(origin: Origins, site: Sites) -> tuple[Site, list[tuple[list[byt
     return site(route("ws", origin(script).url, upgrade="websocket")), plans
 
 
-def test_a_slow_reader_stops_the_sender(origin: Origins, site: Sites) -> None:
+def test_a_slow_reader_stops_the_sender(origin: MakeOrigin, site: MakeSite) -> None:
     """While the client takes nothing, the upstream can't send more than the kernel's buffers hold; then all arrives."""
     size = 24 * 1024 * 1024
     block = random.Random(1).randbytes(1024 * 1024)
@@ -152,7 +153,7 @@ def test_a_slow_reader_stops_the_sender(origin: Origins, site: Sites) -> None:
     client.close()
 
 
-def test_an_upgrade_that_is_not_allowed_is_an_ordinary_request(origin: Origins, site: Sites) -> None:
+def test_an_upgrade_that_is_not_allowed_is_an_ordinary_request(origin: MakeOrigin, site: MakeSite) -> None:
     """Without the `upgrade` setting, and for other protocols than it names, no Upgrade goes up."""
     upstream = origin(echo)
     here = site(route("ws", upstream.url) | route("chat", upstream.url, upgrade="chat"))
@@ -161,7 +162,7 @@ def test_an_upgrade_that_is_not_allowed_is_an_ordinary_request(origin: Origins, 
         assert b"pgrade" not in body
 
 
-def test_only_the_allowed_protocols_go_up(origin: Origins, site: Sites) -> None:
+def test_only_the_allowed_protocols_go_up(origin: MakeOrigin, site: MakeSite) -> None:
     """Of several asked protocols those that the route allows are asked for, in lower case and in the client's order."""
     here = site(route("r", origin(echo).url, upgrade="websocket foo/2"))
     body = here.get("/r", {"Connection": "Upgrade", "Upgrade": "h2c, FOO/2, bar, WebSocket"}).body
@@ -178,7 +179,7 @@ def test_only_the_allowed_protocols_go_up(origin: Origins, site: Sites) -> None:
     ],
     ids=["other", "no-connection", "no-upgrade", "twice"],
 )
-def test_a_101_that_was_not_asked_for_is_502(origin: Origins, site: Sites, answer: bytes) -> None:
+def test_a_101_that_was_not_asked_for_is_502(origin: MakeOrigin, site: MakeSite, answer: bytes) -> None:
     """Only a 101 that names one asked-for protocol in both fields switches (RFC 9110 7.8)."""
 
     def script(wire: OriginWire) -> None:
@@ -191,7 +192,7 @@ def test_a_101_that_was_not_asked_for_is_502(origin: Origins, site: Sites, answe
 
 
 @pytest.mark.parametrize("path", ["/ws/denied", "/own", "/nowhere"])
-def test_early_bytes_are_never_run(origin: Origins, site: Sites, path: str, sockets: int) -> None:
+def test_early_bytes_are_never_run(origin: MakeOrigin, site: MakeSite, path: str, sockets: int) -> None:
     """Bytes behind a request for an upgrade are no request, also where the upgrade is denied; the connection closes."""
     run: list[str] = []
 
@@ -212,7 +213,7 @@ def test_early_bytes_are_never_run(origin: Origins, site: Sites, path: str, sock
     assert run == []
 
 
-def test_early_bytes_in_a_later_packet_are_never_run(origin: Origins, site: Sites) -> None:
+def test_early_bytes_in_a_later_packet_are_never_run(origin: MakeOrigin, site: MakeSite) -> None:
     """With lookahead waitress goes on reading while the request runs: those bytes stay raw too."""
     gate = threading.Event()
 
@@ -247,7 +248,7 @@ def test_early_bytes_in_a_later_packet_are_never_run(origin: Origins, site: Site
         ("https://partner.example:443", 101),
     ],
 )
-def test_the_origin_is_asked_first(origin: Origins, site: Sites, sent: str | None, status: int) -> None:
+def test_the_origin_is_asked_first(origin: MakeOrigin, site: MakeSite, sent: str | None, status: int) -> None:
     """A foreign Origin gets 403 before the upstream is asked; a request without one is let in."""
     upstream = origin(switching(echo_bytes))
     here = site(route("ws", upstream.url, upgrade="websocket", origins="https://partner.example"))
@@ -260,7 +261,7 @@ def test_the_origin_is_asked_first(origin: Origins, site: Sites, sent: str | Non
     client.close()
 
 
-def test_an_idle_tunnel_is_closed(origin: Origins, site: Sites) -> None:
+def test_an_idle_tunnel_is_closed(origin: MakeOrigin, site: MakeSite) -> None:
     """After `idle_timeout` with nothing moving both sides are closed."""
     upstream = origin(switching(lambda wire: wire.wait_closed()))
     client = switched(site(route("ws", upstream.url, upgrade="websocket", idle_timeout="200ms")))
@@ -269,7 +270,7 @@ def test_an_idle_tunnel_is_closed(origin: Origins, site: Sites) -> None:
     client.close()
 
 
-def test_a_reset_reaches_the_other_side(origin: Origins, site: Sites) -> None:
+def test_a_reset_reaches_the_other_side(origin: MakeOrigin, site: MakeSite) -> None:
     """When the client resets, the upstream's connection is closed at once."""
     closed = threading.Event()
 
@@ -282,7 +283,7 @@ def test_a_reset_reaches_the_other_side(origin: Origins, site: Sites) -> None:
     assert closed.wait(5)
 
 
-def test_tunnels_hold_no_thread(origin: Origins, site: Sites) -> None:
+def test_tunnels_hold_no_thread(origin: MakeOrigin, site: MakeSite) -> None:
     """Forty quiet tunnels need no more threads than one."""
     here = site(route("ws", origin(switching(echo_bytes)).url, upgrade="websocket"), connection_limit=200)
     clients = [switched(here)]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,10 +17,10 @@ from pyramid.response import Response
 
 import pyramid_threaded_proxy
 from pyramid_threaded_proxy.settings.allowlist import AllowList, check_entry
-from tests.support.peers import Answer, Origin, OriginWire, Script, Site, answering, echo, received, route
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.names import Names
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import MakeSite, Site, route
+from tests.support.wire import Answer, OriginWire, received
 
 
 def configure(config: Configurator) -> None:
@@ -48,29 +47,6 @@ def configure(config: Configurator) -> None:
 def allowing(site: MakeSite, *entries: str, **more: Any) -> Site:
     settings = {"proxy.fetch.allow": " ".join(entries)} | more.pop("settings", {})
     return site(settings, configure=more.pop("configure", configure), **more)
-
-
-class Names:
-    """A resolver that knows the names that a test gives it, and writes down who was asked for."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.known: dict[str, Iterator[list[str]]] = {}
-        self.asked: list[str] = []
-        self._real = socket.getaddrinfo
-        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
-
-    def _look_up(self, host: str, port: Any, *rest: Any, **more: Any) -> Any:
-        self.asked.append(host)
-        if host not in self.known:
-            if host.endswith((".example", ".internal")):
-                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return self._real(host, port, *rest, **more)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(self.known[host])]
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    return Names(monkeypatch)
 
 
 # The list

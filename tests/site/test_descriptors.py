@@ -15,8 +15,12 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from tests.support.detaching import MakeOrigin, MakeSite, connections, get, post, slow_client
-from tests.support.peers import OriginWire, Site, open_descriptors, route, wait_until
+from tests.support.detaching import connections, slow_client
+from tests.support.leaks import open_descriptors
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, get, post
 
 #: By the number of listening sockets.
 EXCHANGES = {1: 2000, 2: 500}

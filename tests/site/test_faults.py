@@ -8,17 +8,18 @@ import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from pyramid_threaded_proxy.upstream import connections as upstream_module
-from tests.support.detaching import own_view
 from tests.support.fault_origin import FRAMINGS, HOWS, STAGES, OriginProcess, sealed
-from tests.support.peers import PATIENCE, Origin, Script, Site, echo, route
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, own_view, route
 from tests.support.site_process import SiteProcess
+from tests.support.waiting import PATIENCE
 
 EXCHANGES = 10_000
 CLIENTS = 12
@@ -203,9 +204,7 @@ def test_no_body_is_wrong_or_silently_short(tmp_path: Path) -> None:
             assert word not in proxy.log, proxy.log
 
 
-def test_a_name_that_stops_resolving(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_stops_resolving(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known addresses are believed for a while; then it is 502, other pages stay up, and the name may come back."""
     upstream = origin(echo)
     here = site(route("r", f"http://name.test:{upstream.port}", keepalive="0"), configure=own_view)

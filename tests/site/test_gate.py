@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,10 +12,10 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 
 from pyramid_threaded_proxy import SettingsError
-from tests.support.peers import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
-
-Origins = Callable[[Script], Origin]
-Sites = Callable[..., Site]
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, Policy, route, with_view
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 GUARDED = {
     "proxy.routes.r.prefix": "/r",
@@ -52,16 +51,8 @@ def test_csrf_options_that_come_too_late_are_a_start_up_error() -> None:
             config.make_wsgi_app()
 
 
-def with_view(view: Callable[[Any], Any]) -> Callable[[Configurator], None]:
-    def configure(config: Configurator) -> None:
-        config.add_route("own", "/own*rest")
-        config.add_view(view, route_name="own")
-
-    return configure
-
-
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
-def test_a_view_does_not_forward_what_is_never_sent(origin: Origins, site: Sites, method: str) -> None:
+def test_a_view_does_not_forward_what_is_never_sent(origin: MakeOrigin, site: MakeSite, method: str) -> None:
     """`proxy_forward` refuses CONNECT and TRACE as a declared route does: nothing goes up."""
     upstream = origin(echo)
     here = site(configure=with_view(lambda request: request.proxy_forward(upstream.url + "/x")))
@@ -69,7 +60,7 @@ def test_a_view_does_not_forward_what_is_never_sent(origin: Origins, site: Sites
     assert upstream.accepted == 0
 
 
-def test_a_view_forwards_only_what_the_route_allows(origin: Origins, site: Sites) -> None:
+def test_a_view_forwards_only_what_the_route_allows(origin: MakeOrigin, site: MakeSite) -> None:
     """`proxy_forward` to a declared route keeps to that route's methods."""
     upstream = origin(echo)
     here = site(
@@ -82,7 +73,7 @@ def test_a_view_forwards_only_what_the_route_allows(origin: Origins, site: Sites
 
 
 @pytest.mark.parametrize("how", ["view", "middleware"])
-def test_the_body_that_was_looked_at_is_sent(origin: Origins, site: Sites, how: str) -> None:
+def test_the_body_that_was_looked_at_is_sent(origin: MakeOrigin, site: MakeSite, how: str) -> None:
     """A body that the application has put in the place of the client's goes up, not the client's."""
     upstream = origin(echo)
 
@@ -102,7 +93,7 @@ def test_the_body_that_was_looked_at_is_sent(origin: Origins, site: Sites, how: 
     assert received(answer).body == b"clean"
 
 
-def test_the_body_that_was_read_is_sent_whole(origin: Origins, site: Sites) -> None:
+def test_the_body_that_was_read_is_sent_whole(origin: MakeOrigin, site: MakeSite) -> None:
     """Reading the form, which WebOb does from a copy, takes nothing away from what goes up."""
     upstream = origin(echo)
 
@@ -116,7 +107,7 @@ def test_the_body_that_was_read_is_sent_whole(origin: Origins, site: Sites) -> N
 
 
 @pytest.mark.parametrize("path", ["/own", "/r/denied"])
-def test_bytes_after_a_request_for_an_upgrade_are_never_run(origin: Origins, site: Sites, path: str) -> None:
+def test_bytes_after_a_request_for_an_upgrade_are_never_run(origin: MakeOrigin, site: MakeSite, path: str) -> None:
     """A request that comes in a later packet, before the refused upgrade has its answer, is not run: all ends there."""
     gate, entered, run = threading.Event(), threading.Event(), []
 
@@ -148,7 +139,7 @@ def test_bytes_after_a_request_for_an_upgrade_are_never_run(origin: Origins, sit
     assert run == []
 
 
-def test_a_refused_upgrade_leaves_no_connection_behind(origin: Origins, site: Sites) -> None:
+def test_a_refused_upgrade_leaves_no_connection_behind(origin: MakeOrigin, site: MakeSite) -> None:
     """The upstream's connection on which an upgrade was asked for is not used again."""
     upstream = origin(echo)
     here = site(route("r", upstream.url, upgrade="websocket"))
@@ -157,7 +148,7 @@ def test_a_refused_upgrade_leaves_no_connection_behind(origin: Origins, site: Si
     assert upstream.accepted == 2
 
 
-def test_an_expectation_without_a_body_does_not_melt_requests(origin: Origins, site: Sites) -> None:
+def test_an_expectation_without_a_body_does_not_melt_requests(origin: MakeOrigin, site: MakeSite) -> None:
     """`Expect: 100-continue` on a request without a body is nothing to wait for: the next request is its own."""
     upstream = origin(echo)
     everything = site(route("r", upstream.url)).raw(
@@ -170,7 +161,7 @@ def test_an_expectation_without_a_body_does_not_melt_requests(origin: Origins, s
     assert b"X-Forwarded-Host: two" in everything[second:]
 
 
-def test_a_recheck_asks_for_the_same_user(origin: Origins, site: Sites) -> None:
+def test_a_recheck_asks_for_the_same_user(origin: MakeOrigin, site: MakeSite) -> None:
     """When somebody else has taken over the session, the stream of the former user ends, whoever has the permission."""
     user, over = ["alice"], threading.Event()
 
@@ -187,10 +178,9 @@ def test_a_recheck_asks_for_the_same_user(origin: Origins, site: Sites) -> None:
             wire.wait_closed()
             over.set()
 
-    settings = route("r", origin(script).url, recheck="50ms")
-    del settings["proxy.routes.r.public"]
+    settings = route("r", origin(script).url, recheck="50ms", permission="view")
     here = site(
-        settings | {"proxy.routes.r.permission": "view", "proxy.own_cookies": "session"},
+        settings | {"proxy.own_cookies": "session"},
         configure=lambda config: config.set_security_policy(Session()),
     )
     client = here.client()
@@ -201,7 +191,7 @@ def test_a_recheck_asks_for_the_same_user(origin: Origins, site: Sites) -> None:
     client.close()
 
 
-def test_a_long_accept_field_holds_nobody_up(origin: Origins, site: Sites) -> None:
+def test_a_long_accept_field_holds_nobody_up(origin: MakeOrigin, site: MakeSite) -> None:
     """An Accept field of 200 KB is not read: the error page is the one for clients that say nothing."""
     here = site(route("r", "http://127.0.0.1:1"))
     for times, kind in ((1, "application/json"), (12_000, "text/html; charset=UTF-8")):
@@ -209,7 +199,9 @@ def test_a_long_accept_field_holds_nobody_up(origin: Origins, site: Sites) -> No
         assert (answer.status, answer.one("Content-Type")) == (502, kind)
 
 
-def test_the_access_log_cuts_what_a_client_says(origin: Origins, site: Sites, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_access_log_cuts_what_a_client_says(
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
     """A User-Agent of 200 KB makes a line of a few KB."""
     caplog.set_level("INFO", "pyramid_threaded_proxy.access")
     here = site(route("r", origin(echo).url))
@@ -219,7 +211,7 @@ def test_the_access_log_cuts_what_a_client_says(origin: Origins, site: Sites, ca
     assert len(line.getMessage()) < 10_000
 
 
-def test_a_reset_after_a_half_close_ends_the_tunnel(origin: Origins, site: Sites) -> None:
+def test_a_reset_after_a_half_close_ends_the_tunnel(origin: MakeOrigin, site: MakeSite) -> None:
     """A client that first half-closes and then resets is gone: its place and its upstream are free at once."""
     closed, over = threading.Event(), threading.Event()
 
@@ -244,7 +236,7 @@ def test_a_reset_after_a_half_close_ends_the_tunnel(origin: Origins, site: Sites
     over.set()
 
 
-def test_a_head_that_was_made_a_get_has_no_body(origin: Origins, site: Sites) -> None:
+def test_a_head_that_was_made_a_get_has_no_body(origin: MakeOrigin, site: MakeSite) -> None:
     """Whatever a tween makes of the method, a client that asked with HEAD gets no body: it would be its next answer."""
     upstream = origin(echo)
 
@@ -258,7 +250,7 @@ def test_a_head_that_was_made_a_get_has_no_body(origin: Origins, site: Sites) ->
 
 
 @pytest.mark.parametrize("how", ["answers", "raises"])
-def test_a_given_body_is_closed_where_no_exchange_starts(site: Sites, how: str) -> None:
+def test_a_given_body_is_closed_where_no_exchange_starts(site: MakeSite, how: str) -> None:
     """A request hook that answers or raises leaves the file that the view gave closed."""
     file = io.BytesIO(b"abc")
 
@@ -277,7 +269,7 @@ def test_a_given_body_is_closed_where_no_exchange_starts(site: Sites, how: str) 
     assert file.closed
 
 
-def test_a_hook_answers_with_a_final_status(origin: Origins, site: Sites) -> None:
+def test_a_hook_answers_with_a_final_status(origin: MakeOrigin, site: MakeSite) -> None:
     """A `response` hook that returns an interim status is a failed exchange: the client would wait for ever."""
     upstream = origin(echo)
     view = with_view(
@@ -287,7 +279,7 @@ def test_a_hook_answers_with_a_final_status(origin: Origins, site: Sites) -> Non
 
 
 @pytest.mark.parametrize("path", ["/a//secret/x", "/a/secret;v=1/x", "/a/%73ecret;/x", "/a/x/..;/secret"])
-def test_a_path_that_could_mean_a_guarded_mount_is_refused(origin: Origins, site: Sites, path: str) -> None:
+def test_a_path_that_could_mean_a_guarded_mount_is_refused(origin: MakeOrigin, site: MakeSite, path: str) -> None:
     """Where a mount lies inside another, what a lenient upstream takes for the inner one is 400 on the outer."""
     upstream = origin(echo)
     settings = route("a", upstream.url) | route("s", upstream.url + "/secret", prefix="/a/secret")

@@ -5,32 +5,22 @@ from __future__ import annotations
 import io
 import socket
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pyramid.config import Configurator
 
 from pyramid_threaded_proxy.detach.channel import DetachedConnection
 from pyramid_threaded_proxy.loop.task import Task
 from pyramid_threaded_proxy.relay.recheck import PermissionWatch
 from pyramid_threaded_proxy.upstream import connections as upstream_module
 from pyramid_threaded_proxy.upstream.probes import Probes
-from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, echo, route, wait_until
-
-Origins = Callable[[Script], Origin]
-Sites = Callable[..., Site]
-
-
-def with_view(view: Callable[[Any], Any]) -> Callable[[Configurator], None]:
-    def configure(config: Configurator) -> None:
-        config.add_route("own", "/own")
-        config.add_view(view, route_name="own")
-
-    return configure
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, route, with_view
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire
 
 
-def test_a_slow_complete_hook_touches_no_socket(origin: Origins, site: Sites) -> None:
+def test_a_slow_complete_hook_touches_no_socket(origin: MakeOrigin, site: MakeSite) -> None:
     """A hook that outlasts its answer by far leaves the connection, which is waitress's or closed by then, alone."""
     held, gate, in_hook = threading.Event(), threading.Event(), threading.Event()
 
@@ -70,7 +60,7 @@ def test_a_slow_complete_hook_touches_no_socket(origin: Origins, site: Sites) ->
         client.close()
 
 
-def test_what_was_told_to_end_is_not_sent(origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_told_to_end_is_not_sent(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exchange that is closed while its connection is made sends nothing, be the connection ready a moment later."""
     connecting, go_on = threading.Event(), threading.Event()
     upstream = origin(echo)
@@ -94,7 +84,7 @@ def test_what_was_told_to_end_is_not_sent(origin: Origins, site: Sites, monkeypa
     assert upstream.requests == []
 
 
-def test_a_fast_stream_of_small_chunks_can_be_ended(origin: Origins, site: Sites) -> None:
+def test_a_fast_stream_of_small_chunks_can_be_ended(origin: MakeOrigin, site: MakeSite) -> None:
     """While both sides are as fast as the mover, other bodies move on and the exchange hears that it is to end."""
     block = b"40\r\n" + bytes(64) + b"\r\n"
 
@@ -127,7 +117,7 @@ def test_a_fast_stream_of_small_chunks_can_be_ended(origin: Origins, site: Sites
         client.close()
 
 
-def test_a_slow_file_of_a_view_holds_nobody_up(origin: Origins, site: Sites) -> None:
+def test_a_slow_file_of_a_view_holds_nobody_up(origin: MakeOrigin, site: MakeSite) -> None:
     """A file object whose `read` blocks is read in the pool: other exchanges go on meanwhile."""
     reading, go_on = threading.Event(), threading.Event()
 
@@ -160,7 +150,7 @@ def test_a_slow_file_of_a_view_holds_nobody_up(origin: Origins, site: Sites) -> 
     client.close()
 
 
-def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: Origins, site: Sites) -> None:
+def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: MakeOrigin, site: MakeSite) -> None:
     """Streamed: when `start_response` raises, the place and the upstream's connection are given back."""
     upstream = origin(echo)
     here = site(route("r", upstream.url))
@@ -179,7 +169,9 @@ def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: Origins, s
     assert len(here.engine.in_flight) == 0
 
 
-def test_a_call_that_has_not_begun_is_withdrawn(origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_has_not_begun_is_withdrawn(
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While every pool thread looks names up, an exchange that waits for one can still be ended."""
     busy, go_on = threading.Semaphore(0), threading.Event()
     look_up = socket.getaddrinfo
@@ -211,7 +203,7 @@ def test_a_call_that_has_not_begun_is_withdrawn(origin: Origins, site: Sites, mo
         client.close()
 
 
-def test_the_hand_over_comes_last(origin: Origins, site: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hand_over_comes_last(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker touches neither exchange, channel nor threads once the loop has them: they may be over by then.
 
     Probes that began behind it could start the threads of an application anew that had just been closed.

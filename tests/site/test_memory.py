@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_origin import OriginProcess
-from tests.support.peers import route, wait_until
+from tests.support.site import route
 from tests.support.site_process import SiteProcess
+from tests.support.waiting import wait_until
 
 MIB = 1 << 20
 CLIENTS = 500

@@ -16,11 +16,10 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy import ClientGone, Exchange, UpstreamGone
-from tests.support.peers import PATIENCE, Origin, OriginWire, Script, received, wait_until
+from tests.support.origin import MakeOrigin, Origin, Script
 from tests.support.servers import ENGINE, SERVERS, Ask
-
-MakeOrigin = Callable[[Script], Origin]
-
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, received
 
 # The application, in this process or in gunicorn's
 

@@ -6,22 +6,23 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support.detaching import Gate, get, post, read_answer
-from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Wire, wait_until
+from tests.support.origin import Gate, Origin, Script
 from tests.support.processes import ask, first_exchange, pserve, wait_refused, write_site
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, Wire, get, post, read_answer
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 #: What pserve's exit codes are without us.
 EXIT_CODES = [pytest.param(TERM, -15, id="SIGTERM"), pytest.param(INT, 0, id="SIGINT")]
 
 
-class Site:
+class Served:
     """A running `pserve` behind whose /r stands `gate`."""
 
     def __init__(self, stack: ExitStack, folder: Path, script: Script, sockets: int, settings: dict[str, str]) -> None:
@@ -38,25 +39,21 @@ class Site:
         return first_exchange(self.process, self.ports[-1], gate)
 
 
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.opened.set()  # a test that failed need not wait for it
+Start = Callable[..., Served]
 
 
 @pytest.fixture
-def run(stack: ExitStack, tmp_path: Path, gate: Gate, sockets: int) -> Callable[..., Site]:
+def run(stack: ExitStack, tmp_path: Path, gate: Gate, sockets: int) -> Start:
     """Starts an application, on one socket and on two."""
 
-    def start(script: Script = gate, **settings: str) -> Site:
+    def start(script: Script = gate, **settings: str) -> Served:
         dotted = {key.replace("__", "."): value for key, value in settings.items()}
-        return Site(stack, tmp_path, script, sockets, dotted)
+        return Served(stack, tmp_path, script, sockets, dotted)
 
     return start
 
 
-def hold(site: Site, gate: Gate, target: str) -> Wire:
+def hold(site: Served, gate: Gate, target: str) -> Wire:
     """A request that waits for the upstream."""
     client = site.connect()
     client.send(get(target))
@@ -64,7 +61,7 @@ def hold(site: Site, gate: Gate, target: str) -> Wire:
     return client
 
 
-def tell(site: Site, number: int) -> None:
+def tell(site: Served, number: int) -> None:
     """Send the signal, and wait until nobody listens and the process has looked more than once at what is left."""
     site.process.tell(number)
     for port in site.ports:
@@ -85,7 +82,7 @@ def last_answer(client: Wire) -> bytes:
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
-def test_nothing_is_taken_before_the_first_exchange(run: Callable[..., Site], number: int, code: int) -> None:
+def test_nothing_is_taken_before_the_first_exchange(run: Start, number: int, code: int) -> None:
     """An application that has relayed nothing has its signals to itself, and no threads of ours."""
     site = run()
     assert json.loads(ask(site.connect(), "/taken")) == [["signal", "_signal"], []]
@@ -94,7 +91,7 @@ def test_nothing_is_taken_before_the_first_exchange(run: Callable[..., Site], nu
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
-def test_an_idle_process_ends_at_once(run: Callable[..., Site], gate: Gate, number: int, code: int) -> None:
+def test_an_idle_process_ends_at_once(run: Start, gate: Gate, number: int, code: int) -> None:
     """After an exchange the exit code is the same, and kept connections delay nothing."""
     site = run(proxy__drain_timeout="5m")
     client = site.first_exchange(gate)
@@ -107,9 +104,7 @@ def test_an_idle_process_ends_at_once(run: Callable[..., Site], gate: Gate, numb
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
-def test_a_client_that_waits_in_the_loop_delays_nothing(
-    run: Callable[..., Site], gate: Gate, number: int, code: int
-) -> None:
+def test_a_client_that_waits_in_the_loop_delays_nothing(run: Start, gate: Gate, number: int, code: int) -> None:
     """Behind an exchange that has lasted its connection is out of waitress's tables; it is closed all the same."""
     site = run(proxy__drain_timeout="5m")
     client = hold(site, gate, "/r/x")
@@ -127,7 +122,7 @@ def test_a_client_that_waits_in_the_loop_delays_nothing(
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
-def test_those_in_flight_end(run: Callable[..., Site], gate: Gate, number: int, code: int) -> None:
+def test_those_in_flight_end(run: Start, gate: Gate, number: int, code: int) -> None:
     """Relayed and own requests under way are answered whole, each with Connection: close, while nobody listens."""
     site = run(proxy__drain_timeout="5m")
     site.first_exchange(gate)
@@ -139,7 +134,7 @@ def test_those_in_flight_end(run: Callable[..., Site], gate: Gate, number: int, 
     assert site.process.ended() == code
 
 
-def test_queued_requests_are_served(run: Callable[..., Site], gate: Gate) -> None:
+def test_queued_requests_are_served(run: Start, gate: Gate) -> None:
     """Requests that wait for waitress's only thread are answered, own and relayed ones."""
     site = run(proxy__drain_timeout="5m", waitress__threads="1")
     site.first_exchange(gate)
@@ -156,7 +151,7 @@ def test_queued_requests_are_served(run: Callable[..., Site], gate: Gate) -> Non
     assert site.process.ended() == -15
 
 
-def test_pipelined_requests_are_served(run: Callable[..., Site], gate: Gate) -> None:
+def test_pipelined_requests_are_served(run: Start, gate: Gate) -> None:
     """Of several requests that were received on one connection, only the last is told that the connection closes."""
     site = run(proxy__drain_timeout="5m")
     site.first_exchange(gate)
@@ -173,7 +168,7 @@ def test_pipelined_requests_are_served(run: Callable[..., Site], gate: Gate) -> 
 
 
 @pytest.mark.parametrize("target", ["/own", "/r/new"])
-def test_a_new_request_on_a_kept_connection(run: Callable[..., Site], gate: Gate, target: str) -> None:
+def test_a_new_request_on_a_kept_connection(run: Start, gate: Gate, target: str) -> None:
     """While others end, a kept connection still takes a request, and is closed behind its answer; HTTP/1.0 too."""
     site = run(proxy__drain_timeout="5m")
     kept = site.first_exchange(gate)
@@ -195,7 +190,7 @@ def test_a_new_request_on_a_kept_connection(run: Callable[..., Site], gate: Gate
     assert site.process.ended() == -15
 
 
-def test_a_half_received_request_is_served(run: Callable[..., Site], gate: Gate) -> None:
+def test_a_half_received_request_is_served(run: Start, gate: Gate) -> None:
     """A client that is still sending its request gets its answer."""
     site = run(proxy__drain_timeout="5m")
     site.first_exchange(gate)
@@ -209,7 +204,7 @@ def test_a_half_received_request_is_served(run: Callable[..., Site], gate: Gate)
     assert site.process.ended() == -15
 
 
-def test_a_new_connection_is_served(run: Callable[..., Site], gate: Gate) -> None:
+def test_a_new_connection_is_served(run: Start, gate: Gate) -> None:
     """A connection that was made before the signal is waited for a moment: its first request is on its way."""
     site = run(proxy__drain_timeout="5m", first_request="60")
     kept = site.first_exchange(gate)
@@ -222,7 +217,7 @@ def test_a_new_connection_is_served(run: Callable[..., Site], gate: Gate) -> Non
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
-def test_what_the_kernel_has_is_served(run: Callable[..., Site], gate: Gate, kept: bool) -> None:
+def test_what_the_kernel_has_is_served(run: Start, gate: Gate, kept: bool) -> None:
     """Requests that the process has not read yet are served: on a connection that it had, or had not accepted yet."""
     site = run(proxy__drain_timeout="5m")
     known = site.first_exchange(gate)
@@ -237,7 +232,7 @@ def test_what_the_kernel_has_is_served(run: Callable[..., Site], gate: Gate, kep
     assert site.process.ended() == -15
 
 
-def test_a_silent_connection_is_not_waited_for(run: Callable[..., Site], gate: Gate) -> None:
+def test_a_silent_connection_is_not_waited_for(run: Start, gate: Gate) -> None:
     """A new connection that says nothing delays the end for no more than that moment."""
     site = run(proxy__drain_timeout="5m")
     site.first_exchange(gate)
@@ -247,7 +242,7 @@ def test_a_silent_connection_is_not_waited_for(run: Callable[..., Site], gate: G
     client.wait_closed()
 
 
-def test_a_view_whose_client_has_left_ends(run: Callable[..., Site], gate: Gate) -> None:
+def test_a_view_whose_client_has_left_ends(run: Start, gate: Gate) -> None:
     """An own view under way is not cut short because nobody waits for its answer."""
     site = run(proxy__drain_timeout="5m", waitress__channel_request_lookahead="1")
     site.first_exchange(gate)
@@ -258,7 +253,7 @@ def test_a_view_whose_client_has_left_ends(run: Callable[..., Site], gate: Gate)
     assert "held has been answered" in site.process.text
 
 
-def test_idle_upstream_connections_close(run: Callable[..., Site], gate: Gate) -> None:
+def test_idle_upstream_connections_close(run: Start, gate: Gate) -> None:
     """A kept connection to the upstream is closed at once, not when the process ends."""
     site = run(proxy__drain_timeout="5m")
     site.first_exchange(gate)
@@ -272,7 +267,7 @@ def test_idle_upstream_connections_close(run: Callable[..., Site], gate: Gate) -
     assert site.process.ended() == -15
 
 
-def test_the_last_hook_runs(run: Callable[..., Site], gate: Gate) -> None:
+def test_the_last_hook_runs(run: Start, gate: Gate) -> None:
     """The process ends behind the `complete` hook of its last exchange, and its line in the log."""
 
     def script(wire: OriginWire) -> None:
@@ -297,7 +292,7 @@ def test_the_last_hook_runs(run: Callable[..., Site], gate: Gate) -> None:
     assert '"GET /r/last HTTP/1.1" 200' in site.process.text
 
 
-def test_the_last_line_is_written(run: Callable[..., Site], gate: Gate) -> None:
+def test_the_last_line_is_written(run: Start, gate: Gate) -> None:
     """The access log's lines are made a moment behind their exchanges; a stop waits for that."""
     gate.opened.set()
     site = run()
@@ -333,7 +328,7 @@ def staged() -> Staged:
     return Staged()
 
 
-def hold_two(site: Site, staged: Staged) -> tuple[Wire, Wire]:
+def hold_two(site: Served, staged: Staged) -> tuple[Wire, Wire]:
     """Two exchanges that do not end: one without an answer, one in the midst of it."""
     site.first_exchange()
     silent, body = site.connect(), site.connect()
@@ -344,7 +339,7 @@ def hold_two(site: Site, staged: Staged) -> tuple[Wire, Wire]:
     return silent, body
 
 
-def check_cut(site: Site, silent: Wire, body: Wire) -> None:
+def check_cut(site: Served, silent: Wire, body: Wire) -> None:
     """Before its head an exchange is answered with 503, behind it its connection is broken; both are in the log."""
     first, fields, _ = read_answer(silent)
     assert first.startswith("HTTP/1.1 503")
@@ -357,7 +352,7 @@ def check_cut(site: Site, silent: Wire, body: Wire) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
-def test_after_the_drain_timeout(run: Callable[..., Site], staged: Staged, number: int, code: int) -> None:
+def test_after_the_drain_timeout(run: Start, staged: Staged, number: int, code: int) -> None:
     """What has not ended within `drain_timeout` is cut, and the exit code stays."""
     site = run(staged, proxy__drain_timeout="300ms")
     silent, body = hold_two(site, staged)
@@ -368,7 +363,7 @@ def test_after_the_drain_timeout(run: Callable[..., Site], staged: Staged, numbe
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES)
-def test_a_second_signal_cuts(run: Callable[..., Site], staged: Staged, number: int, code: int) -> None:
+def test_a_second_signal_cuts(run: Start, staged: Staged, number: int, code: int) -> None:
     """With a second signal nobody waits any longer; the exit code is the first one's."""
     site = run(staged, proxy__drain_timeout="5m")
     silent, body = hold_two(site, staged)
@@ -379,7 +374,7 @@ def test_a_second_signal_cuts(run: Callable[..., Site], staged: Staged, number: 
     check_cut(site, silent, body)
 
 
-def test_an_own_view_that_hangs_is_left(run: Callable[..., Site], gate: Gate) -> None:
+def test_an_own_view_that_hangs_is_left(run: Start, gate: Gate) -> None:
     """A view of the application's that does not end is not waited for behind `drain_timeout`."""
     site = run(proxy__drain_timeout="300ms")
     site.first_exchange(gate)
@@ -393,7 +388,7 @@ def test_an_own_view_that_hangs_is_left(run: Callable[..., Site], gate: Gate) ->
 # Whose signals they are
 
 
-def test_an_application_keeps_the_signal_that_it_took(run: Callable[..., Site], gate: Gate) -> None:
+def test_an_application_keeps_the_signal_that_it_took(run: Start, gate: Gate) -> None:
     """SIGTERM is the application's own where it has a handler for it; SIGINT is still ours."""
     site = run(proxy__drain_timeout="5m", exit_on_sigterm="yes")
     client = site.first_exchange(gate)
@@ -404,7 +399,7 @@ def test_an_application_keeps_the_signal_that_it_took(run: Callable[..., Site], 
     held.wait_closed()
 
 
-def test_a_forked_child_has_its_signals_back(run: Callable[..., Site], gate: Gate) -> None:
+def test_a_forked_child_has_its_signals_back(run: Start, gate: Gate) -> None:
     """A child that the application forks after the first exchange is ended by SIGTERM, and its parent goes on."""
     site = run(proxy__drain_timeout="5m")
     client = site.first_exchange(gate)

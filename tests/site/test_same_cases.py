@@ -16,8 +16,11 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy import Exchange
 from pyramid_threaded_proxy.limits.admission import Limits
-from tests.support.peers import PATIENCE, Origin, OriginWire, Policy, received, wait_until
+from tests.support.origin import Origin
 from tests.support.servers import ENGINE, SERVERS, Ask, under_waitress
+from tests.support.site import Policy
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import OriginWire, received
 
 WITH_WAITRESS = {"waitress": under_waitress, **{name: how for name, how in SERVERS.items() if name != "wsgiref"}}
 

@@ -10,17 +10,17 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.detaching import Gate, get, read_answer
+from tests.support.origin import Gate, Origin, echo
 from tests.support.paths import ROOT
-from tests.support.peers import PATIENCE, Origin, echo, wait_until
 from tests.support.processes import Process, ask, first_exchange, pserve, wait_refused, write_site
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import get, read_answer
 
 OPERATING = ROOT / "docs" / "operating.md"
 #: Loads the application, and forks two processes that serve it. The parent ends when they have.
@@ -43,13 +43,6 @@ for _ in range(2):
     child, status = os.wait()
     os.write(1, f"ended {child} {os.waitstatus_to_exitcode(status)}\n".encode())
 """
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.opened.set()
 
 
 def listening_socket(stack: ExitStack) -> socket.socket:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, route
 
-from tests.support.peers import Origin, Script, Site, echo, route
 
-
-def test_a_request_is_relayed(origin: Callable[[Script], Origin], site: Callable[..., Site], sockets: int) -> None:
+def test_a_request_is_relayed(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
     """A request to a public route reaches the upstream below its base, and its answer the client."""
     upstream = origin(echo)
     answer = site(route("reports", upstream.url + "/v2"), sockets=sockets).get("/reports/a%2Fb?x=%2e")
@@ -15,7 +14,7 @@ def test_a_request_is_relayed(origin: Callable[[Script], Origin], site: Callable
     assert answer.body.startswith(b"GET /v2/a%2Fb?x=%2e HTTP/1.1\r\n")
 
 
-def test_the_connection_goes_back_to_waitress(origin: Callable[[Script], Origin], site: Callable[..., Site]) -> None:
+def test_the_connection_goes_back_to_waitress(origin: MakeOrigin, site: MakeSite) -> None:
     """Two pipelined requests on one connection are answered in order, both relayed."""
     upstream = origin(echo)
     client = site(route("r", upstream.url)).client()

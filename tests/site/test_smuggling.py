@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 
@@ -21,10 +20,10 @@ from pyramid.events import ContextFound
 from pyramid.response import Response
 from webob import Request as WebObRequest
 
-from tests.support.peers import Origin, OriginWire, Policy, Request, Script, Site, echo, received, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Request, received
 
 SENTINEL = b"GET /r/sentinel HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 PREFIX = b"GET /r/smuggled HTTP/1.1\r\nHost: b\r\nX: y\r\n"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.peers import Origin, OriginWire, Policy, Request, Script, Site, Wire, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Request, Wire
 
 EXCHANGES = 20_000
 CLIENTS = 12

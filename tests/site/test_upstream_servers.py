@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Authority
-from tests.support.peers import PATIENCE, Site, route, wait_until
-
-MakeSite = Callable[..., Site]
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import PATIENCE, wait_until
 
 #: Sends back the SHA-256 of the request's body, then the size that the query asks for.
 APPLICATION = """
@@ -111,7 +110,7 @@ def test_nginx(nginx: dict[str, str], site: MakeSite, kind: str) -> None:
 
 def kept(where: Site) -> None:
     """Wait until the one connection is idle."""
-    wait_until(lambda: sum(len(pool._idle) for pool in where.engine.upstreams.pools()) == 1, "the connection")
+    wait_until(lambda: where.idle() == 1, "the connection")
 
 
 def test_all_of_them_as_one_set(nginx: dict[str, str], site: MakeSite) -> None:

@@ -15,9 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from tests.site.test_demo import Browser, eventually
-from tests.support.peers import Site, route
-
-MakeSite = Callable[..., Site]
+from tests.support.site import MakeSite, route
 
 PAGE = """<!doctype html><title>echo</title><p id=log></p><p id=state>opening</p><script>
 const socket = new WebSocket("ws://" + (location.hash.slice(1) || location.host) + "/ws/chat?from=page", ["echo.v1"])

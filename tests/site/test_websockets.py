@@ -18,9 +18,9 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from tests.support.peers import Policy, Site, route, wait_until
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
 
-MakeSite = Callable[..., Site]
 MIB = 1 << 20
 TEXT = "Grüße, 世界 🌍 "
 
@@ -209,7 +209,6 @@ def test_who_may_not_pass_gets_no_handshake(site: MakeSite) -> None:
 
     with served(echo_messages) as peer:
         settings = route("ws", peer.url, upgrade="websocket", permission="view")
-        del settings["proxy.routes.ws.public"]
         made = site(settings, configure=configure)
         with pytest.raises(InvalidStatus) as refused, dial(made, additional_headers={"X-User": "bob"}):
             pass

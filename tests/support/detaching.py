@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from tempfile import TemporaryFile
 from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from tests.support.peers import PATIENCE, Origin, OriginWire, Script, Site, Wire
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
-
-
-class Gate:
-    """An upstream that answers nothing until it is opened."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Semaphore(0)
-        self.opened = threading.Event()
-
-    def __call__(self, wire: OriginWire) -> None:
-        while (request := wire.request()) is not None:
-            self.asked.release()
-            assert self.opened.wait(PATIENCE)
-            wire.answer(request.target.encode())
-
-    def wait_asked(self, count: int = 1) -> None:
-        """Wait until `count` more requests have arrived."""
-        for _ in range(count):
-            assert self.asked.acquire(timeout=PATIENCE)
-
-
-class Silent:
-    """An upstream that never answers, and knows when it is let go."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Semaphore(0)
-        self.let_go = threading.Semaphore(0)
-
-    def __call__(self, wire: OriginWire) -> None:
-        assert wire.request() is not None
-        self.asked.release()
-        wire.wait_closed()
-        self.let_go.release()
+from tests.support.site import Site, own_view
+from tests.support.wire import Wire
 
 
 class CheckedTable(dict[int, Any]):
@@ -75,12 +36,6 @@ class CheckedTable(dict[int, Any]):
         return super().pop(*arguments)
 
 
-def own_view(config: Configurator) -> None:
-    """A view of the application's at /own."""
-    config.add_route("own", "/own")
-    config.add_view(lambda request: Response("own"), route_name="own")
-
-
 def servers(site: Site) -> list[Any]:
     """Waitress's server for each listening socket."""
     return [entry for entry in list(site.map.values()) if hasattr(entry, "active_channels")]
@@ -102,25 +57,6 @@ def in_tables(site: Site, channel: Any) -> bool:
     return bool(known[0])
 
 
-def get(target: str, *fields: str, version: str = "1.1") -> bytes:
-    return "\r\n".join([f"GET {target} HTTP/{version}", "Host: a", *fields, "", ""]).encode()
-
-
-def read_answer(client: Wire) -> tuple[str, dict[str, str], bytes]:
-    """One answer with Content-Length: its first line, its fields, its body."""
-    first, fields = client.head()
-    return first, fields, client.exactly(int(fields["content-length"]))
-
-
-def body(client: Wire) -> bytes:
-    return read_answer(client)[2]
-
-
-def post(target: str, data: bytes, *fields: str) -> bytes:
-    lines = [f"POST {target} HTTP/1.1", "Host: a", f"Content-Length: {len(data)}", *fields, "", ""]
-    return "\r\n".join(lines).encode() + data
-
-
 #: More than the kernel's buffers hold, less than waitress's.
 BIG = 10_000_000
 
@@ -138,12 +74,3 @@ def slow_client(site: Site) -> Wire:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     sock.connect(("127.0.0.1", site.port))
     return Wire(sock)
-
-
-@contextmanager
-def strangers() -> Iterator[list[int]]:
-    """Files that take the descriptor numbers which are free; in the end nobody may have written to them."""
-    with ExitStack() as stack:
-        numbers = [stack.enter_context(TemporaryFile()).fileno() for _ in range(50)]
-        yield numbers
-        assert all(os.fstat(number).st_size == 0 for number in numbers)

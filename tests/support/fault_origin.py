@@ -20,7 +20,8 @@ from contextlib import suppress
 from types import TracebackType
 
 from tests.support.paths import ROOT
-from tests.support.peers import PATIENCE, OriginWire, Request
+from tests.support.waiting import PATIENCE
+from tests.support.wire import OriginWire, Request
 
 #: Where an answer goes wrong: before its head, in its head, in its body (in a chunk's data), in a chunk's size line.
 STAGES = ("before", "head", "body", "size-line")

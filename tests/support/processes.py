@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.detaching import Gate, get, read_answer
-from tests.support.peers import PATIENCE, Wire, wait_until
+from tests.support.origin import Gate
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.wire import Wire, get, read_answer
 
 #: The application that the processes run. /own answers at once, /held asks the upstream and waits for it.
 APPLICATION = '''

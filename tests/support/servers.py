@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -19,7 +19,8 @@ import webtest
 from waitress import create_server, wasyncore
 
 from tests.support.paths import ROOT
-from tests.support.peers import PATIENCE, Answer
+from tests.support.waiting import PATIENCE
+from tests.support.wire import Answer, over_http
 
 ENGINE = "pyramid_threaded_proxy.engine"
 
@@ -43,19 +44,6 @@ def under_webtest(application: Application, upstream: str, folder: Path) -> Iter
     made.registry[ENGINE].close()
 
 
-def over_http(port: int) -> Ask:
-    def ask(path: str, method: str = "GET", body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, response.reason, response.getheaders(), response.read())
-        finally:
-            connection.close()
-
-    return ask
-
-
 @contextmanager
 def under_waitress(application: Application, upstream: str, folder: Path) -> Iterator[Ask]:
     made = application(upstream)
@@ -63,7 +51,7 @@ def under_waitress(application: Application, upstream: str, folder: Path) -> Ite
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        yield over_http(server.effective_port)
+        yield partial(over_http, server.effective_port)
     finally:
         made.registry[ENGINE].close()
         server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
@@ -83,7 +71,7 @@ def under_wsgiref(application: Application, upstream: str, folder: Path) -> Iter
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield over_http(server.server_port)
+        yield partial(over_http, server.server_port)
     finally:
         server.shutdown()
         thread.join()
@@ -106,7 +94,7 @@ def under_gunicorn(worker: str, application: Application, upstream: str, folder:
             command, pass_fds=[listener.fileno()], stdout=log, stderr=log, cwd=folder, env=environ
         )
         try:
-            yield over_http(listener.getsockname()[1])
+            yield partial(over_http, listener.getsockname()[1])
         finally:
             process.terminate()
             process.wait(PATIENCE)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.support.paths import ROOT
-from tests.support.peers import PATIENCE, wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class Vitals(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,10 +16,10 @@ from pyramid_threaded_proxy.relay.destination import UpstreamChoice
 from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
-from tests.support.peers import Origin, OriginWire, Policy, Script, Site, echo, received, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, Script, echo
+from tests.support.site import MakeSite, Policy, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 
 def named(name: str) -> Script:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -19,52 +18,13 @@ from pyramid_threaded_proxy.upstream.connections import (
     split_url,
 )
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
-from tests.support.peers import Origin, Script, Site, answering, echo, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.clock import Clock
+from tests.support.names import Names
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-class Names:
-    """A name service that says what it is told to, and counts how often it was asked."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-        self.asked = 0
-
-    def __call__(self, host: str, port: int, *rest: Any, **options: Any) -> list[Any]:
-        real = self.real(host, port, *rest, **options) if not host[0].isalpha() else None
-        if real is not None:
-            return real
-        self.asked += 1
-        if not self.addresses:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [
-            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
-            for one in self.addresses
-        ]
-
-    real = staticmethod(socket.getaddrinfo)
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """In place of the system's look-up."""
-    made = Names()
-    monkeypatch.setattr(socket, "getaddrinfo", made)
-    return made
-
-
-class Clock:
-    """The real clock, ahead by as much as a test says."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
 
 
 @pytest.fixture
@@ -100,15 +60,15 @@ def pool_of(name: str = "name") -> OriginPool:
 
 def test_families_alternate(names: Names) -> None:
     """The system's order is kept within a family; the families take turns, that of the first address first."""
-    names.addresses = ("::1", "::2", "::3", "10.0.0.1", "::1")
+    names.known["name"] = repeat(("::1", "::2", "::3", "10.0.0.1", "::1"))
     assert addresses_of(Address("http", "name", 80)) == ["::1", "10.0.0.1", "::2", "::3"]
-    names.addresses = ("10.0.0.1", "10.0.0.2")
+    names.known["name"] = repeat(("10.0.0.1", "10.0.0.2"))
     assert addresses_of(Address("http", "name", 80)) == ["10.0.0.1", "10.0.0.2"]
 
 
 def test_addresses_are_tried_in_turn_within_one_deadline(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each address has its share of the time that is left, so that one which is silent leaves some to the others."""
-    names.addresses = ("10.0.0.1", "::1", "10.0.0.2")
+    names.known["name"] = repeat(("10.0.0.1", "::1", "10.0.0.2"))
     found = tried(monkeypatch, works="10.0.0.2")
     pool_of().connect(6.0).close()
     assert [address for address, _ in found] == ["10.0.0.1", "::1", "10.0.0.2"]
@@ -117,25 +77,25 @@ def test_addresses_are_tried_in_turn_within_one_deadline(names: Names, monkeypat
 
 def test_what_failed_is_tried_last(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next connection begins where the last one came through, until the name is looked up again."""
-    names.addresses = ("10.0.0.1", "10.0.0.2")
+    names.known["name"] = repeat(("10.0.0.1", "10.0.0.2"))
     found, pool = tried(monkeypatch, works="10.0.0.2"), pool_of()
     for _ in range(3):
         pool.connect(1.0).close()
     assert [address for address, _ in found] == ["10.0.0.1", "10.0.0.2", "10.0.0.2", "10.0.0.2"]
-    assert names.asked == 1
+    assert names.asked == ["name"]
 
 
 def test_look_ups_age(names: Names, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """A name is looked up again when its addresses are old; a name that is gone by then is a failed connect."""
-    names.addresses = ("10.0.0.1",)
+    names.known["name"] = repeat(("10.0.0.1",))
     found, pool = tried(monkeypatch, works="10.0.0.2"), pool_of()
     with pytest.raises(ConnectFailed, match=r"^http://name:80: refused$"):
         pool.connect(1.0)
-    names.addresses = ("10.0.0.2",)
+    names.known["name"] = repeat(("10.0.0.2",))
     clock.ahead = LOOK_UP_SECONDS + 0.1
     pool.connect(1.0).close()
     assert [address for address, _ in found] == ["10.0.0.1", "10.0.0.2"]
-    names.addresses = ()
+    names.known["name"] = repeat(())
     clock.ahead *= 2
     with pytest.raises(ConnectFailed, match=r"the name 'name' can't be resolved: Name or service not known$"):
         pool.connect(1.0)
@@ -143,7 +103,7 @@ def test_look_ups_age(names: Names, monkeypatch: pytest.MonkeyPatch, clock: Cloc
 
 def test_the_last_failure_is_told(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no address answers, a time-out of the last one is a time-out, with the whole time."""
-    names.addresses = ("10.0.0.1", "10.0.0.2")
+    names.known["name"] = repeat(("10.0.0.1", "10.0.0.2"))
     tried(monkeypatch, blocks="10.0.0.2")
     with pytest.raises(ConnectTimedOut, match=r"^http://name:80: not connected after 4 s$"):
         pool_of().connect(4.0)
@@ -174,14 +134,14 @@ def test_a_pinned_address_is_the_only_one(names: Names, monkeypatch: pytest.Monk
     """Where an address was judged before, the name is not looked up again."""
     found = tried(monkeypatch, works="10.0.0.9")
     OriginPool(Address("http", "name", 80, "10.0.0.9"), None).connect(1.0).close()
-    assert ([address for address, _ in found], names.asked) == (["10.0.0.9"], 0)
+    assert ([address for address, _ in found], names.asked) == (["10.0.0.9"], [])
 
 
 def test_a_name_with_a_dead_address(origin: MakeOrigin, site: MakeSite, names: Names) -> None:
     """A real connection: of a name's two addresses the one that refuses is passed over."""
     upstream = origin(echo)
-    names.addresses = ("::1", "127.0.0.1")
-    assert site(route("r", f"http://some.name:{upstream.port}")).get("/r/").status == 200
+    names.known["name"] = repeat(("::1", "127.0.0.1"))
+    assert site(route("r", f"http://name:{upstream.port}")).get("/r/").status == 200
 
 
 @pytest.mark.parametrize(
@@ -198,10 +158,6 @@ def test_origins(url: str, text: str, authority: str) -> None:
 
 
 # Keeping
-
-
-def kept(site: Site) -> int:
-    return sum(len(pool._idle) for pool in site.engine.upstreams.pools())
 
 
 @pytest.mark.parametrize(("keepalive", "accepted"), [("0", 2), ("1", 1)])
@@ -221,8 +177,8 @@ def test_long_idle_connections_are_dropped(origin: MakeOrigin, site: MakeSite, m
     where = site(route("r", upstream.url))
     for _ in range(2):
         where.get("/r/")
-        wait_until(lambda: kept(where) == 1)
-        wait_until(lambda: kept(where) == 0, "the connection to be dropped")
+        wait_until(lambda: where.idle() == 1)
+        wait_until(lambda: where.idle() == 0, "the connection to be dropped")
     assert upstream.accepted == 2
 
 

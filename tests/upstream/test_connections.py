@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,10 @@ from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, Va
 from pyramid_threaded_proxy.upstream import connections as upstream_module
 from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool, Upstreams, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
-from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, in_turn, route, wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire
 
 #: The default of the setting.
 KEEPALIVE = 32
@@ -55,11 +55,6 @@ def test_a_url_that_can_not_be_an_upstream_is_refused(url: str) -> None:
 
 
 # Keeping
-
-
-def kept(site: Site) -> int:
-    """How many idle connections there are."""
-    return sum(len(pool._idle) for pool in site.engine.upstreams.pools())
 
 
 def twice(site: Site, method: str = "GET") -> list[int]:
@@ -117,7 +112,7 @@ def test_a_body_that_ends_with_the_connection_ends_it(origin: MakeOrigin, site: 
     upstream = origin(answering(b"HTTP/1.1 200 OK\r\n\r\nx"))
     where = site(route("r", upstream.url))
     assert twice(where) == [200, 200]
-    assert (upstream.accepted, kept(where)) == (2, 0)
+    assert (upstream.accepted, where.idle()) == (2, 0)
 
 
 class Crowd:
@@ -151,7 +146,7 @@ def test_no_more_than_so_many_are_kept(origin: MakeOrigin, site: MakeSite) -> No
     where = site(route("r", upstream.url))
     crowd.ask(where)
     wait_until(lambda: sum(wire.sock.fileno() < 0 for wire in upstream.wires) == 8, "the rest to be closed")
-    assert kept(where) == KEEPALIVE
+    assert where.idle() == KEEPALIVE
 
 
 def test_a_crowd_keeps_what_it_uses(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +162,7 @@ def test_a_surplus_is_bounded(origin: MakeOrigin, site: MakeSite, monkeypatch: p
     monkeypatch.setattr(upstream_module, "SURPLUS_SECONDS", 60.0)
     where = site(route("r", origin(crowd := Crowd(12)).url, keepalive="2"))
     crowd.ask(where)
-    assert kept(where) == 2 * upstream_module.MOST_SURPLUS
+    assert where.idle() == 2 * upstream_module.MOST_SURPLUS
 
 
 def test_a_route_that_keeps_few_leaves_the_others_theirs(
@@ -178,14 +173,14 @@ def test_a_route_that_keeps_few_leaves_the_others_theirs(
     upstream = origin(crowd := Crowd(6))
     where = site({**route("r", upstream.url), **route("s", upstream.url, keepalive="1")})
     crowd.ask(where)
-    assert kept(where) == 6
+    assert where.idle() == 6
     crowd.gate = threading.Barrier(1)
     where.get("/s/x")
     loop, passed = where.engine.scheduler.loop, threading.Event()
     entry = SimpleNamespace(on_timer=lambda now: passed.set())
     loop.post(lambda: loop.call_at(entry, loop.now + 0.2))
     assert passed.wait(10)
-    assert kept(where) >= 5
+    assert where.idle() >= 5
 
 
 def test_a_kept_connection_that_the_upstream_closes_is_dropped_at_once(origin: MakeOrigin, site: MakeSite) -> None:
@@ -199,9 +194,9 @@ def test_a_kept_connection_that_the_upstream_closes_is_dropped_at_once(origin: M
 
     where = site(route("r", origin(in_turn(script, echo)).url))
     where.get("/r/")
-    wait_until(lambda: kept(where) == 1)
+    wait_until(lambda: where.idle() == 1)
     may_close.set()
-    wait_until(lambda: kept(where) == 0, "the connection to be dropped")
+    wait_until(lambda: where.idle() == 0, "the connection to be dropped")
     assert where.get("/r/", method="POST", body=b"x").status == 200
 
 
@@ -219,9 +214,9 @@ def test_bytes_that_nobody_asked_for_drop_an_idle_connection(origin: MakeOrigin,
     upstream = origin(in_turn(script, echo))
     where = site(route("r", upstream.url))
     where.get("/r/")
-    wait_until(lambda: kept(where) == 1)
+    wait_until(lambda: where.idle() == 1)
     may_send.set()
-    wait_until(lambda: kept(where) == 0, "the connection to be dropped")
+    wait_until(lambda: where.idle() == 0, "the connection to be dropped")
     assert where.get("/r/").body.startswith(b"GET /")
 
 

@@ -17,41 +17,22 @@ from webtest import TestApp
 from pyramid_threaded_proxy import UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.upstream import health as health_module
 from pyramid_threaded_proxy.upstream.health import Health, Trial
-from tests.support.peers import (
-    Origin,
-    OriginWire,
-    Policy,
-    Script,
-    Site,
-    answering,
-    echo,
-    in_turn,
-    own_threads,
-    route,
-    wait_until,
-)
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
+from tests.support.clock import Clock
+from tests.support.leaks import own_threads
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire
 
 DEAD = "http://127.0.0.1:9"
 OTHER = "http://127.0.0.1:1"
 TWO_DEAD = f"{DEAD} {OTHER}"
 
 
-class Clock:
-    """Stands still until it is told to go on."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that upstreams rest by."""
-    made = Clock()
+    made = Clock(still=True)
     monkeypatch.setattr(health_module, "time", made)
     return made
 
@@ -71,19 +52,19 @@ def test_one_trial_a_pause(clock: Clock) -> None:
     """When the pause is over one exchange may try; what becomes of it begins the next pause or ends the matter."""
     health = Health(1, 10.0)
     health.failed("a")
-    clock.now += 9.9
+    clock.ahead += 9.9
     assert not health.trial("b")
-    clock.now += 0.2
+    clock.ahead += 0.2
     trial = health.trial("a")
     assert trial
     assert not health.trial("a")
     assert not health.failed("a", trial)
     health.give_back(trial)
     assert not health.trial("b")
-    clock.now += 10.1
+    clock.ahead += 10.1
     trial = health.trial("b")
     assert trial
-    assert health.succeeded(clock.now)
+    assert health.succeeded(clock.monotonic())
     assert not health.down
 
 
@@ -91,7 +72,7 @@ def test_a_trial_without_a_verdict(clock: Clock) -> None:
     """A trial that ends without a word is given to the next; so is one that nobody holds any more, or that is long."""
     health = Health(1, 10.0)
     health.failed("a")
-    clock.now += 10.1
+    clock.ahead += 10.1
     first = health.trial("b")
     assert first
     assert not health.trial("c")
@@ -103,7 +84,7 @@ def test_a_trial_without_a_verdict(clock: Clock) -> None:
     del second
     third = health.trial("d")
     assert third
-    clock.now += 10.1
+    clock.ahead += 10.1
     assert health.trial("e")
 
 
@@ -121,7 +102,7 @@ def test_who_made_it_fail_does_not_try_early(clock: Clock) -> None:
     assert not health.trial("c", early=True)
     trial = health.trial("d", early=True)
     assert trial
-    assert health.succeeded(clock.now)
+    assert health.succeeded(clock.monotonic())
     health.give_back(trial)
     health.failed("d")
     health.failed("d")
@@ -132,7 +113,7 @@ def test_who_made_it_fail_keeps_nobody_from_a_trial(clock: Clock) -> None:
     """While the pause is over and it is tried by somebody whose requests break, somebody else may try as well."""
     health = Health(1, 10.0)
     health.failed("a")
-    clock.now += 10.1
+    clock.ahead += 10.1
     slow = health.trial("a")
     assert slow
     assert not health.trial("a")
@@ -150,7 +131,7 @@ def test_the_blamed_are_not_remembered_without_end(clock: Clock) -> None:
         health.failed(str(number))
     assert len(health._blamed) == health_module.MOST_BLAMED
     assert not health.trial("somebody new", early=True)
-    clock.now += 10.1
+    clock.ahead += 10.1
     assert health.trial("somebody new")
 
 
@@ -169,7 +150,7 @@ def test_a_probe_has_the_say(clock: Clock) -> None:
     assert health.probe_succeeded()
     assert [health.failed("a"), health.failed("a")] == [False, True]
     assert not health.probe_succeeded()
-    clock.now += 10.1
+    clock.ahead += 10.1
     assert not health.trial("b")
     assert health.probe_succeeded()
     assert not health.down
@@ -182,8 +163,8 @@ def test_a_probe_over_failed_exchanges(clock: Clock) -> None:
     assert health.trial("b", early=True)
     assert [health.probe_failed(), health.probe_failed()] == [False, False]
     assert not health.trial("b", early=True)
-    assert not health.succeeded(clock.now)
-    clock.now += 10.1
+    assert not health.succeeded(clock.monotonic())
+    clock.ahead += 10.1
     assert health.probe_succeeded()
 
 
@@ -246,7 +227,7 @@ def test_all_down(origin: MakeOrigin, site: MakeSite, clock: Clock, caplog: pyte
     refused = where.get("/r/")
     assert (refused.status, refused.one("Retry-After"), first.accepted, second.accepted) == (503, "7", 2, 2)
     assert "does not answer" in refused.body.decode()
-    clock.now += 7.1
+    clock.ahead += 7.1
     assert [where.get("/r/").status for _ in range(3)] == [200] * 3
     wait_until(lambda: set(events[2:]) == {UpstreamUp(one.url, "r") for one in (first, second)})
     said = [f"upstream {one.url} of r is down: closed without an answer" for one in (first, second)]
@@ -266,7 +247,7 @@ def test_the_trial_is_one_request(origin: MakeOrigin, site: MakeSite, clock: Clo
     upstream = origin(in_turn(answering(b""), slow, echo))
     where = site(route("r", f"{upstream.url} {DEAD}", health__fails="1", retries="0"))
     assert [where.get("/r/").status for _ in range(2)] == [502, 502]
-    clock.now += 10.1
+    clock.ahead += 10.1
     where.engine.routes["r"].balancer.upstreams[1].health.failed("", Trial(""))  # its pause begins once more
     trial = where.client()
     trial.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -290,7 +271,7 @@ def test_a_client_that_leaves_gives_the_trial_back(origin: MakeOrigin, site: Mak
     upstream = origin(in_turn(answering(b""), silent, echo))
     where = site(route("r", f"{upstream.url} {DEAD}", health__fails="1", retries="0"))
     assert [where.get("/r/").status for _ in range(2)] == [502, 502]
-    clock.now += 10.1
+    clock.ahead += 10.1
     where.engine.routes["r"].balancer.upstreams[1].health.failed("", Trial(""))
     client = where.client()
     client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -316,7 +297,7 @@ def test_a_refused_admission_gives_the_trial_back(origin: MakeOrigin, site: Make
     wait_until(lambda: first.accepted == 1)
     health = where.engine.routes["r"].balancer.upstreams[0].health
     health.failed("")
-    clock.now += 10.1
+    clock.ahead += 10.1
     where.engine.routes["r"].balancer.upstreams[1].health.failed("")
     assert where.get("/r/").status == 503  # there was a trial, but no place
     assert health.trial("")

@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,29 +26,13 @@ from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.upstream.connections import Upstreams, split_url
 from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
 from tests.support.certificates import Authority
-from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, in_turn, received, route, wait_until
+from tests.support.origin import MakeOrigin, MakeTls, answering, echo, in_turn
 from tests.support.programs import program_path
-
-MakeSite = Callable[..., Site]
-MakeTls = Callable[..., Origin]
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A certificate authority of the tests' own."""
-    return Authority(tmp_path_factory.mktemp("authority"), program_path("openssl"))
-
-
-@pytest.fixture
-def tls_origin(stack: Any, authority: Authority) -> MakeTls:
-    """Makes scripted upstreams that speak TLS."""
-
-    def make(script: Script, *names: str, **options: Any) -> Origin:
-        return stack.enter_context(Origin(script, wrap=authority.server(*names, **options)))  # type: ignore[no-any-return]
-
-    return make
 
 
 def connecting(url: str, **tls: Any) -> None:
@@ -131,7 +114,7 @@ def test_a_certificate_of_our_own(tls_origin: MakeTls, authority: Authority, sit
     assert where.get("/r/x").status == 200
 
 
-def test_plain_servers_and_silent_ones(origin: Callable[[Script], Origin], authority: Authority) -> None:
+def test_plain_servers_and_silent_ones(origin: MakeOrigin, authority: Authority) -> None:
     """A peer that speaks no TLS is told from one that says nothing; neither message holds more than the reason."""
     plain = origin(lambda wire: wire.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")).url.replace("http", "https")
     with pytest.raises(ConnectFailed, match=r"^https://127\.0\.0\.1:\d+: TLS failed: [a-z ]+$"):
@@ -276,10 +259,6 @@ def test_a_ragged_end_breaks_the_answer(
 # Keeping
 
 
-def idle(site: Site) -> int:
-    return sum(len(pool._idle) for pool in site.engine.upstreams.pools())
-
-
 def test_what_tls_says_itself_keeps_a_connection(tls_origin: MakeTls, authority: Authority) -> None:
     """New session tickets on an idle connection are no answer that nobody asked for."""
     upstreams = Upstreams(lambda: pytest.fail("no loop"))
@@ -311,9 +290,9 @@ def test_an_idle_connection_that_ends_is_dropped(
 
     where = site(route("r", tls_origin(in_turn(script, echo)).url, tls__ca_file=authority.ca_file))
     where.get("/r/")
-    wait_until(lambda: idle(where) == 1)
+    wait_until(lambda: where.idle() == 1)
     may_end.set()
-    wait_until(lambda: idle(where) == 0, "the connection to be dropped")
+    wait_until(lambda: where.idle() == 0, "the connection to be dropped")
     assert where.get("/r/", method="POST", body=b"x").status == 200
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from pyramid.config import Configurator
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.upstream.connections import OriginPool, addresses_of, split_url
-from tests.support.peers import Origin, OriginWire, Site, echo, received, route, wait_until
+from tests.support.origin import Origin, echo
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
-
-MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
