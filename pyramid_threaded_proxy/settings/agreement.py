@@ -82,7 +82,7 @@ def _shared(
 ) -> Iterator[tuple[str, str]]:
     """`path`, which is about `names`, beside each of the `others` that puts such a field."""
     for other in others:
-        put = {name.lower() for name, _ in values[other.replace(".", "_")]}
+        put = {name.lower(): name for name, _ in values[other.replace(".", "_")]}
         for name in names:
-            if name.lower() in put:
-                yield path, f"{other}.{name}"
+            if (found := put.get(name.lower())) is not None:
+                yield path, f"{other}.{found}"

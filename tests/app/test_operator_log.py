@@ -192,7 +192,7 @@ def test_nothing_secret_is_logged_whatever_goes_wrong(
     url = origin(Upstream()).url
     here = site(
         route("r", url, read_timeout="100ms", max_exchanges="3", health__fails="0", request__authorization="pass")
-        | route("refused", "http://127.0.0.1:1", health__fails="1")
+        | route("refused", "http://127.0.0.1:1 http://127.0.0.1:2", health__fails="1")
         | route("hook", url, hooks__headers=f"{__name__}.bad_field"),
         configure=configure,
     )
