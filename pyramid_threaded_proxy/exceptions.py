@@ -110,9 +110,13 @@ class BodyTooLarge(RequestRefused, ExchangeFailed):
 
 
 class ConnectFailed(ExchangeFailed):
-    """No connection to the upstream could be made: refused, unresolved, unreachable, or TLS failed."""
+    """No connection to the upstream could be made: refused, unresolved, unreachable, or TLS failed.
+
+    `temporary` says that it may be otherwise in a moment: an upstream that starts anew refuses for so long.
+    """
 
     ended = "connect-failed"
+    temporary = False
 
 
 class ConnectTimedOut(ConnectFailed):

@@ -22,11 +22,11 @@ from pyramid_threaded_proxy.limits.admission import Limits
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy, Timeouts
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings
 from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
-from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import UNIX
 from pyramid_threaded_proxy.upstream.probes import Probed
 from pyramid_threaded_proxy.upstream.tls import Tls, new_context
+from pyramid_threaded_proxy.upstream.urls import split_url
 
 log = logging.getLogger("pyramid_threaded_proxy.route")
 

@@ -38,8 +38,8 @@ from pyramid_threaded_proxy.http.target import check_upstream_target
 from pyramid_threaded_proxy.relay.destination import Destination
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange, Public, Recheck
 from pyramid_threaded_proxy.upstream.balance import Balancer
-from pyramid_threaded_proxy.upstream.connections import split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
+from pyramid_threaded_proxy.upstream.urls import split_url
 
 #: Methods that a server expects a body of, so that its absence must be said (RFC 9110 8.6).
 _WITH_BODY = ("POST", "PUT", "PATCH")

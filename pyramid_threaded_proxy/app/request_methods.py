@@ -40,12 +40,13 @@ from pyramid_threaded_proxy.relay.prepared import Check, Public, Recheck
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings, overlaid
 from pyramid_threaded_proxy.upstream.balance import Upstream
-from pyramid_threaded_proxy.upstream.connections import addresses_of, split_url
 from pyramid_threaded_proxy.upstream.origin import Origin
+from pyramid_threaded_proxy.upstream.urls import split_url
 
 log = logging.getLogger("pyramid_threaded_proxy.request")
 
-
+#: Seconds for which the thread of a request waits for a name, where `proxy.fetch.allow` has to know its addresses.
+LOOK_UP_PATIENCE = 5.0
 #: Fields of the client's that a new GET or HEAD takes along: what comes back is for this client's cache and decoder.
 _TAKEN_ALONG = (
     "Range",
@@ -205,13 +206,13 @@ class ProxyTargetRefused(HTTPBadGateway, ProxyError):
 
 
 def _permitted(engine: Engine, origin: Origin) -> Origin:
-    """The origin, with its address where that decides. Looking a name up may block for as long as the system lets."""
+    """The origin, with its address where that decides. Waits `LOOK_UP_PATIENCE` at most."""
     allow = engine.allow
     if allow is None or allow.permits_name(origin.scheme, origin.host, origin.port):
         return origin
     if allow.networks:
         try:
-            addresses = addresses_of(origin)
+            addresses = engine.upstreams.names.look_up_here(origin, LOOK_UP_PATIENCE)
         except ConnectFailed as error:
             raise ProxyTargetRefused("The name of this server can't be resolved.") from error
         for address in addresses:

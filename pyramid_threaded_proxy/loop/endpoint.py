@@ -128,6 +128,10 @@ class Waiting(Protocol):
     next_look: float
     interruption: ExchangeFailed | None
 
+    @property
+    def wait(self) -> object:
+        """What it waits for at this moment."""
+
     def advance(self, value: Any, error: BaseException | None) -> None:
         """Run until the next wait."""
 

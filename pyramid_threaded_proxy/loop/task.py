@@ -3,7 +3,7 @@
 A `Task` belongs to one loop at a time, and only that loop's thread touches it or its sockets. What it may yield:
 
 * `Ready`: a socket is ready. Nothing runs until then; the task is *parked*.
-* `Call`: a function that may block (look-up, connect, TLS, hook) has run in the pool.
+* `Call`: a function that may block, such as a hook, has run in the pool.
 * `Hop`: the task goes on in another loop, so that moving a big body disturbs nobody.
 
 Where nothing was detached, the same generator is driven by one thread: each wait can also `block`.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed
 from pyramid_threaded_proxy.loop.endpoint import FOREVER, Endpoint, Waiting
 from pyramid_threaded_proxy.loop.poller import wait_for
+from pyramid_threaded_proxy.loop.promise import Promise
 
+Value = TypeVar("Value")
 Steps = Generator["Wait", Any, None]
+#: Steps that bring something.
+Returning = Generator["Wait", Any, Value]
 
 
 class Wait:
@@ -40,13 +45,43 @@ class Wait:
         raise NotImplementedError  # pragma: no cover
 
 
-class Ready(Wait):
+class Bounded(Wait):
+    """A wait that takes `timeout` seconds at most: after them `expired` is raised in the task."""
+
+    __slots__ = ("expired", "timeout")
+    timeout: float
+    expired: type[ExchangeFailed]
+
+    def begin_clock(self, task: Waiting) -> None:
+        """The seconds are counted from now on."""
+        task.deadline = deadline = task.loop.now + self.timeout
+        if deadline < task.next_look:
+            task.loop.look_at(task, deadline)
+
+    def block(self) -> Any:
+        found = self.block_for(self.timeout)
+        if found is None:
+            raise self.timed_out()
+        return found
+
+    def block_for(self, timeout: float) -> Any | None:
+        """Wait in this very thread, for `timeout` seconds at most; None when nothing came."""
+        raise NotImplementedError  # pragma: no cover
+
+    def due(self, task: Waiting) -> float:
+        return task.deadline
+
+    def timed_out(self) -> ExchangeFailed:
+        return self.expired(f"nothing moved for {self.timeout:g} s")
+
+
+class Ready(Bounded):
     """Waits until `endpoint`, or `other`, is ready for one of the events; its value is ``(endpoint, events)``.
 
     After `timeout` seconds `expired` is raised in the task.
     """
 
-    __slots__ = ("endpoint", "events", "expired", "other", "other_events", "timeout")
+    __slots__ = ("endpoint", "events", "other", "other_events")
 
     def __init__(
         self,
@@ -73,14 +108,7 @@ class Ready(Wait):
         if deadline < task.next_look:
             loop.look_at(task, deadline)
 
-    def block(self) -> tuple[Endpoint, int]:
-        found = self.block_for(self.timeout)
-        if found is None:
-            raise self.timed_out()
-        return found
-
     def block_for(self, timeout: float) -> tuple[Endpoint, int] | None:
-        """Wait in this very thread, for `timeout` seconds at most; None when nothing was ready."""
         wanted = {self.endpoint.fd: self.events}
         if self.other is not None:
             wanted[self.other.fd] = self.other_events
@@ -100,11 +128,67 @@ class Ready(Wait):
         self.stop()
         task.advance(None, error)
 
-    def due(self, task: Waiting) -> float:
-        return task.deadline
 
-    def timed_out(self) -> ExchangeFailed:
-        return self.expired(f"nothing moved for {self.timeout:g} s")
+class TimeIsUp(ExchangeFailed):
+    """So many seconds are over; raised where nobody but the steps that waited for them hears of it."""
+
+
+class AnyReady(Ready):
+    """Waits until one of several endpoints is ready for its events; of none, until `TimeIsUp` is raised."""
+
+    __slots__ = ("wanted",)
+
+    def __init__(self, wanted: Mapping[Endpoint, int], timeout: float) -> None:
+        self.wanted = wanted
+        self.timeout = timeout
+        self.expired = TimeIsUp
+
+    def begin(self, task: Waiting) -> None:
+        for endpoint, events in self.wanted.items():
+            task.loop.want(endpoint, events, task)
+        self.begin_clock(task)
+
+    def block_for(self, timeout: float) -> tuple[Endpoint, int] | None:
+        fd, events = wait_for({endpoint.fd: events for endpoint, events in self.wanted.items()}, timeout)
+        return next(((endpoint, events) for endpoint in self.wanted if endpoint.fd == fd and events), None)
+
+    def stop(self) -> None:
+        for endpoint in self.wanted:
+            endpoint.wanted = 0
+
+
+def pause(seconds: float) -> Steps:
+    """Steps: wait so long."""
+    try:
+        yield AnyReady({}, seconds)
+    except TimeIsUp:
+        pass
+
+
+class Kept(Bounded):
+    """Waits until another thread has kept a promise; `expired` is raised in the task after `timeout` seconds."""
+
+    __slots__ = ("promise",)
+
+    def __init__(self, promise: Promise[Any], timeout: float, expired: type[ExchangeFailed]) -> None:
+        self.promise = promise
+        self.timeout = timeout
+        self.expired = expired
+
+    def begin(self, task: Waiting) -> None:
+        self.begin_clock(task)
+        self.promise.when_kept(self, partial(task.post, self._arrive, task))
+
+    def _arrive(self, task: Waiting) -> None:
+        if task.wait is self:  # else it was interrupted meanwhile, and waits for something else
+            task.advance(None, None)
+
+    def block_for(self, timeout: float) -> bool | None:
+        return self.promise.wait(timeout) or None
+
+    def interrupt(self, task: Waiting, error: ExchangeFailed) -> None:
+        self.promise.forget(self)
+        task.advance(None, error)
 
 
 class Call(Wait):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ConnectFailed, ExchangeFailed, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.limits.descriptors import Descriptors
-from pyramid_threaded_proxy.loop.waits import Call, Steps
+from pyramid_threaded_proxy.loop.waits import Returning, Steps, pause
 from pyramid_threaded_proxy.relay.answer_head import AnswerHead
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.upstream.balance import Upstream
@@ -21,6 +21,9 @@ from pyramid_threaded_proxy.upstream.health import Health
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 #: What a try can fail with, so that another one is worth a thought.
 FAILED_TRY = (ConnectFailed, UpstreamGone, ReadTimedOut, AnswerRefused)
+
+#: Seconds before an upstream without another beside it is connected to once more; each further pause is twice as long.
+FIRST_PAUSE = 0.05
 
 Way = Literal["same", "next", "give up"]
 
@@ -51,7 +54,9 @@ class Attempts:
         self._connection: Connection | None = None  # the idle one that the present try was given
         self._fresh = False  # the present try makes a connection, whatever lies idle
         self._pool = context.pool(prepared, watched)
-        self._began = 0.0  # when the present try did
+        self._began = 0.0  # when the present try did; this and the next by `time.monotonic()`
+        self._wanted: float | None = None  # since when a connection to the present upstream is wanted
+        self._pauses = 0  # how often that was tried again
 
     def take(self) -> Connection | None:
         """Begin a try: an idle connection to where the exchange goes now, if there is one."""
@@ -66,12 +71,17 @@ class Attempts:
             self.release()
             self._flight = choice.upstream
             self._flight.flights.append(None)
-        self._connection = self._pool.take(look=not self._left or not self._may_send_again())
+        settings = self._prepared.policy.settings
+        if settings.keepalive:
+            look = not self._left or not self._may_send_again()
+            self._connection = self._pool.take(look, self._began - settings.keepalive_time)
         return self._connection
 
     def connect(self) -> Any:
         """Steps: a connection that is made now. Raises `ConnectFailed`, and what `Descriptors.check` raises."""
-        connection: Connection = yield Call(self._pool.connect, self._prepared.policy.timeouts.connect)
+        if self._wanted is None:
+            self._wanted = time.monotonic()
+        connection = yield from self._pool.connect(self._prepared.policy.timeouts.connect, self._wanted)
         try:
             self._context.descriptors.check(connection.endpoint.fd)
         except ExchangeFailed:
@@ -96,15 +106,39 @@ class Attempts:
         if way == "same":
             self._fresh = True
             return True
-        if way == "give up" or not self._prepared.destination.next_upstream(self._exchange.request):
+        if way == "give up":
+            return False
+        if self._prepared.destination.is_alone:
+            return (yield from self._once_more(error))
+        if not self._prepared.destination.next_upstream(self._exchange.request):
             return False
         self._left -= 1
+        self._wanted = None
         self._pool = self._context.pool(self._prepared, self._watched)
+        return True
+
+    def _once_more(self, error: ExchangeFailed) -> Returning[bool]:
+        """Steps: whether the same upstream is tried again, as there is no other; after a pause where it refused."""
+        self._fresh = True
+        if not isinstance(error, ConnectFailed):
+            self._left -= 1
+            self._wanted = None
+            return True
+        assert self._wanted is not None
+        seconds = FIRST_PAUSE * 2**self._pauses
+        limit = self._prepared.policy.timeouts.connect
+        if not error.temporary or time.monotonic() + seconds >= self._wanted + limit:
+            return False
+        if not self._pool.starts_anew(limit):
+            self._left -= 1
+        self._pauses += 1
+        yield from pause(seconds)
         return True
 
     def keep(self, connection: Connection) -> None:
         """Keep a connection whose messages both ended where their framing says."""
-        self._pool.give_back(connection, self._prepared.policy.settings.keepalive)
+        settings = self._prepared.policy.settings
+        self._pool.give_back(connection, settings.keepalive, self._began - settings.keepalive_time)
 
     def release(self) -> None:
         """The exchange is under way there no more."""

@@ -43,6 +43,11 @@ class UpstreamChoice:
         """Whether the balancer wants to know who is under way where."""
         return self._balancer.counts_flights
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the route has no other upstream."""
+        return len(self._balancer.upstreams) == 1
+
     def retry_after(self) -> int:
         """Whole seconds until one of the upstreams is tried again."""
         return self._balancer.retry_after()
@@ -98,6 +103,11 @@ class Destination:
             self.choice = None
         if origin != self.origin:
             self.origin = origin if self.permit is None else self.permit(origin)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other upstream that could be asked instead."""
+        return self.choice is None or self.choice.is_alone
 
     def next_upstream(self, request: UpstreamRequest) -> bool:
         """Turn to another upstream of the route's; whether there is one that may be asked."""

@@ -15,7 +15,7 @@ from pyramid_threaded_proxy.exceptions import (
 )
 from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.loop.endpoint import FOREVER
-from pyramid_threaded_proxy.loop.waits import Ready, Steps, Wait
+from pyramid_threaded_proxy.loop.waits import Bounded, Steps, Wait
 from pyramid_threaded_proxy.relay.client import Output, StreamClient
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.recheck import allows
@@ -92,7 +92,7 @@ class StreamedAnswer:
 
     def _block(self, wait: Wait) -> Any:
         """Wait in this thread, in slices: nobody can wake it to say that the exchange is to end."""
-        if not isinstance(wait, Ready):
+        if not isinstance(wait, Bounded):
             interruption = self._interrupted() if wait.may_end else None
             if interruption is not None:
                 raise interruption

@@ -93,6 +93,7 @@ class RouteSettings:
     health_path: str | None
     health_interval: float
     keepalive: int
+    keepalive_time: float
     tls_verify: bool
     tls_ca_file: str | None
     tls_cert_file: str | None
@@ -151,7 +152,7 @@ PROCESS_KEYS: tuple[Key, ...] = (
     Key("file", values.path, None, "a path or an asset spec", "a YAML file with more settings; ini wins over it"),
     Key(
         "threads", values.integer(1, 1000), "8", "1 to 1000",
-        "threads for what may block: look-ups, connects, hooks",
+        "threads for the application's own code that may block: hooks, subscribers, iterables",
     ),
     Key(
         "max_exchanges", values.integer(1, 10**6), "1000", "1 to 1000000",
@@ -302,7 +303,10 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key("hooks.headers", values.dotted, None, _HOOK, "called after the overrides, before the head is written"),
     Key("hooks.complete", values.dotted, None, _HOOK, "called after the last byte was written"),
     Key("hooks.error", values.dotted, None, _HOOK, "called when anything failed"),
-    Key("connect_timeout", values.duration, "5s", _DURATION, "for each try to connect"),
+    Key(
+        "connect_timeout", values.duration, "5s", _DURATION,
+        "for each try to connect, from the moment that a connection is wanted: look-up, all addresses and TLS",
+    ),
     Key(
         "read_timeout", values.duration, "60s", _DURATION,
         "between two reads from the upstream, the first byte included",
@@ -335,7 +339,9 @@ ROUTE_KEYS: tuple[Key, ...] = (
     ),
     Key(
         "retries", values.integer(0, 100), "1", "0 to 100",
-        "further tries. Where a connection can't be made, the next upstream is asked, whatever the method. Once the "
+        "further tries. Where a connection can't be made, the next upstream is asked, whatever the method; where there "
+        "is no other, the same after a short pause, and as often as `connect_timeout` lets while one that has "
+        "accepted connections starts anew. Once the "
         "request was sent, only methods that RFC 9110 calls idempotent are tried again, and only before any byte of "
         "the answer; never after a read, send or total time-out. A kept connection that turns out to be closed is "
         "replaced besides, unless this is 0",
@@ -365,7 +371,11 @@ ROUTE_KEYS: tuple[Key, ...] = (
         unset="off", fetch=False,
     ),
     Key("health.interval", values.duration, "10s", _DURATION, "how often the active probe asks", fetch=False),
-    Key("keepalive", values.integer(0, 10**6), "32", "0 to 1000000", "idle connections kept for each upstream"),
+    Key(
+        "keepalive", values.integer(0, 10**6), "32", "0 to 1000000",
+        "idle connections kept for each upstream; 0 gives each exchange a connection of its own",
+    ),
+    Key("keepalive_time", values.duration, "1h", _DURATION, "how old a connection may become and still be used again"),
     Key(
         "tls.verify", values.boolean, "true", _BOOLEAN,
         "`false` believes whoever answers an `https` request, and says so in the log",

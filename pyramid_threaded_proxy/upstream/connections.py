@@ -1,30 +1,22 @@
-"""Connections to upstreams: made in a pool thread, kept while they are idle, looked at before use.
-
-The one module that knows urllib3. It is used for what it is good at: reading URLs, connecting, and the exceptions
-that tell failures apart. What goes over the connection afterwards is ours.
-"""
+"""Connections to upstreams: made in the loop, kept while they are idle, looked at before use."""
 
 from __future__ import annotations
 
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
-from urllib.parse import quote, unquote
 
-from urllib3.connection import HTTPConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NewConnectionError
-from urllib3.util import parse_url
-
-from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
-from pyramid_threaded_proxy.http.names import PORTS
-from pyramid_threaded_proxy.loop.endpoint import FOREVER, Endpoint, LoopOfTasks, Owner, TlsEndpoint
+from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut
+from pyramid_threaded_proxy.loop.endpoint import FOREVER, Endpoint, LoopOfTasks, Owner
 from pyramid_threaded_proxy.loop.poller import READ
+from pyramid_threaded_proxy.loop.promise import Promise
+from pyramid_threaded_proxy.loop.waits import Kept, Returning
+from pyramid_threaded_proxy.upstream.connecting import Address, Race, Secure
+from pyramid_threaded_proxy.upstream.names import REFRESH_SECONDS, Names, is_name
 from pyramid_threaded_proxy.upstream.origin import UNIX, Origin
 from pyramid_threaded_proxy.upstream.tls import Tls, new_context, reason_of
 
@@ -34,71 +26,23 @@ IDLE_SECONDS = 30.0
 SURPLUS_SECONDS = 1.0
 #: How many times `keepalive` may be kept for so long.
 MOST_SURPLUS = 4
-#: Seconds for which the addresses of a name are believed.
-LOOK_UP_SECONDS = 10.0
+#: Seconds for which an address that failed is tried after the others.
+FAILED_SECONDS = 300.0
 
 NO_TLS = Tls()
-
-
-def split_url(url: str) -> tuple[Origin, str]:
-    """Split an upstream's URL into its origin and the rest, byte for byte. Raises `ValueRefused`."""
-    scheme, separator, rest = url.partition("://")
-    scheme = scheme.lower()
-    if not separator or (scheme not in PORTS and scheme != UNIX):
-        raise ValueRefused(f"{url!r}: an upstream's URL begins with http://, https:// or http+unix://")
-    end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
-    authority, target = rest[:end], rest[end:]
-    if scheme == UNIX:
-        return Origin(UNIX, _socket_path(url, authority), 0), target
-    try:
-        parsed = parse_url(f"http://{authority}")
-    except LocationParseError as error:
-        raise ValueRefused(f"{url!r}: {error}") from None
-    if not parsed.host or parsed.auth is not None or "@" in authority:
-        raise ValueRefused(f"{url!r}: host[:port] is wanted, without a user")
-    if parsed.port == 0:
-        raise ValueRefused(f"{url!r}: port 0 can't be connected to")
-    return Origin(scheme, parsed.host, parsed.port or PORTS[scheme]), target
-
-
-def _socket_path(url: str, authority: str) -> str:
-    """The path of a Unix socket, escaped in one way: so that equal paths are one origin."""
-    path = unquote(authority)
-    if not path.startswith("/") or "\0" in path:
-        raise ValueRefused(f"{url!r}: the escaped path of a socket is wanted, such as http+unix://%2Frun%2Fapp.sock/")
-    return quote(path, safe="")
-
-
-def addresses_of(origin: Origin) -> list[str]:
-    """The addresses that an origin's name has at this moment; none for a Unix socket.
-
-    In the system's order, but families alternate, so that a broken one costs one try (RFC 8305 4). May block for
-    as long as the system lets. Raises `ConnectFailed`.
-    """
-    if origin.scheme == UNIX:
-        return []
-    try:
-        found = socket.getaddrinfo(origin.host.strip("[]"), origin.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "no name that can be looked up"
-        raise ConnectFailed(f"{origin}: the name {origin.host!r} can't be resolved: {reason}") from None
-    first = found[0][0]
-    ours = [str(address[0]) for family, *_, address in found if family == first]
-    others = [str(address[0]) for family, *_, address in found if family != first]
-    pairs = zip_longest(dict.fromkeys(ours), dict.fromkeys(others))
-    return [address for pair in pairs for address in pair if address is not None]
 
 
 class Connection:
     """An open connection to an upstream. Belongs to one exchange, or to its pool while it is idle."""
 
-    __slots__ = ("endpoint", "idle_since", "keepalive", "pool", "reused", "sock")
+    __slots__ = ("address", "endpoint", "idle_since", "keepalive", "made", "pool", "reused", "sock")
 
-    def __init__(self, sock: socket.socket, pool: OriginPool) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.endpoint = TlsEndpoint(sock) if isinstance(sock, ssl.SSLSocket) else Endpoint(sock)
+    def __init__(self, endpoint: Endpoint, pool: OriginPool, address: Address) -> None:
+        self.sock = endpoint.sock
+        self.endpoint = endpoint
         self.pool = pool
+        self.address = address
+        self.made = time.monotonic()
         self.reused = False
         self.idle_since = 0.0  # by `time.monotonic()`
         self.keepalive = 0  # beyond how many idle ones it is one too many
@@ -134,144 +78,145 @@ class Connection:
 class OriginPool(Owner):
     """The connections to one origin.
 
-    `connect` runs in a pool thread, which owns the connection until it hands it over. Everything else runs in the
-    first loop's thread where that loop (`home`) watches the idle ones, else in the one thread that has just used or
-    wants to use a connection: a deque's ends are safe to use from several.
+    What is made belongs to the steps that asked for it. Everything else runs in the first loop's thread where that
+    loop (`home`) watches the idle ones, else in the one thread that has just used or wants to use a connection: a
+    deque's ends are safe to use from several.
     """
 
     def __init__(
         self,
         origin: Origin,
         home: Callable[[], LoopOfTasks] | None,
-        context: Callable[[], ssl.SSLContext] | None = None,
+        names: Names,
+        context: Callable[[], Promise[ssl.SSLContext]] | None = None,
         server_name: str | None = None,
     ) -> None:
         self.origin = origin
-        self._home = home
-        self._context = context
-        self._server_name = server_name
         self.name = str(origin)
+        self._home = home
+        self._names = names
+        self._context = context
+        self._server_name = server_name or origin.host.strip("[]")
         self._idle: deque[Connection] = deque()  # the one used last at the right
         self._timed_by: LoopOfTasks | None = None  # the loop that will call `on_timer`
         self._due = FOREVER  # when it will do so next
-        self._known: tuple[float, list[str]] = (0.0, [])  # until when these addresses are believed
+        self._failed: dict[Address, float] = {}  # when an address did so last, by `time.monotonic()`
+        self._is_name = is_name(origin)
+        self._valid: frozenset[Address] | None = None  # the addresses that the name has; None where that is no matter
+        self._watch = NameWatch(self) if self._is_name and home is not None else None
+        self._refused: float | None = None  # since when it refuses, after it had accepted; by `time.monotonic()`
+        self._accepted = False  # it has accepted one
 
     # Making
 
-    def connect(self, timeout: float) -> Connection:
-        """Open a connection within `timeout` seconds. Raises `ConnectFailed` or `ConnectTimedOut`.
+    def connect(self, timeout: float, begun: float | None = None) -> Returning[Connection]:
+        """Steps: a connection that is made within `timeout` seconds, look-up and TLS included.
 
-        All addresses of a name are tried, each within its share of the time that is left.
+        They are counted from now on, or since it was `begun`, by `time.monotonic()`. Raises `ConnectFailed`,
+        `ConnectTimedOut`, and `DescriptorsExhausted` where no socket can be made.
         """
-        deadline = time.monotonic() + timeout
-        if self.origin.scheme == UNIX:
-            return Connection(self._connect_unix(timeout), self)
-        failure: ConnectFailed | None = None
-        addresses = self._addresses()
-        for tried, address in enumerate(addresses):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+        deadline = (time.monotonic() if begun is None else begun) + timeout
+        try:
+            addresses = yield from self._addresses(deadline)
+            secure = None if self._context is None else (yield from self._securing(deadline))
+            race = Race(self.name, addresses, secure)
             try:
-                return Connection(self._connect_to(address, left / (len(addresses) - tried), timeout), self)
-            except ConnectFailed as error:
-                failure = error
-                self._put_last(address)
-        raise failure or self._timed_out(timeout)
+                attempt = yield from race.run(timeout, deadline)
+            finally:
+                for address in race.failed:
+                    self._failed[address] = time.monotonic()
+        except ConnectTimedOut:
+            raise ConnectTimedOut(f"{self.name}: not connected after {timeout:g} s") from None
+        except ConnectFailed:
+            if self._accepted and self._refused is None:
+                self._refused = time.monotonic()
+            raise
+        if self._failed:
+            self._failed.pop(attempt.address, None)
+        self._accepted, self._refused = True, None
+        return Connection(attempt.endpoint, self, attempt.address)
 
-    def _addresses(self) -> list[str]:
-        if self.origin.address is not None:
-            return [self.origin.address]
-        until, addresses = self._known
-        if time.monotonic() >= until:
-            addresses = addresses_of(self.origin)
-            self._known = (time.monotonic() + LOOK_UP_SECONDS, addresses)
+    def starts_anew(self, limit: float) -> bool:
+        """Whether it seems to: it has accepted connections, and has refused them for less than `limit` seconds."""
+        return self._refused is not None and time.monotonic() - self._refused < limit
+
+    def _addresses(self, deadline: float) -> Returning[list[Address]]:
+        """Steps: where to connect to; what has failed lately comes last, across look-ups too."""
+        origin = self.origin
+        if origin.scheme == UNIX:
+            return [Address(socket.AF_UNIX, origin.path)]
+        if self._is_name:
+            hosts = yield from self._names.look_up(origin, max(0.0, deadline - time.monotonic()))
+            self.has_now(hosts)
+        else:
+            hosts = [origin.address or origin.host.strip("[]")]
+        addresses = [Address.of(host, origin.port) for host in hosts]
+        if self._failed and len(addresses) > 1:
+            old = time.monotonic() - FAILED_SECONDS
+            self._failed = {address: when for address, when in self._failed.items() if when > old}
+            addresses.sort(key=lambda address: self._failed.get(address, 0.0))
         return addresses
 
-    def _put_last(self, address: str) -> None:
-        """The next connection begins with an address that has not just failed."""
-        until, addresses = self._known
-        self._known = (until, [*(other for other in addresses if other != address), address])
-
-    def _connect_to(self, address: str, share: float, timeout: float) -> socket.socket:
-        """Connect to one address within `share` seconds, TLS included."""
-        end = time.monotonic() + share
-        connection = HTTPConnection(address, self.origin.port, timeout=share)
-        try:
-            connection.connect()
-        except NewConnectionError as error:  # to urllib3 a kind of ConnectTimeoutError
-            raise ConnectFailed(f"{self.name}: {_reason(error)}") from None
-        except ConnectTimeoutError:
-            raise self._timed_out(timeout) from None
-        except (HTTPError, OSError) as error:
-            raise ConnectFailed(f"{self.name}: {_reason(error)}") from None
-        sock, connection.sock = connection.sock, None
-        assert sock is not None
-        return sock if self.origin.scheme == "http" else self._secured(sock, end, timeout)
-
-    def _secured(self, sock: socket.socket, end: float, timeout: float) -> ssl.SSLSocket:
+    def _securing(self, deadline: float) -> Returning[Secure]:
+        """Steps: what makes a TLS socket of one. The first time a thread has to read the certificates."""
         assert self._context is not None
+        promise = self._context()
+        if not promise.kept:
+            yield Kept(promise, max(0.0, deadline - time.monotonic()), ConnectTimedOut)
         try:
-            context = self._context()
-            sock.settimeout(max(0.001, end - time.monotonic()))
-            name = self._server_name or self.origin.host.strip("[]")
-            # A ragged end is told: without close_notify nobody knows whether an answer that ends so is whole.
-            return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
-        except TimeoutError:
-            sock.close()
-            raise self._timed_out(timeout) from None
+            context = promise.result()
         except (OSError, ValueError) as error:
-            sock.close()
             raise ConnectFailed(f"{self.name}: TLS failed: {reason_of(error)}") from None
 
-    def _connect_unix(self, timeout: float) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # A listener with a full backlog is waited for only by a blocking socket, and this is its time-out.
-            whole = int(timeout)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", whole, int(timeout % 1 * 1e6)))
-            sock.connect(self.origin.path)
-        except BlockingIOError:
-            sock.close()
-            raise self._timed_out(timeout) from None
-        except (OSError, ValueError) as error:
-            sock.close()
-            raise ConnectFailed(f"{self.name}: {getattr(error, 'strerror', None) or error}") from None
-        return sock
+        def secure(sock: socket.socket) -> ssl.SSLSocket:
+            # A ragged end is told: without close_notify nobody knows whether an answer that ends so is whole.
+            return context.wrap_socket(
+                sock, server_hostname=self._server_name, suppress_ragged_eofs=False, do_handshake_on_connect=False
+            )
 
-    def _timed_out(self, timeout: float) -> ConnectTimedOut:
-        return ConnectTimedOut(f"{self.name}: not connected after {timeout:g} s")
+        return secure
 
     # Keeping
 
-    def take(self, look: bool = True) -> Connection | None:
+    def take(self, look: bool = True, oldest: float = 0.0) -> Connection | None:
         """An idle connection that is still good, if it can be the one used last; None if there is none.
 
-        A request that can be sent again needs no `look` at the very last moment: that costs a system call, and the
-        loop that watches the connection has dropped what ended before its present turn.
+        None that was made before `oldest`, by `time.monotonic()`. A request that can be sent again needs no `look` at
+        the very last moment: that costs a system call, and the loop that watches the connection has dropped what ended
+        before its present turn.
         """
         if self._home is None and self._idle:
             self._drop_old(time.monotonic())  # no loop does
+            if self._is_name and self._names.known(self.origin) is None:
+                self.close()  # the name may have moved, and nobody has asked
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
                 return None
+            if connection.made < oldest:
+                connection.close()
+                continue
             unsure = look or not connection.is_watched()
             if unsure and not look and self._idle and self._idle[0].is_watched():
                 self._idle.append(connection)
-                connection, unsure = self._idle.popleft(), False
+                connection, unsure = self._idle.popleft(), connection.made < oldest
             if not unsure or connection.is_quiet():
                 connection.reused = True
                 return connection
             connection.close()
 
-    def give_back(self, connection: Connection, keepalive: int) -> None:
+    def give_back(self, connection: Connection, keepalive: int, oldest: float = 0.0) -> None:
         """Keep a connection whose last message ended exactly where its framing says.
 
-        Of more than `keepalive` the oldest are dropped: soon, where a loop watches them, else at once.
+        None that was made before `oldest`, or to an address that the name no longer has. Of more than `keepalive` the
+        oldest are dropped: soon, where a loop watches them, else at once.
         """
         idle = self._idle
+        if not keepalive or connection.made < oldest:
+            return connection.close()
+        if self._valid is not None and connection.address not in self._valid:
+            return connection.close()
         if len(idle) >= keepalive and (self._home is None or len(idle) >= MOST_SURPLUS * keepalive):
             return connection.close()
         connection.keepalive = keepalive
@@ -284,6 +229,8 @@ class OriginPool(Owner):
             loop.want(connection.endpoint, READ, self)
             connection.idle_since = loop.now
             idle.append(connection)
+            if self._watch is not None:
+                self._watch.used(loop)
             if self._timed_by is not loop or len(idle) > keepalive:
                 self._look_with(loop, loop.now + _patience(connection, len(idle)))
 
@@ -330,6 +277,35 @@ class OriginPool(Owner):
         if endpoint.loop is not None:
             endpoint.loop.disarm(endpoint, events)
 
+    def has_now(self, hosts: list[str]) -> None:
+        """The name has these addresses: idle connections to others are closed, and those in use not kept."""
+        valid = frozenset(Address.of(host, self.origin.port) for host in hosts)
+        if valid == self._valid:
+            return
+        self._valid = valid
+        for connection in list(self._idle):
+            if connection.address not in valid:
+                try:
+                    self._idle.remove(connection)
+                except ValueError:
+                    continue  # another thread has just taken it, where no loop watches
+                connection.close()
+
+    def ask_again(self, loop: LoopOfTasks) -> None:
+        """Look the name up again, and heed what comes, in the loop's thread; a failure changes nothing."""
+        promise = self._names.ask(self.origin)
+
+        def heed() -> None:
+            if (hosts := self._names.known(self.origin)) is not None:
+                self.has_now(hosts)
+
+        promise.when_kept(self, lambda: loop.post(heed))
+
+    @property
+    def in_use(self) -> bool:
+        """Whether connections are kept."""
+        return bool(self._idle)
+
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
@@ -341,15 +317,37 @@ class OriginPool(Owner):
             self._idle.pop().sock.close()
 
 
+class NameWatch:
+    """Has a pool's name looked up again as it ages, as long as connections to it are used or kept. In the loop."""
+
+    def __init__(self, pool: OriginPool) -> None:
+        self._pool = pool
+        self._loop: LoopOfTasks | None = None
+        self._used = False
+
+    def used(self, loop: LoopOfTasks) -> None:
+        """A connection was used."""
+        self._used = True
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_at(self, loop.now + REFRESH_SECONDS)
+
+    def on_timer(self, now: float) -> None:
+        """Time to ask (`timers.Timed`)."""
+        loop = self._loop
+        if loop is None or loop.thread is not threading.current_thread():
+            return
+        if not self._used and not self._pool.in_use:
+            self._loop = None
+            return
+        self._used = False
+        self._pool.ask_again(loop)
+        loop.call_at(self, now + REFRESH_SECONDS)
+
+
 def _patience(connection: Connection, kept: int) -> float:
     """Seconds that the connection may be one of so many idle ones."""
     return IDLE_SECONDS if kept <= connection.keepalive else SURPLUS_SECONDS
-
-
-def _reason(error: Exception) -> str:
-    """What the operating system said, without urllib3's wrapping."""
-    cause = error.__cause__ or error.__context__ or error
-    return str(getattr(cause, "strerror", None) or cause)
 
 
 class Upstreams:
@@ -364,7 +362,8 @@ class Upstreams:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._pools: dict[tuple[Origin, bool, Tls | None], OriginPool] = {}
-        self._contexts: dict[Tls, ssl.SSLContext] = {}
+        self._contexts: dict[Tls, Promise[ssl.SSLContext]] = {}
+        self.names = Names()
 
     def pool(self, origin: Origin, watched: bool, tls: Tls = NO_TLS) -> OriginPool:
         """The pool for `origin`; `watched` for exchanges that run in a loop."""
@@ -374,23 +373,39 @@ class Upstreams:
         pool = self._pools.get(key)
         if pool is None:
             home = self._home if watched else None
+            context = (lambda: self._context(tls)) if origin.scheme == "https" else None
             with self._lock:
-                made = OriginPool(origin, home, lambda: self._context(tls), tls.server_name)
+                made = OriginPool(origin, home, self.names, context, tls.server_name)
                 pool = self._pools.setdefault(key, made)
         return pool
 
-    def _context(self, tls: Tls) -> ssl.SSLContext:
-        """One context for all that say the same. A pool thread: it reads the certificates, once."""
-        context = self._contexts.get(tls)
-        if context is None:
-            context = self._contexts.setdefault(tls, new_context(tls))
-        return context
+    def _context(self, tls: Tls) -> Promise[ssl.SSLContext]:
+        """One context for all that say the same, made in a thread of its own: it reads the certificates, once."""
+        with self._lock:
+            promise = self._contexts.get(tls)
+            if promise is not None:
+                return promise
+            promise = self._contexts[tls] = Promise()
+        try:
+            threading.Thread(target=self._make_context, args=(tls, promise), name="pproxy-tls", daemon=True).start()
+        except RuntimeError:
+            self._make_context(tls, promise)  # the system has no thread to give
+        return promise
+
+    def _make_context(self, tls: Tls, promise: Promise[ssl.SSLContext]) -> None:
+        try:
+            promise.keep(new_context(tls))
+        except Exception as error:
+            with self._lock:
+                self._contexts.pop(tls, None)  # the next one tries again
+            promise.keep(None, error)
 
     def _leave_parents(self) -> None:
         """A forked child never uses its parent's connections: each would get what the other asked for."""
         with self._lock:
             if self._pid != os.getpid():
                 pools, self._pools = self._pools, {}
+                self._contexts, self.names = {}, Names()
                 self._pid = os.getpid()
                 for pool in pools.values():
                     pool.leave()

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pyramid_threaded_proxy.exceptions import ExchangeFailed, UpstreamGone
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.http.head import HeadReader, render_head
 from pyramid_threaded_proxy.loop.loop import Loop
+from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
+from pyramid_threaded_proxy.loop.waits import Call, Ready, Returning, Steps
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, Upstreams
 from pyramid_threaded_proxy.upstream.tls import Tls
@@ -68,40 +70,42 @@ class Probes:
         with self._lock:
             self.loop = None
 
-    def ask(self, probed: Probed, upstream: Upstream) -> None:
-        """Ask one upstream, and note what it says. A pool thread."""
+    def ask(self, probed: Probed, upstream: Upstream) -> Steps:
+        """Steps: ask one upstream, and note what it says."""
         health = upstream.health
         try:
-            status = self._status(probed, upstream)
+            status = yield from self._status(probed, upstream)
         except (ExchangeFailed, OSError) as error:
             reason = f"its probe failed: {error}"
         else:
             reason = "" if 200 <= status < 400 else f"its probe was answered with {status}"
         if health.probe_failed() if reason else health.probe_succeeded():
-            self._tell(probed.route, upstream, reason)
+            yield Call(self._tell, probed.route, upstream, reason)
 
-    def _status(self, probed: Probed, upstream: Upstream) -> int:
+    def _status(self, probed: Probed, upstream: Upstream) -> Returning[int]:
+        """Steps: the status that it answers with."""
         connect, read = (min(seconds, PATIENCE) for seconds in probed.patience)
-        connection = self._upstreams.pool(upstream.origin, False, probed.tls).connect(connect)
+        connection = yield from self._upstreams.pool(upstream.origin, True, probed.tls).connect(connect)
         try:
             fields = [("Host", upstream.origin.authority), ("Connection", "close")]
-            return _answer(connection, render_head(f"GET {probed.path} HTTP/1.1", fields), read, probed.max_head)
+            request = render_head(f"GET {probed.path} HTTP/1.1", fields)
+            return (yield from _answer(connection, request, read, probed.max_head))
         finally:
-            connection.sock.setblocking(False)  # a farewell by TLS waits for nobody
             connection.close()
 
 
-def _answer(connection: Connection, request: bytes, timeout: float, max_head: int) -> int:
-    """The status of the final answer, within `timeout` seconds."""
-    sock, reader, deadline = connection.sock, HeadReader(max_head), time.monotonic() + timeout
-    sock.settimeout(timeout)
-    sock.sendall(request)
+def _answer(connection: Connection, request: bytes, timeout: float, max_head: int) -> Returning[int]:
+    """Steps: the status of the final answer, within `timeout` seconds."""
+    endpoint, reader, deadline = connection.endpoint, HeadReader(max_head), time.monotonic() + timeout
+    endpoint.sock.send(request)  # a new connection takes as much at once
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"no answer after {timeout:g} s")
-        sock.settimeout(left)
-        data = sock.recv(65536)
+        try:
+            yield Ready(endpoint, READ, max(0.0, deadline - time.monotonic()), ReadTimedOut)
+            data = endpoint.sock.recv(65536)
+        except BlockingIOError:
+            continue
+        except ReadTimedOut:
+            raise ReadTimedOut(f"no answer after {timeout:g} s") from None
         if not data:
             raise UpstreamGone("closed without an answer")
         while data and (head := reader.feed(data)) is not None:
@@ -111,7 +115,7 @@ def _answer(connection: Connection, request: bytes, timeout: float, max_head: in
 
 
 class _Probe:
-    """Asks one upstream again and again: waits in the loop, asks in the pool."""
+    """Asks one upstream again and again; holds no thread."""
 
     def __init__(self, probes: Probes, loop: Loop, probed: Probed, upstream: Upstream) -> None:
         self._probes = probes
@@ -120,18 +124,16 @@ class _Probe:
         self._upstream = upstream
 
     def begin(self) -> None:
-        """Ask for the first time."""
-        self._probes.scheduler.pool.submit(self._ask, None)
+        """Ask for the first time. Any thread."""
+        task = self._probes.scheduler.task(self._ask())
+        task.post(task.start)
 
-    def _ask(self, _: None) -> None:
+    def _ask(self) -> Steps:
         try:
-            self._probes.ask(self._probed, self._upstream)
+            yield from self._probes.ask(self._probed, self._upstream)
         finally:
-            self._loop.post(self._wait)
-
-    def _wait(self) -> None:
-        if self._probes.loop is self._loop:
-            self._loop.call_at(self, self._loop.now + self._probed.interval)
+            if self._probes.loop is self._loop:
+                self._loop.call_at(self, self._loop.now + self._probed.interval)
 
     def on_timer(self, now: float) -> None:
         """The interval is over (`timers.Timed`)."""

@@ -11,7 +11,7 @@ from pyramid_threaded_proxy import exceptions
 from pyramid_threaded_proxy.http import fields, framing, head, names, target
 from pyramid_threaded_proxy.settings import values as settings_values
 from pyramid_threaded_proxy.settings.allowlist import AllowList
-from pyramid_threaded_proxy.upstream.connections import split_url
+from pyramid_threaded_proxy.upstream.urls import split_url
 from tests.support.docs import quoted, rows, section
 from tests.support.origin import MakeOrigin, answering
 from tests.support.site import MakeSite, route

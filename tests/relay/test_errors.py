@@ -72,7 +72,7 @@ FAULTS = {
 def test_a_broken_head_is_502(origin: MakeOrigin, site: MakeSite, fault: str) -> None:
     """The client gets a whole error page, and its connection serves the next request."""
     upstream = origin(in_turn(sending(FAULTS[fault]), echo))
-    where = site(route("r", upstream.url))
+    where = site(route("r", upstream.url, retries="0"))
     connection = http.client.HTTPConnection("127.0.0.1", where.port, timeout=10)
     connection.request("GET", "/r/1")
     answer = connection.getresponse()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from pyramid.config import Configurator
+from webtest import TestApp
 
-from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.origin import MakeOrigin, Origin, answering, echo, in_turn
 from tests.support.site import MakeSite, route
+from tests.support.upstreams import FullBacklog
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, received
 
@@ -69,20 +75,13 @@ def test_a_body_that_is_read_once_goes_on_too(origin: MakeOrigin, site: MakeSite
     assert received(site(configure=configure).get("/r/", method="POST", body=b"x")).body == b"onetwo"
 
 
-def test_a_connect_that_timed_out_goes_on(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connect_that_timed_out_goes_on(origin: MakeOrigin, site: MakeSite) -> None:
     """A connect time-out is a failed connect: each try has its own, and the next upstream is asked."""
-    from pyramid_threaded_proxy.upstream import connections as upstream
-
-    alive, real = origin(echo), upstream.HTTPConnection.connect
-
-    def connect(self: Any) -> None:
-        if self.port == 9:
-            raise upstream.ConnectTimeoutError(self, "timed out")
-        real(self)
-
-    monkeypatch.setattr(upstream.HTTPConnection, "connect", connect)
-    assert site(keys(DEAD[0], alive.url)).get("/r/", method="POST", body=b"x").status == 200
-    assert site(keys(DEAD[0])).get("/r/").status == 504
+    alive = origin(echo)
+    with FullBacklog() as full:
+        where = site(keys(full.url, alive.url, connect_timeout="200ms"))
+        assert where.get("/r/", method="POST", body=b"x").status == 200
+        assert site(keys(full.url, connect_timeout="200ms")).get("/r/").status == 504
 
 
 @pytest.mark.parametrize(("preserve", "host"), [("true", "site.example"), ("false", None)])
@@ -91,6 +90,104 @@ def test_host_says_what_it_should(origin: MakeOrigin, site: MakeSite, preserve: 
     alive = origin(echo)
     answer = site(keys(DEAD[0], alive.url, preserve_host=preserve)).get("/r/", {"Host": "site.example"})
     assert received(answer).one("Host") == (host or alive.authority)
+
+
+# There is no other
+
+
+class Restarting:
+    """A backend that is started anew on its port."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.first = stack.enter_context(Origin(echo))
+        self.port, self.url = self.first.port, self.first.url
+        self.again: Origin | None = None
+
+    def stop(self) -> None:
+        self.first.close()
+
+    def start_after(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._start)
+        timer.start()
+        self._stack.callback(timer.join)
+
+    def _start(self) -> None:
+        self.again = self._stack.enter_context(Origin(echo, socket.create_server(("127.0.0.1", self.port))))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_backend_that_starts_anew(stack: ExitStack, site: MakeSite, method: str) -> None:
+    """While the only upstream refuses, after it has accepted, every method is tried again; nobody sees it restart."""
+    backend = Restarting(stack)
+    where = site(route("r", backend.url))
+    assert where.get("/r/").status == 200
+    backend.stop()
+    backend.start_after(0.5)
+    body = b"body" if method == "POST" else None
+    assert received(where.get("/r/x", method=method, body=body)).body == (body or b"")
+    assert backend.again is not None
+    assert backend.again.accepted == 1
+
+
+def test_not_for_longer_than_the_time_out(stack: ExitStack, site: MakeSite) -> None:
+    """One that stays away is a failure after `connect_timeout`, and from then on soon: nobody waits for it for long."""
+    backend = Restarting(stack)
+    where = site(route("r", backend.url, connect_timeout="500ms"))
+    where.get("/r/")
+    backend.stop()
+    begun = time.monotonic()
+    assert where.get("/r/").status == 502
+    assert 0.2 < time.monotonic() - begun < 0.8
+    wait_until(lambda: time.monotonic() - begun > 0.6)
+    begun = time.monotonic()
+    assert where.get("/r/").status == 502
+    assert time.monotonic() - begun < 0.3
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [("0", 1), ("1", 2), ("3", 4)])
+def test_the_only_one_was_never_there(
+    site: MakeSite, caplog: pytest.LogCaptureFixture, retries: str, attempts: int
+) -> None:
+    """One that has never accepted is tried as often as `retries` says."""
+    caplog.set_level(logging.INFO, "pyramid_threaded_proxy.access")
+    assert site(route("r", DEAD[0], retries=retries)).get("/r/").status == 502
+    wait_until(lambda: caplog.records)
+    assert f" r {DEAD[0]} {attempts} " in caplog.records[-1].getMessage()
+
+
+def test_a_client_that_leaves_in_the_pause(stack: ExitStack, site: MakeSite) -> None:
+    """Nobody is waited for any more."""
+    backend = Restarting(stack)
+    where = site(route("r", backend.url))
+    where.get("/r/")
+    backend.stop()
+    client = where.client()
+    client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: where.engine.in_flight)
+    client.close()
+    begun = time.monotonic()
+    wait_until(lambda: not where.engine.in_flight)
+    assert time.monotonic() - begun < 2.0
+
+
+def test_streamed_exchanges_wait_as_well(stack: ExitStack, site: MakeSite) -> None:
+    """Where one thread drives the exchange, it waits for a backend that starts anew."""
+    backend = Restarting(stack)
+    application = TestApp(site(route("r", backend.url)).application)
+    application.get("/r/")
+    backend.stop()
+    backend.start_after(0.3)
+    assert application.get("/r/").status_int == 200
+
+
+def test_once_more_where_nothing_was_said(origin: MakeOrigin, site: MakeSite) -> None:
+    """A fresh connection to the only upstream that closes without a byte is followed by another, once."""
+    assert site(route("r", origin(in_turn(closing, echo)).url)).get("/r/").status == 200
+    twice = origin(in_turn(closing, closing, echo))
+    assert site(route("s", twice.url)).get("/s/").status == 502
+    assert twice.accepted == 2
+    assert site(route("t", origin(in_turn(closing, echo)).url)).get("/t/", method="POST", body=b"x").status == 502
 
 
 # It was sent

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_threaded_proxy.upstream import connections as upstream_module
+from pyramid_threaded_proxy.upstream import names as names_module
 from tests.support.fault_origin import FRAMINGS, HOWS, STAGES, OriginProcess, sealed
 from tests.support.origin import MakeOrigin, echo
 from tests.support.site import MakeSite, own_view, route
@@ -225,9 +225,8 @@ def test_a_name_that_stops_resolving(origin: MakeOrigin, site: MakeSite, monkeyp
     works = False
     assert here.get("/r/").status == 200
     assert looked_up._value == 1
-    monkeypatch.setattr(upstream_module, "LOOK_UP_SECONDS", 0.0)
-    for pool in here.engine.upstreams.pools():
-        pool._known = (0.0, [])
+    monkeypatch.setattr(names_module, "LOOK_UP_SECONDS", 0.0)
+    here.engine.upstreams.names._names.clear()
     assert here.get("/r/").status == 502
     assert here.get("/own").status == 200
     works = True

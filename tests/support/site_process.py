@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -115,6 +116,18 @@ def _status(pid: int, name: str) -> int:
 # In the process
 
 
+def _with_silent_names() -> None:
+    """The name server of names below ``.silent`` never answers; all others are the system's."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".silent"):
+            threading.Event().wait()
+        return real(host, *arguments, **options)
+
+    socket.getaddrinfo = getaddrinfo
+
+
 def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, int]) -> None:
     import gc
     import resource
@@ -126,6 +139,7 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
 
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, name), (value, value))
+    _with_silent_names()
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.getLogger("pyramid_threaded_proxy.operator_log").setLevel(logging.ERROR)

@@ -17,10 +17,12 @@ from pyramid.config import Configurator
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.upstream import connections as upstream_module
-from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool, Upstreams, split_url
+from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool, Upstreams
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
+from pyramid_threaded_proxy.upstream.urls import split_url
 from tests.support.origin import MakeOrigin, answering, echo, in_turn
 from tests.support.site import MakeSite, Site, route
+from tests.support.upstreams import FullBacklog, connected, connection_on, pool_at
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire
 
@@ -279,11 +281,12 @@ def test_nothing_is_repeated_once_a_byte_of_the_answer_came(origin: MakeOrigin, 
     assert upstream.accepted == 1
 
 
-def test_a_fresh_connection_that_closes_is_not_tried_again(origin: MakeOrigin, site: MakeSite) -> None:
-    """Only a connection that was kept may have been stale."""
+@pytest.mark.parametrize(("method", "accepted"), [("GET", 2), ("POST", 1)])
+def test_a_fresh_connection_that_closes(origin: MakeOrigin, site: MakeSite, method: str, accepted: int) -> None:
+    """One that was not kept before is tried again as well, once, and only for what may be sent again."""
     upstream = origin(answering(b""))
-    assert site(route("r", upstream.url)).get("/r/").status == 502
-    assert upstream.accepted == 1
+    assert site(route("r", upstream.url)).get("/r/", method=method).status == 502
+    assert upstream.accepted == accepted
 
 
 def test_an_early_answer_does_not_keep_the_loop_busy(
@@ -342,26 +345,21 @@ def test_connect_names_the_origin_and_the_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(ConnectFailed, match=rf"^http://127\.0\.0\.1:{port}: Connection refused$") as raised:
-        OriginPool(Address("http", "127.0.0.1", port), None).connect(1.0)
+        connected(pool_at(Address("http", "127.0.0.1", port)), 1.0)
     assert type(raised.value) is ConnectFailed
 
 
-def test_a_connect_time_out_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connect_time_out_says_how_long() -> None:
     """A time-out is told from a refusal."""
-
-    def connect(self: Any) -> None:
-        raise upstream_module.ConnectTimeoutError(self, "timed out")
-
-    monkeypatch.setattr(upstream_module.HTTPConnection, "connect", connect)
-    with pytest.raises(ConnectTimedOut, match=r"not connected after 0\.2 s"):
-        OriginPool(Address("http", "127.0.0.1", 1), None).connect(0.2)
+    with FullBacklog() as full, pytest.raises(ConnectTimedOut, match=r"not connected after 0\.2 s"):
+        connected(pool_at(Address("http", "127.0.0.1", full.port)), 0.2)
 
 
 def test_the_pool_hands_out_what_was_used_last(stack: ExitStack) -> None:
     """The connection used last is the least likely to be stale; one that has bytes or is closed is never handed out."""
-    pool = OriginPool(Address("http", "a", 1), None)
+    pool = pool_at(Address("http", "127.0.0.1", 1))
     pairs = [socket.socketpair() for _ in range(4)]
-    connections = [Connection(stack.enter_context(near), pool) for near, _ in pairs]
+    connections = [connection_on(stack.enter_context(near), pool) for near, _ in pairs]
     for connection in connections:
         pool.give_back(connection, KEEPALIVE)
     for _, far in pairs:
@@ -388,12 +386,12 @@ def test_a_watched_connection_is_not_looked_at_again(stack: ExitStack) -> None:
     All of these connections have ended, and the loop has not been told so.
     """
     loop: Any = Told()
-    pool = OriginPool(Address("http", "a", 1), lambda: loop)
+    pool = pool_at(Address("http", "127.0.0.1", 1), lambda: loop)
 
     def idle(since: float) -> Connection:
         near, far = map(stack.enter_context, socket.socketpair())
         far.close()
-        connection = Connection(near, pool)
+        connection = connection_on(near, pool)
         connection.idle_since, connection.endpoint.loop = since, loop
         pool._idle.append(connection)
         return connection
@@ -413,7 +411,7 @@ def test_a_watched_connection_is_not_looked_at_again(stack: ExitStack) -> None:
 def test_the_pools_of_loops_and_of_streams_are_apart() -> None:
     """A connection that a loop watches is never used by an exchange that has no loop."""
     upstreams = Upstreams(lambda: pytest.fail("nobody asked for a loop"))
-    address = Address("http", "a", 1)
+    address = Address("http", "127.0.0.1", 1)
     assert upstreams.pool(address, True) is upstreams.pool(address, True)
     assert upstreams.pool(address, True) is not upstreams.pool(address, False)
 
@@ -421,11 +419,11 @@ def test_the_pools_of_loops_and_of_streams_are_apart() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_a_forked_child_leaves_its_parents_connections_alone(stack: ExitStack) -> None:
     """After a fork both processes have the descriptors; only the parent goes on using the connection."""
-    upstreams, address = Upstreams(lambda: pytest.fail("nobody asked for a loop")), Address("http", "a", 1)
+    upstreams, address = Upstreams(lambda: pytest.fail("nobody asked for a loop")), Address("http", "127.0.0.1", 1)
     near, far = socket.socketpair()
     stack.enter_context(far)
     pool = upstreams.pool(address, False)
-    pool.give_back(Connection(stack.enter_context(near), pool), KEEPALIVE)
+    pool.give_back(connection_on(stack.enter_context(near), pool), KEEPALIVE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, where threads are about
         child = os.fork()

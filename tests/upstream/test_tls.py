@@ -23,12 +23,14 @@ from pyramid_threaded_proxy import SettingsError
 from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.upstream.connections import Upstreams, split_url
+from pyramid_threaded_proxy.upstream.connections import Upstreams
 from pyramid_threaded_proxy.upstream.tls import Tls, TlsSocket, new_context
+from pyramid_threaded_proxy.upstream.urls import split_url
 from tests.support.certificates import Authority
 from tests.support.origin import MakeOrigin, MakeTls, answering, echo, in_turn
 from tests.support.programs import program_path
 from tests.support.site import MakeSite, route
+from tests.support.upstreams import connected
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, received
 
@@ -38,7 +40,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 def connecting(url: str, **tls: Any) -> None:
     """Connect to an upstream and close the connection again."""
     pool = Upstreams(lambda: pytest.fail("nobody asked for a loop")).pool(split_url(url)[0], False, Tls(**tls))
-    connection = pool.connect(5.0)
+    connection = connected(pool, 5.0)
     assert isinstance(connection.sock, TlsSocket)
     connection.close()
 
@@ -122,7 +124,7 @@ def test_plain_servers_and_silent_ones(origin: MakeOrigin, authority: Authority)
     silent = origin(lambda wire: wire.wait_closed())
     pool = Upstreams(lambda: pytest.fail("no loop")).pool(split_url(silent.url.replace("http", "https"))[0], False)
     with pytest.raises(ConnectTimedOut, match=r"not connected after 0\.1 s"):
-        pool.connect(0.1)
+        connected(pool, 0.1)
 
 
 # Files
@@ -264,7 +266,7 @@ def test_what_tls_says_itself_keeps_a_connection(tls_origin: MakeTls, authority:
     upstreams = Upstreams(lambda: pytest.fail("no loop"))
     upstream = tls_origin(lambda wire: wire.wait_closed())
     pool = upstreams.pool(split_url(upstream.url)[0], False, Tls(ca_file=authority.ca_file))
-    connection = pool.connect(5.0)
+    connection = connected(pool, 5.0)
     pool.give_back(connection, 1)
     wait_until(lambda: select.select([connection.sock], [], [], 0)[0], "the tickets")
     pool.on_event(connection.endpoint, READ)

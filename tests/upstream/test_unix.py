@@ -14,9 +14,11 @@ from pyramid.config import Configurator
 
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ConnectTimedOut, ValueRefused
 from pyramid_threaded_proxy.settings.allowlist import AllowList
-from pyramid_threaded_proxy.upstream.connections import OriginPool, addresses_of, split_url
+from pyramid_threaded_proxy.upstream.names import addresses_of
+from pyramid_threaded_proxy.upstream.urls import split_url
 from tests.support.origin import Origin, echo
 from tests.support.site import MakeSite, route
+from tests.support.upstreams import connected, pool_at
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, received
 
@@ -92,9 +94,9 @@ def test_a_socket_that_is_not_there(tmp_path: Path, site: MakeSite) -> None:
     url = "http+unix://" + str(tmp_path / "none").replace("/", "%2F")
     assert site(route("r", url)).get("/r/").status == 502
     with pytest.raises(ConnectFailed, match=r"none: No such file or directory$"):
-        OriginPool(split_url(url)[0], None).connect(1.0)
+        connected(pool_at(split_url(url)[0]), 1.0)
     with pytest.raises(ConnectFailed, match="too long"):
-        OriginPool(split_url(url + "n" * 200)[0], None).connect(1.0)
+        connected(pool_at(split_url(url + "n" * 200)[0]), 1.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse at once")
@@ -103,10 +105,10 @@ def test_a_backlog_that_stays_full(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
         sock.listen(0)
-        pool = OriginPool(split_url("http+unix://" + str(tmp_path / "s").replace("/", "%2F"))[0], None)
-        first = pool.connect(1.0)  # as many as a backlog of none has room for
+        pool = pool_at(split_url("http+unix://" + str(tmp_path / "s").replace("/", "%2F"))[0])
+        first = connected(pool, 1.0)  # as many as a backlog of none has room for
         with pytest.raises(ConnectTimedOut, match=r"not connected after 0\.1 s"):
-            pool.connect(0.1)
+            connected(pool, 0.1)
         first.close()
 
 
