@@ -125,8 +125,10 @@ class _Probe:
 
     def begin(self) -> None:
         """Ask for the first time. Any thread."""
-        task = self._probes.scheduler.task(self._ask())
-        task.post(task.start)
+        self._loop.post(self._start)
+
+    def _start(self) -> None:
+        self._probes.scheduler.task(self._ask()).start()
 
     def _ask(self) -> Steps:
         try:
@@ -138,4 +140,4 @@ class _Probe:
     def on_timer(self, now: float) -> None:
         """The interval is over (`timers.Timed`)."""
         if self._probes.loop is self._loop:
-            self.begin()
+            self._start()
