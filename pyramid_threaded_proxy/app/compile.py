@@ -58,7 +58,8 @@ def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: fro
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
         authorization=settings.request_authorization == "pass",
-        drop=drop | rules.names,
+        drop=drop | rules.names | process.own_fields,
+        only=settings.request_only,
     )
     return RequestPolicy(
         settings=settings,
@@ -79,6 +80,7 @@ def _answer_policy(
         rewrite_location=settings.rewrite_location,
         bases=bases,
         private=settings.cache == "private" and not settings.public,
+        only=settings.response_only,
     )
     rules = ResponseRules.compile(
         settings.response_set, settings.response_add, settings.response_default, settings.response_remove

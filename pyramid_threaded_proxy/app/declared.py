@@ -40,10 +40,11 @@ class Declared:
         self.seen: tuple[Any, Any, Any] | None = None
 
     @property
-    def place(self) -> tuple[int, bool, int, int]:
-        """Where it stands: by `order`, patterns before prefixes, the longest prefix first, then as declared."""
+    def place(self) -> tuple[bool, int, bool, int, int]:
+        """Where it stands: those `before` the application's own first, then by `order`, patterns before prefixes, the
+        longest prefix first, then as declared."""
         prefix = self.settings.prefix
-        return (self.settings.order, prefix is not None, -len(prefix or ""), self.sequence)
+        return (not self.settings.before, self.settings.order, prefix is not None, -len(prefix or ""), self.sequence)
 
 
 def all_declared(registry: Registry) -> list[Declared]:

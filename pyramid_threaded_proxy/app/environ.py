@@ -53,17 +53,16 @@ class ClientRequest:
             path = escaped_path(script_name + path_info) or "/"
             return split_target(path if query is None else f"{path}?{query}")
         path, query = split_target(raw)
-        if script_name and script_name == self._url_prefix() and public_path_matches(path, path_info, ""):
-            # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
+        if script_name and public_path_matches(path, path_info, ""):
+            # A front server took the prefix away, and something behind it says what it was: the public path has it.
             path = escaped_path(script_name) + path
+        elif script_name and path_info == "/" and public_path_matches(path, "", script_name):
+            path_info = ""  # middleware that splits the path made a slash of nothing
         if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
             given = script_name + path_info
             log.warning("refused: the target was sent as %r, and something made %r of it", path, given)
             raise TargetRefused("the path or query was rewritten on its way to the application")
         return path, query
-
-    def _url_prefix(self) -> str:
-        return access.url_prefix(self.channel) if self.channel is not None else ""
 
     def check_message(self) -> None:
         """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that only HTTP/1.1 has."""

@@ -228,6 +228,8 @@ def _after_hook(sent: UpstreamRequest, origin: Origin, preserve_host: bool) -> O
             sent.headers["Host"] = changed.authority
         origin = changed
     fields = [field for field in sent.final_fields() if field[0].lower() not in CONNECTION_FIELDS]
+    if not any(name.lower() == "host" for name, _ in fields):
+        fields.insert(0, ("Host", origin.authority))  # every request has one (RFC 9112 3.2)
     for name, value in [(sent.method, ""), *fields]:
         check_field(name, value)
     if sent.method in NEVER:

@@ -23,6 +23,8 @@ class ProcessSettings:
     max_exchanges: int = 1000
     via: str = "pyramid_threaded_proxy"
     own_cookies: frozenset[str] = frozenset({"session", "auth_tkt", "csrf_token"})
+    #: In lower case.
+    own_fields: frozenset[str] = frozenset()
     #: Whether `own_cookies` was set, rather than left at its default.
     own_cookies_given: bool = False
     #: Origins, hosts and networks that `proxy_fetch` may reach; None stands for any.
@@ -47,9 +49,12 @@ class RouteSettings:
     #: None stands for any but CONNECT and TRACE. That GET lets HEAD in is not spelt out here.
     methods: tuple[str, ...] | None
     order: int
+    before: bool
     request_set: FieldValues
     request_add: FieldValues
     request_remove: tuple[str, ...]
+    #: In lower case; None stands for any, as for `response_only`.
+    request_only: frozenset[str] | None
     #: None stands for ``*``.
     request_cookies: frozenset[str] | None
     request_authorization: Literal["drop", "pass"]
@@ -57,6 +62,7 @@ class RouteSettings:
     response_add: FieldValues
     response_default: FieldValues
     response_remove: tuple[str, ...]
+    response_only: frozenset[str] | None
     preserve_host: bool
     forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
     rewrite_location: bool
@@ -170,6 +176,10 @@ PROCESS_KEYS: tuple[Key, ...] = (
         "the application's own cookies: never sent upstream, and never set by an upstream",
     ),
     Key(
+        "own_fields", values.request_fields, "", "names of fields",
+        "request fields that are the application's own credentials (`X-API-Key`): never sent upstream",
+    ),
+    Key(
         "fetch.allow", values.list_of(values.fetch_target), None,
         "origins (`https://api.example.com`), hosts (`api.example.com`, `*.internal`), addresses and networks",
         "what `proxy_fetch`, and `proxy_forward` to a URL, may reach; a name that is let in by an address or network "
@@ -227,6 +237,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
         fetch=False,
     ),
     Key(
+        "before", values.boolean, "false", _BOOLEAN,
+        "`true` puts the route in front of the application's own, for an application with a catch-all; the "
+        "application's routes below it are then never reached",
+        fetch=False,
+    ),
+    Key(
         "request.set", values.template, None, _TEMPLATE,
         "this field is sent upstream with this value, instead of the client's", names=values.request_field,
     ),
@@ -237,6 +253,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "request.remove", values.list_of(values.request_field), "", f"{_FIELDS}, and without underscores",
         "fields that are not sent upstream",
+    ),
+    Key(
+        "request.only", values.request_fields, None, "names of fields; empty lets none through",
+        "the client's fields that may go upstream at all, `Cookie` and `Content-Type` included; Host, framing, the "
+        "fields of an allowed upgrade and those that are set here go besides",
+        unset="any",
     ),
     Key(
         "request.cookies", values.cookies_let_up, "*", "names of cookies, or `*`",
@@ -261,6 +283,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "response.remove", values.list_of(values.response_field), "", _FIELDS,
         "the upstream's fields that are not sent to the client",
+    ),
+    Key(
+        "response.only", values.response_fields, None, "names of fields; empty lets none through",
+        "the upstream's fields that may reach the client at all, `Content-Type` and `Set-Cookie` included; framing, "
+        "the fields of an allowed upgrade and those that are set here go besides",
+        unset="any",
     ),
     Key(
         "preserve_host", values.boolean, "false", _BOOLEAN,

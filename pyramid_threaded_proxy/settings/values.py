@@ -336,6 +336,16 @@ def request_field(word: str) -> str:
     return name
 
 
+def request_fields(value: object) -> frozenset[str]:
+    """Names of the client's fields, in lower case."""
+    return frozenset(name.lower() for name in list_of(request_field)(value))
+
+
+def response_fields(value: object) -> frozenset[str]:
+    """Names of the upstream's fields, in lower case."""
+    return frozenset(name.lower() for name in list_of(response_field)(value))
+
+
 def response_field(word: str) -> str:
     """A name for `response.set` and `response.remove`."""
     return _field(word)
