@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
@@ -32,13 +33,22 @@ class ClientRequest:
     Made once for each request, in its thread, and used there alone.
     """
 
-    __slots__ = ("channel", "environ", "request")
+    __slots__ = ("channel", "environ", "known_request_id", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.environ: Environ = request.environ
         #: None where the connection can't be detached.
         self.channel = access.channel_of(self.environ)
+
+        #: Where somebody has asked for it.
+        self.known_request_id: str | None = None
+
+    def request_id(self) -> str:
+        """The id of the exchange that there will be."""
+        if self.known_request_id is None:
+            self.known_request_id = os.urandom(16).hex()
+        return self.known_request_id
 
     def raw_target(self) -> tuple[str, str | None]:
         """The client's path and query, byte for byte, and surely those that Pyramid has seen. Raises `TargetRefused`.

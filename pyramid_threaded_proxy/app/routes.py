@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from pyramid_threaded_proxy.exceptions import TargetRefused
 from pyramid_threaded_proxy.http.fields import RequestFields
+from pyramid_threaded_proxy.http.query import QueryRules
 from pyramid_threaded_proxy.http.rules import RequestRules
 from pyramid_threaded_proxy.http.target import check_upstream_target, join, rest_below
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
@@ -25,6 +26,7 @@ class RequestPolicy:
     fields: RequestFields
     rules: RequestRules
     via: str
+    query: QueryRules
     upgrade: frozenset[str]
     origins: frozenset[str]
 
@@ -38,6 +40,8 @@ class Rules:
     methods: frozenset[str] | None
     request: RequestPolicy
     answer: AnswerPolicy
+    #: Whether who asks is nobody, whoever that is: a preflight has no user.
+    anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Route:
     balancer: Balancer
     #: Mounts of other routes below this one's, from there on.
     inner: tuple[str, ...] = ()
+    #: What holds for a CORS preflight that needs no permission; None where it does.
+    preflight: Rules | None = None
 
     @property
     def is_prefix(self) -> bool:

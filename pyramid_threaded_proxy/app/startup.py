@@ -24,6 +24,7 @@ from zope.interface import implementedBy
 from pyramid_threaded_proxy.app.compile import compile_route, probed
 from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.host import may_meet
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.table import RouteSettings
@@ -126,7 +127,10 @@ def _mounts_inside(outer: Declared, every: list[Declared]) -> tuple[str, ...]:
     return tuple(
         one.mount[len(outer.mount) :]
         for one in every
-        if one.settings.prefix is not None and one.mount.startswith(below) and one.place < outer.place
+        if one.settings.prefix is not None
+        and one.mount.startswith(below)
+        and one.place < outer.place
+        and may_meet(one.settings.host, outer.settings.host)
     )
 
 

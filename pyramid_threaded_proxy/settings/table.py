@@ -50,6 +50,13 @@ class RouteSettings:
     methods: tuple[str, ...] | None
     order: int
     before: bool
+    #: As written, in lower case; None stands for any.
+    host: str | None
+    preflight: Literal["ask", "pass"]
+    query_remove: tuple[str, ...]
+    query_only: frozenset[str] | None
+    query_set: FieldValues
+    request_origin: Literal["pass", "upstream"]
     request_set: FieldValues
     request_add: FieldValues
     request_remove: tuple[str, ...]
@@ -148,7 +155,7 @@ _SIZE = "bytes, or `64KiB`, `10MiB`, `1GiB`"
 _BOOLEAN = "true or false"
 _HOOK = "a dotted name, or in Python a callable"
 _TEMPLATE = (
-    "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}` "
+    "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}`, `{mount}` "
     "and the pattern's placeholders; `{{` and `}}` for braces"
 )
 _FIELDS = "names of fields, but those of framing and connections"
@@ -241,6 +248,35 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "`true` puts the route in front of the application's own, for an application with a catch-all; the "
         "application's routes below it are then never reached",
         fetch=False,
+    ),
+    Key(
+        "host", values.host, None, "a host's name or address without a port, or `*.example.com` for all below it",
+        "the Host that this route stands for, as waitress trusts it; `prefix` is `/` then, where neither it nor "
+        "`pattern` is given",
+        unset="any", fetch=False,
+    ),
+    Key(
+        "preflight", values.choice("ask", "pass"), "ask", "`ask` or `pass`",
+        "`pass` lets a CORS preflight go upstream without the permission, and without cookies, body or identity",
+        fetch=False,
+    ),
+    Key(
+        "query.remove", values.list_of(values.parameter), "", "names of query parameters",
+        "the client's parameters that do not go upstream, in whatever case and form",
+    ),
+    Key(
+        "query.only", values.parameters, None, "names of query parameters; empty lets none through",
+        "the client's parameters that may go upstream at all",
+        unset="any",
+    ),
+    Key(
+        "query.set", values.template, None, _TEMPLATE,
+        "this parameter goes upstream with this value, instead of the client's", names=values.parameter,
+    ),
+    Key(
+        "request.origin", values.choice("pass", "upstream"), "pass", "`pass` or `upstream`",
+        "`upstream` tells a backend that compares `Origin` and `Referer` with its own Host that it is itself; only our "
+        "own origin and those of `origins` are rewritten so. Not beside `preserve_host`",
     ),
     Key(
         "request.set", values.template, None, _TEMPLATE,
