@@ -14,7 +14,7 @@ from pyramid.interfaces import (
 from pyramid.registry import Registry
 
 from pyramid_threaded_proxy.app.declared import Declared
-from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
+from pyramid_threaded_proxy.app.routes import Inner, RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.hooks import NAMES, Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
 from pyramid_threaded_proxy.http.query import QueryRules
@@ -147,7 +147,7 @@ _CSRF_HEADER = "X-CSRF-Token"
 _EXPRESSION = re.compile(r"\{([A-Za-z_]\w*):((?:[^{}]|\{[^{}]*\})*)\}")
 
 
-def compile_route(registry: Registry, process: ProcessSettings, declared: Declared, inner: tuple[str, ...]) -> Route:
+def compile_route(registry: Registry, process: ProcessSettings, declared: Declared, inner: tuple[Inner, ...]) -> Route:
     """A declared route as exchanges need it; `inner` are the mounts of others below it. Raises `ValueRefused`."""
     settings = declared.settings
     balancer = Balancer(tuple(_upstream(settings, url) for url in settings.upstream), settings.balance)

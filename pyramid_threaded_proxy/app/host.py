@@ -28,12 +28,16 @@ def is_for(host: str | None, asked: str) -> bool:
         return True
     end = asked.find("]") + 1 if asked.startswith("[") else asked.find(":")
     name = (asked[:end] if end > 0 else asked).lower().removesuffix(".")
-    return name.endswith(host[1:]) and name != host[2:] if host.startswith("*") else name == host
+    return _is_below(name, host) if host.startswith("*") else name == host
 
 
 def may_meet(one: str | None, other: str | None) -> bool:
     """Whether some host is for both."""
     if one is None or other is None or one == other:
         return True
-    stars = [host[1:] for host in (one, other) if host.startswith("*")]
-    return any(host.endswith(star) for star in stars for host in (one, other) if host[1:] != star)
+    return _is_below(other, one) or _is_below(one, other)
+
+
+def _is_below(name: str, star: str) -> bool:
+    """Whether a host, or all below one, is below the domain of ``*.domain``."""
+    return star.startswith("*") and name.removeprefix("*").endswith(star[1:]) and name != star[1:]

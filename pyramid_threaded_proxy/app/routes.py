@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from pyramid_threaded_proxy.app.host import is_for
 from pyramid_threaded_proxy.exceptions import TargetRefused
 from pyramid_threaded_proxy.http.fields import RequestFields
 from pyramid_threaded_proxy.http.query import QueryRules
@@ -44,6 +45,13 @@ class Rules:
     anonymous: bool = False
 
 
+class Inner(NamedTuple):
+    """The mount of another route below one's own, from there on, and the host that it stands for."""
+
+    rest: str
+    host: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A declared route. `mount` is its public path, escaped, without a slash at its end; "" on a pattern route."""
@@ -53,7 +61,7 @@ class Route:
     mount: str
     balancer: Balancer
     #: Mounts of other routes below this one's, from there on.
-    inner: tuple[str, ...] = ()
+    inner: tuple[Inner, ...] = ()
     #: What holds for a CORS preflight that needs no permission; None where it does.
     preflight: Rules | None = None
 
@@ -62,8 +70,11 @@ class Route:
         """Whether it has a mount point, rather than a pattern."""
         return self.settings.pattern is None
 
-    def target(self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any]) -> str:
+    def target(
+        self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any], host: str = ""
+    ) -> str:
         """The target at `upstream` for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
+        `host` is the client's, which may say which other routes there are.
 
         Raises `TargetRefused`, or `ValueRefused` where a value can't be written.
         """
@@ -74,17 +85,17 @@ class Route:
             if rest is None:
                 raise TargetRefused("the path as it was sent is not below the mount")
             if self.inner:
-                self._check_inner(path, public)
+                self._check_inner(path, public, host)
             target = join(upstream.base, rest, query)
         check_upstream_target(target)
         return target
 
-    def _check_inner(self, path: str, public: str) -> None:
+    def _check_inner(self, path: str, public: str, host: str) -> None:
         """Upstreams that merge slashes or drop parameters could take the path for one that another route guards."""
         means = _SLASHES.sub("/", _PARAMETERS.sub("", unquote(path)))
-        for rest in self.inner:
-            mount = unquote(public + rest)
-            if means == mount or means.startswith(mount + "/"):
+        for inner in self.inner:
+            mount = unquote(public + inner.rest)
+            if (means == mount or means.startswith(mount + "/")) and is_for(inner.host, host):
                 raise TargetRefused("the path could mean another resource, which has a route of its own")
 
 

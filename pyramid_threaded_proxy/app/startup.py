@@ -25,6 +25,7 @@ from pyramid_threaded_proxy.app.compile import compile_route, probed
 from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import may_meet
+from pyramid_threaded_proxy.app.routes import Inner
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.table import RouteSettings
@@ -119,13 +120,13 @@ def _missing_tween(registry: Registry) -> Iterator[str]:
         yield f"pyramid.tweens: {TWEEN} is missing; put it below pyramid.tweens.excview_tween_factory"
 
 
-def _mounts_inside(outer: Declared, every: list[Declared]) -> tuple[str, ...]:
+def _mounts_inside(outer: Declared, every: list[Declared]) -> tuple[Inner, ...]:
     """What other routes take below the mount of this one, from there on."""
     if outer.settings.prefix is None:
         return ()
     below = outer.mount + "/"
     return tuple(
-        one.mount[len(outer.mount) :]
+        Inner(one.mount[len(outer.mount) :], one.settings.host)
         for one in every
         if one.settings.prefix is not None
         and one.mount.startswith(below)

@@ -53,11 +53,12 @@ class ProxyView:
         script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict
         mount = escaped_path(script_name) + route.mount if script_name else route.mount
         path, sent_query = client.raw_target()
+        host = client.environ.get("HTTP_HOST", "")
         query = upstream_query(client, rules, mount, sent_query)
         choice = UpstreamChoice(
             route.balancer,
             balancing_user(route.balancer, client, rules),
-            lambda upstream: route.target(upstream, path, query, mount, matched),
+            lambda upstream: route.target(upstream, path, query, mount, matched, host),
             route.settings.preserve_host,
         )
         destination = Destination(choice.upstream.origin, choice.target, choice)

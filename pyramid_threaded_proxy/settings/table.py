@@ -23,14 +23,14 @@ class ProcessSettings:
     max_exchanges: int = 1000
     via: str = "pyramid_threaded_proxy"
     own_cookies: frozenset[str] = frozenset({"session", "auth_tkt", "csrf_token"})
-    #: In lower case.
-    own_fields: frozenset[str] = frozenset()
     #: Whether `own_cookies` was set, rather than left at its default.
     own_cookies_given: bool = False
     #: Origins, hosts and networks that `proxy_fetch` may reach; None stands for any.
     fetch_allow: tuple[str, ...] | None = None
     #: In seconds.
     drain_timeout: float = 10.0
+    #: In lower case.
+    own_fields: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

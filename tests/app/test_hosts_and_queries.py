@@ -219,7 +219,8 @@ def test_a_preflight_passes(origin: MakeOrigin, site: MakeSite) -> None:
     def hook(request: Any, exchange: Any) -> None:
         raise AssertionError("the request hook is for who was let in")
 
-    settings = guarded(origin(echo).url, preflight="pass", methods="GET PUT", request__set__X_Key="k")
+    settings = guarded(origin(echo).url, preflight="pass", methods="GET PUT")
+    settings["proxy.routes.r.request.set.X-Key"] = "k"
     settings["proxy.routes.r.request.authorization"] = "pass"
     settings["proxy.routes.r.request.set.X-User-Id"] = "{userid}"
     settings["proxy.routes.r.hooks.request"] = hook  # type: ignore[assignment]

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from paste.deploy.config import PrefixMiddleware
-from paste.urlmap import URLMap
 
 from tests.support.docs import rows, section
 from tests.support.peers import Origin, OriginWire, Script, Site, echo, received, route
+from tests.support.programs import applications_module
+
+PrefixMiddleware = applications_module("paste.deploy.config").PrefixMiddleware
+URLMap = applications_module("paste.urlmap").URLMap
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]
