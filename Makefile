@@ -8,7 +8,7 @@ PROGRAMS := nginx haproxy chromium curl openssl
 .PHONY: serve test applications lint docs bench clean
 
 serve: $(VENV)/.runtime
-	$(BIN)/pserve development.ini
+	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
 
 test: $(VENV)/.testing
 	@for program in $(PROGRAMS); do \
@@ -41,6 +41,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "installing the package and what it needs into $(VENV)"
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
