@@ -11,7 +11,9 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy import SettingsError
 from pyramid_threaded_proxy.app.host import is_for, may_meet
-from tests.support.peers import Answer, Origin, OriginWire, Policy, Script, Site, echo, received, route
+from tests.support.origin import Origin, Script, echo
+from tests.support.site import Policy, Site, route
+from tests.support.wire import Answer, OriginWire, received
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -10,7 +10,9 @@ from pyramid.authentication import BasicAuthAuthenticationPolicy, RemoteUserAuth
 from pyramid.authorization import ACLAuthorizationPolicy
 from pyramid.config import Configurator
 
-from tests.support.peers import Origin, Policy, Script, Site, answering, echo, received, route
+from tests.support.origin import Origin, Script, answering, echo
+from tests.support.site import Policy, Site, route
+from tests.support.wire import received
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.detaching import Gate
-from tests.support.peers import PATIENCE, Answer, Origin, OriginWire, Script
+from tests.support.origin import Gate, Origin, Script
 from tests.support.processes import Process, pserve
 from tests.support.programs import applications_module
+from tests.support.waiting import PATIENCE
+from tests.support.wire import Answer, OriginWire
 
 MakeOrigin = Callable[[Script], Origin]
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests.support.docs import rows, section
-from tests.support.peers import Origin, OriginWire, Script, Site, echo, received, route
+from tests.support.origin import Origin, Script, echo
 from tests.support.programs import applications_module
+from tests.support.site import Site, route
+from tests.support.wire import OriginWire, received
 
 PrefixMiddleware = applications_module("paste.deploy.config").PrefixMiddleware
 URLMap = applications_module("paste.urlmap").URLMap
