@@ -26,7 +26,7 @@ QUIET = 10.0
 class _Quiet:
     """How often something was not told of since it was last: once in `QUIET` seconds is enough."""
 
-    #: Things that are kept apart; of more of them nobody tells any more than of the first ones.
+    #: Things that are kept apart at a time; what was told of more of them is forgotten.
     MOST = 1000
 
     def __init__(self) -> None:
@@ -39,8 +39,9 @@ class _Quiet:
         if now - last < QUIET:
             self._told[of] = (last, unsaid + 1)
             return None
-        if len(self._told) < self.MOST or of in self._told:
-            self._told[of] = (now, 0)
+        if len(self._told) >= self.MOST:
+            self._told.clear()
+        self._told[of] = (now, 0)
         return f" ({unsaid} more since the last line)" if unsaid else ""
 
 

@@ -50,7 +50,6 @@ class RouteSettings:
     methods: tuple[str, ...] | None
     order: int
     before: bool
-    #: As written, in lower case; None stands for any.
     host: str | None
     preflight: Literal["ask", "pass"]
     query_remove: tuple[str, ...]
