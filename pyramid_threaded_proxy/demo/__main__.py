@@ -26,7 +26,7 @@ def check_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        sys.exit(f"The demo can't listen on {host}:{port}: {error.strerror}. Does another demo run?")
+        sys.exit(f"The demo can't listen on {host}:{port}: {os.strerror(error.errno or 0)}. Does another demo run?")
 
 
 def main(ini: str) -> None:

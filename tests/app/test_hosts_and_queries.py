@@ -203,7 +203,7 @@ SECRETS = {"Cookie": "other=1", "Authorization": "Basic x", "X-Api-Key": "x", "X
 
 def guarded(upstream: str, **keys: str) -> dict[str, str]:
     settings = route("r", upstream, permission="view", **keys)
-    del settings["proxy.routes.r.public"]
+    settings.pop("proxy.routes.r.public", None)
     return settings
 
 

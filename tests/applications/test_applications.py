@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,14 +138,14 @@ def check_three(process: Process, port: int, user: dict[str, str], refused: int 
 
 
 def test_kinto(origin: MakeOrigin, tmp_path: Path) -> None:
-    """Its subscriber logs the bodies of all responses, and counts them; its own policy guards the routes."""
+    """Its subscriber logs the bodies of all responses; its own policy guards the routes, which stand below /v1."""
     applications_module("kinto")
     settings = ROUTES.format(upstream=origin(serving).url, permission="private")
     kinto = "[app:main]\nuse = egg:kinto\nkinto.includes = pyramid_threaded_proxy\nkinto.userid_hmac_secret = x\n"
     bob = {"Authorization": "Basic " + base64.b64encode(b"bob:secret").decode()}
     with start(tmp_path, kinto + settings) as process:
         (port,) = process.ports()
-        check_three(process, port, bob, refused=401)
+        check_three(process, port, bob, refused=401, below="/v1")
         assert b'"project_name"' in ask(port, "/v1/").body
         assert len(process.wait_for("a proxied response of files was read in .*kinto/core/initialization.py:")) == 1
 
@@ -289,7 +290,7 @@ def test_sqlalchemy_with_transactions(origin: MakeOrigin, tmp_path: Path) -> Non
         client = process.connect(port)
         client.send(b"GET /counted HTTP/1.1\r\nHost: a\r\nX-User: bob\r\nConnection: close\r\n\r\n")
         gate.wait_asked()
-        assert ask(port, "/state", BOB).body == b"[1, 0]"
+        assert json.loads(ask(port, "/state", BOB).body) == [1, 0]
         gate.opened.set()
         assert client.rest().endswith(BIG)
         assert "Traceback" not in process.text
