@@ -82,6 +82,8 @@ FOREIGN_PATHS = {
 OTHER_NAMES = {
     "start_response", "app_iter", "channel_class", "channel.requests", "outbuf_lock", "server.trigger.pull_trigger",
     "policy.settings.buffer", "pyramid_threaded_proxy.operator_log",
+    # c2cgeoportal's, and a parameter of MapServer's.
+    "headers_whitelist", "headers_blacklist", "host_forward_host", "query.set.user_id",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
