@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := nginx haproxy chromium curl openssl
 
-.PHONY: serve test lint docs bench clean
+.PHONY: serve test applications lint docs bench clean
 
 serve: $(VENV)/.runtime
-	$(BIN)/pserve development.ini
+	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
 
 test: $(VENV)/.testing
 	@for program in $(PROGRAMS); do \
@@ -26,6 +26,10 @@ docs: $(VENV)/.runtime
 	mv docs/settings.md.new docs/settings.md
 
 # QUICK=1 does less of the same, in under three minutes.
+# Whole applications around it, under pserve. They are part of `make test` where the extra is installed.
+applications: $(VENV)/.applications
+	CI=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
+
 bench: $(VENV)/.benchmarks
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || { echo "bench needs nginx, which serves the files"; exit 1; }
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
@@ -37,12 +41,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "installing the package and what it needs into $(VENV)"
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.testing: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[testing]'
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.applications: $(VENV)/.testing
+	$(BIN)/python -m pip install --quiet --editable '.[applications]'
+	touch $@
 
 $(VENV)/.benchmarks: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'

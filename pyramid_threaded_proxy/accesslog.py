@@ -43,8 +43,8 @@ def how_it_ended(exchange: Exchange) -> str:
 def _status(exchange: Exchange) -> int:
     """The status that the client got, or would have got; 408 and 499 where it was the client that ended it."""
     error, answer = exchange.error, exchange.response
-    if answer is not None and not isinstance(error, (ClientGone, ClientTimedOut)):
-        return answer.status
+    if answer is not None and (answer.status == 101 or not isinstance(error, (ClientGone, ClientTimedOut))):
+        return answer.status  # browsers leave a switched connection as they like
     return error.status if isinstance(error, ExchangeFailed) else 500
 
 

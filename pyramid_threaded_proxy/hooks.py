@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from webob import Response
@@ -59,9 +60,19 @@ def run_hook(name: str, hook: ExchangeHook, exchange: Exchange) -> Any:
         raise HookFailed(f"the {name} hook raised {type(error).__name__}") from error
 
 
+def _returned_or_raised(hook: ExchangeHook, exchange: Exchange) -> Any:
+    try:
+        return hook(exchange)
+    except Exception as error:
+        if isinstance(error, Response):
+            return error
+        raise
+
+
 def run_answering_hook(name: str, hook: ExchangeHook, exchange: Exchange) -> Response | None:
-    """Call a hook that may return a response to answer with instead; raises `HookFailed`. A pool thread."""
-    answer = run_hook(name, hook, exchange)
+    """Call a hook that may return a response to answer with instead, or raise one, as views may raise Pyramid's HTTP
+    exceptions. Raises `HookFailed`. A pool thread."""
+    answer = run_hook(name, partial(_returned_or_raised, hook), exchange)
     if answer is None or isinstance(answer, Response):
         return answer
     log.error("the %s hook of %s returned %r, not a response or None", name, exchange.route, type(answer))

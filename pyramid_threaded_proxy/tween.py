@@ -13,6 +13,7 @@ from pyramid.response import Response
 from pyramid_threaded_proxy.app.admit import unavailable
 from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.host import is_for
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.http.target import escaped_path, rest_below
@@ -44,6 +45,6 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
 
 
 def _is_below_a_mount(request: Request, engine: Engine) -> bool:
-    path = escaped_path(request.environ.get("PATH_INFO", ""))
-    prefixes = [route.mount for route in engine.routes.values() if route.is_prefix]
-    return any(rest_below(path, mount) is not None for mount in prefixes)
+    path, host = escaped_path(request.environ.get("PATH_INFO", "")), request.environ.get("HTTP_HOST", "")
+    routes = [route for route in engine.routes.values() if route.is_prefix and is_for(route.settings.host, host)]
+    return any(rest_below(path, route.mount) is not None for route in routes)

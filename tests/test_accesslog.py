@@ -134,6 +134,7 @@ def test_whatever_is_shown_stays_in_its_quotes(text: str) -> None:
         (ReadTimedOut("x"), None, "504", "read-timeout"),
         (ClientGone("x"), None, "499", "client-gone"),
         (ClientGone("x"), 200, "499", "client-gone"),
+        (ClientGone("x"), 101, "101", "client-gone"),
         (ClientTimedOut("x"), 200, "408", "client-timeout"),
         (ValueError("x"), None, "500", "failed"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pyramid.interfaces import (
@@ -13,9 +14,10 @@ from pyramid.interfaces import (
 from pyramid.registry import Registry
 
 from pyramid_threaded_proxy.app.declared import Declared
-from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
+from pyramid_threaded_proxy.app.routes import Inner, RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.hooks import NAMES, Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
+from pyramid_threaded_proxy.http.query import QueryRules
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import UpstreamPattern
 from pyramid_threaded_proxy.limits.admission import Limits
@@ -58,13 +60,15 @@ def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: fro
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
         authorization=settings.request_authorization == "pass",
-        drop=drop | rules.names,
+        drop=drop | rules.names | process.own_fields,
+        only=settings.request_only,
     )
     return RequestPolicy(
         settings=settings,
         fields=fields,
         rules=rules,
         via=f"1.1 {process.via}" if process.via else "",
+        query=QueryRules(settings.query_remove, settings.query_only, settings.query_set),
         upgrade=frozenset(settings.upgrade),
         origins=frozenset(settings.origins),
     )
@@ -79,6 +83,7 @@ def _answer_policy(
         rewrite_location=settings.rewrite_location,
         bases=bases,
         private=settings.cache == "private" and not settings.public,
+        only=settings.response_only,
     )
     rules = ResponseRules.compile(
         settings.response_set, settings.response_add, settings.response_default, settings.response_remove
@@ -142,7 +147,7 @@ _CSRF_HEADER = "X-CSRF-Token"
 _EXPRESSION = re.compile(r"\{([A-Za-z_]\w*):((?:[^{}]|\{[^{}]*\})*)\}")
 
 
-def compile_route(registry: Registry, process: ProcessSettings, declared: Declared, inner: tuple[str, ...]) -> Route:
+def compile_route(registry: Registry, process: ProcessSettings, declared: Declared, inner: tuple[Inner, ...]) -> Route:
     """A declared route as exchanges need it; `inner` are the mounts of others below it. Raises `ValueRefused`."""
     settings = declared.settings
     balancer = Balancer(tuple(_upstream(settings, url) for url in settings.upstream), settings.balance)
@@ -154,7 +159,26 @@ def compile_route(registry: Registry, process: ProcessSettings, declared: Declar
         bases=location_bases(settings, balancer),
         drop=frozenset({csrf} if csrf else ()),
     )
-    return Route(settings, rules, declared.mount, balancer, inner)
+    preflight = None if settings.preflight == "ask" else _preflight_rules(settings, process, declared.hooks, rules)
+    return Route(settings, rules, declared.mount, balancer, inner, preflight)
+
+
+#: What a browser says in a preflight (Fetch 4.8), and nothing of who asks.
+_OF_A_PREFLIGHT = frozenset({
+    "origin", "access-control-request-method", "access-control-request-headers",
+    "access-control-request-private-network", "accept", "accept-language", "user-agent", "referer",
+})  # fmt: skip
+
+
+def _preflight_rules(settings: RouteSettings, process: ProcessSettings, hooks: Hooks, rules: Rules) -> Rules:
+    """Rules for a request that nobody was asked about: neither overrides nor the `request` hook, which may name a user
+    or hold a key of ours."""
+    bare = replace(
+        settings, methods=("OPTIONS",), request_set=(), request_add=(), request_only=_OF_A_PREFLIGHT,
+        request_authorization="drop", request_cookies=frozenset(), query_set=(), upgrade=(),
+    )  # fmt: skip
+    made = compile_rules(bare, process, replace(hooks, request=None))
+    return replace(made, answer=replace(rules.answer, hooks=replace(hooks, request=None)), anonymous=True)
 
 
 def probed(route: Route) -> Probed | None:

@@ -20,6 +20,7 @@ from pyramid.tweens import EXCVIEW
 from pyramid_threaded_proxy.app.compile import make_hooks
 from pyramid_threaded_proxy.app.declared import CATEGORY, ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.host import HostPredicate
 from pyramid_threaded_proxy.app.request_methods import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.app.startup import application_created
 from pyramid_threaded_proxy.app.views import ProxyView
@@ -39,6 +40,7 @@ def include(config: Configurator) -> None:
     config.add_request_method(RequestMethod(proxy_fetch), "proxy_fetch")
     config.add_request_method(RequestMethod(proxy_forward), "proxy_forward")
     config.add_request_method(ProxyExchanges(config.registry[ENGINE].in_flight), "proxy_exchanges")
+    config.add_route_predicate("proxied_host", HostPredicate)
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(application_created, ApplicationCreated)
     faults: list[str] = []
@@ -77,7 +79,8 @@ def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None
     intr["upstream"] = " ".join(settings.upstream)
     intr["mount"] = declared.mount
     intr.relate("routes", settings.name)
-    config.add_route(settings.name, _pyramid_pattern(settings), factory=factory, pregenerator=declared.mark)
+    of_host = {} if settings.host is None else {"proxied_host": settings.host}
+    config.add_route(settings.name, _pyramid_pattern(settings), factory=factory, pregenerator=declared.mark, **of_host)
 
     def remember() -> None:
         """Runs when the view is derived: what it asks then is what it will ask."""
@@ -85,12 +88,22 @@ def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None
 
     # After the route: under autocommit the introspectable is related to it at once.
     config.action(("proxied route", settings.name), remember, introspectables=(intr,))
+    view = ProxyView(config.registry[ENGINE], settings.name)
     config.add_view(
-        ProxyView(config.registry[ENGINE], settings.name),
+        view,
         route_name=settings.name,
         permission=NO_PERMISSION_REQUIRED if settings.public else settings.permission,
         require_csrf=settings.require_csrf,
     )
+    if settings.preflight == "pass":
+        config.add_view(
+            view.preflight,
+            route_name=settings.name,
+            request_method="OPTIONS",
+            header=("Origin", "Access-Control-Request-Method"),
+            permission=NO_PERMISSION_REQUIRED,
+            require_csrf=False,
+        )
 
 
 def _imported(config: Configurator, settings: RouteSettings) -> tuple[Hooks, Any]:

@@ -40,10 +40,20 @@ class Declared:
         self.seen: tuple[Any, Any, Any] | None = None
 
     @property
-    def place(self) -> tuple[int, bool, int, int]:
-        """Where it stands: by `order`, patterns before prefixes, the longest prefix first, then as declared."""
+    def place(self) -> tuple[bool, int, int, bool, int, int]:
+        """Where it stands: those `before` the application's own first, then by `order`, those for a host before those
+        for any, patterns before prefixes, the longest prefix first, then as declared."""
         prefix = self.settings.prefix
-        return (self.settings.order, prefix is not None, -len(prefix or ""), self.sequence)
+        host = self.settings.host
+        general = 2 if host is None else 1 if host.startswith("*") else 0
+        return (
+            not self.settings.before,
+            self.settings.order,
+            general,
+            prefix is not None,
+            -len(prefix or ""),
+            self.sequence,
+        )
 
 
 def all_declared(registry: Registry) -> list[Declared]:

@@ -11,7 +11,7 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
-from pyramid_threaded_proxy.app.operator_log import LimitLog, MisuseLog, answer_refused
+from pyramid_threaded_proxy.app.operator_log import FailureLog, LimitLog, MisuseLog
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
@@ -52,6 +52,7 @@ class Engine:
         self.in_flight = InFlight()
         self.limit_log = LimitLog()
         self.misuse_log = MisuseLog()
+        self.failure_log = FailureLog()
         self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)
         #: Pyramid's router, once the application is created.
         self.router: Callable[..., Any] | None = None
@@ -134,7 +135,7 @@ class Engine:
         exchange, hook = prepared.exchange, prepared.policy.hooks.complete
         if exchange.error is not None:
             hook = None
-            answer_refused(exchange)
+            self.failure_log.failed(exchange)
         event = ExchangeFinished(exchange) if self.registry.has_listeners else None
         if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):
             event = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
@@ -32,13 +33,22 @@ class ClientRequest:
     Made once for each request, in its thread, and used there alone.
     """
 
-    __slots__ = ("channel", "environ", "request")
+    __slots__ = ("channel", "environ", "known_request_id", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.environ: Environ = request.environ
         #: None where the connection can't be detached.
         self.channel = access.channel_of(self.environ)
+
+        #: Where somebody has asked for it.
+        self.known_request_id: str | None = None
+
+    def request_id(self) -> str:
+        """The id of the exchange that there will be."""
+        if self.known_request_id is None:
+            self.known_request_id = os.urandom(16).hex()
+        return self.known_request_id
 
     def raw_target(self) -> tuple[str, str | None]:
         """The client's path and query, byte for byte, and surely those that Pyramid has seen. Raises `TargetRefused`.
@@ -53,17 +63,16 @@ class ClientRequest:
             path = escaped_path(script_name + path_info) or "/"
             return split_target(path if query is None else f"{path}?{query}")
         path, query = split_target(raw)
-        if script_name and script_name == self._url_prefix() and public_path_matches(path, path_info, ""):
-            # A front server took the prefix away, and `url_prefix` says what it was: the public path has it.
+        if script_name and public_path_matches(path, path_info, ""):
+            # A front server took the prefix away, and something behind it says what it was: the public path has it.
             path = escaped_path(script_name) + path
+        elif script_name and path_info == "/" and public_path_matches(path, "", script_name):
+            path_info = ""  # middleware that splits the path made a slash of nothing
         if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
             given = script_name + path_info
             log.warning("refused: the target was sent as %r, and something made %r of it", path, given)
             raise TargetRefused("the path or query was rewritten on its way to the application")
         return path, query
-
-    def _url_prefix(self) -> str:
-        return access.url_prefix(self.channel) if self.channel is not None else ""
 
     def check_message(self) -> None:
         """Refuse what servers let through and RFC 9112 does not: a faulty Host, framing that only HTTP/1.1 has."""

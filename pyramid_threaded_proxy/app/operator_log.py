@@ -6,7 +6,15 @@ import logging
 import sys
 import time
 
-from pyramid_threaded_proxy.exceptions import AnswerRefused, TooManyExchanges
+from pyramid_threaded_proxy.exceptions import (
+    AnswerRefused,
+    ClientGone,
+    ClientTimedOut,
+    ExchangeClosed,
+    PermissionWithdrawn,
+    TooManyExchanges,
+    TunnelIdle,
+)
 from pyramid_threaded_proxy.exchange import Exchange
 
 log = logging.getLogger("pyramid_threaded_proxy.operator_log")
@@ -15,28 +23,65 @@ log = logging.getLogger("pyramid_threaded_proxy.operator_log")
 QUIET = 10.0
 
 
-class LimitLog:
-    """Tells of a limit that is reached, and later how often it was since. Any thread: a line too many does no harm."""
+class _Quiet:
+    """How often something was not told of since it was last: once in `QUIET` seconds is enough."""
+
+    #: Things that are kept apart at a time; what was told of more of them is forgotten.
+    MOST = 1000
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[float, int]] = {}
+        self._told: dict[object, tuple[float, int]] = {}
+
+    def may_tell(self, of: object) -> str | None:
+        """How the line ends, if there is to be one now. Any thread: a line too many does no harm."""
+        now = time.monotonic()
+        last, unsaid = self._told.get(of, (-QUIET, 0))
+        if now - last < QUIET:
+            self._told[of] = (last, unsaid + 1)
+            return None
+        if len(self._told) >= self.MOST:
+            self._told.clear()
+        self._told[of] = (now, 0)
+        return f" ({unsaid} more since the last line)" if unsaid else ""
+
+
+class LimitLog:
+    """Tells of a limit that is reached, and later how often it was since. Any thread."""
+
+    def __init__(self) -> None:
+        self._quiet = _Quiet()
 
     def reached(self, error: TooManyExchanges) -> None:
         """A request was refused for it."""
-        now = time.monotonic()
-        last, unsaid = self._told.get(error.limit, (-QUIET, 0))
-        if now - last < QUIET:
-            self._told[error.limit] = (last, unsaid + 1)
+        if (more := self._quiet.may_tell(error.limit)) is not None:
+            log.warning("a request was refused with %d: %s%s", error.status, error, more)
+
+
+class FailureLog:
+    """Tells of exchanges that failed after the detach, where no exception view and no tween sees them. Any thread."""
+
+    def __init__(self) -> None:
+        self._quiet = _Quiet()
+
+    def failed(self, exchange: Exchange) -> None:
+        """Which rule an exchange broke, and where; nothing of values, which may be secrets. Who left is no failure."""
+        error = exchange.error
+        if error is None or isinstance(error, _NOBODYS_FAULT):
             return
-        self._told[error.limit] = (now, 0)
-        more = f" ({unsaid} more since the last line)" if unsaid else ""
-        log.warning("a request was refused with %d: %s%s", error.status, error, more)
+        what = exchange.route, exchange.request.origin, type(error)
+        if (more := self._quiet.may_tell(what)) is None:
+            return
+        if isinstance(error, AnswerRefused):
+            text = "an answer of %s on %s was refused: %s [%s, request %s]%s"
+        else:
+            text = "an exchange with %s on %s failed: %s [%s, request %s]%s"
+        log.warning(
+            text, exchange.request.origin, exchange.route, error, type(error).__name__, exchange.request_id, more
+        )
 
 
-def answer_refused(exchange: Exchange) -> None:
-    """Which rule an upstream's answer broke; nothing of its values, which may be secrets."""
-    if isinstance(exchange.error, AnswerRefused):
-        log.warning("an answer of %s on %s was refused: %s", exchange.request.origin, exchange.route, exchange.error)
+#: The client left, or the application itself has ended it.
+_NOBODYS_FAULT = (ClientGone, ClientTimedOut, ExchangeClosed, PermissionWithdrawn, TunnelIdle)
 
 
 class MisuseLog:

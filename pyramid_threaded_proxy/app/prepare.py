@@ -24,6 +24,7 @@ from pyramid_threaded_proxy.app.environ import (
     ClientRequest,
     given_body,
 )
+from pyramid_threaded_proxy.app.own_origin import backends_own_origin
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Rules
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
@@ -54,36 +55,53 @@ def http_error(error: RequestRefused) -> HTTPException:
     return HTTPBadRequest(error.rule)
 
 
-def balancing_user(balancer: Balancer, client: ClientRequest) -> str:
+def balancing_user(balancer: Balancer, client: ClientRequest, rules: Rules) -> str:
     """Who counts for the choice among upstreams: the user, or where nobody is logged in the client's address."""
     if len(balancer.upstreams) == 1:
         return ""
-    return str(client.request.authenticated_userid or client.environ.get("REMOTE_ADDR"))
+    return userid_of(client, rules) or str(client.environ.get("REMOTE_ADDR"))
 
 
 class TemplateValues(dict[str, str | None]):
-    """What the templates of `request.set` may name, found out only when one of them does."""
+    """What templates may name, found out only when one of them does. `exchange` is None while there is none yet."""
 
-    _MADE: Mapping[str, Callable[[Request, Exchange], str | None]] = {
-        "userid": lambda request, exchange: exchange.userid,
-        "client_addr": lambda request, exchange: exchange.client_addr,
-        "host": lambda request, exchange: request.host,
-        "scheme": lambda request, exchange: request.scheme,
-        "route": lambda request, exchange: exchange.route,
-        "request_id": lambda request, exchange: exchange.request_id,
-    }
-
-    def __init__(self, request: Request, exchange: Exchange) -> None:
+    def __init__(
+        self, client: ClientRequest, rules: Rules, mount: str | None, exchange: Exchange | None = None
+    ) -> None:
         super().__init__()
-        self._request = request
+        self._client = client
+        self._rules = rules
+        self._mount = mount
         self._exchange = exchange
+
+    _MADE: Mapping[str, Callable[[TemplateValues], str | None]] = {
+        "userid": lambda self: userid_of(self._client, self._rules),
+        "client_addr": lambda self: self._client.environ.get("REMOTE_ADDR"),
+        "host": lambda self: str(self._client.request.host),
+        "scheme": lambda self: str(self._client.request.scheme),
+        "route": lambda self: self._rules.name,
+        "request_id": lambda self: self._client.request_id() if self._exchange is None else self._exchange.request_id,
+        "mount": lambda self: self._mount or "",
+    }
 
     def __missing__(self, name: str) -> str | None:
         made = self._MADE.get(name)
         if made is not None:
-            return made(self._request, self._exchange)
-        matched = self._request.matchdict[name]
+            return made(self)
+        matched = self._client.request.matchdict[name]
         return "/".join(matched) if isinstance(matched, tuple) else str(matched)
+
+
+def userid_of(client: ClientRequest, rules: Rules) -> str | None:
+    """Who asks, by the security policy."""
+    userid = None if rules.anonymous else client.request.authenticated_userid
+    return None if userid is None else str(userid)
+
+
+def upstream_query(client: ClientRequest, rules: Rules, mount: str | None, query: str | None) -> str | None:
+    """The query that goes upstream, by the rules for its parameters. Raises `ValueRefused`."""
+    made = rules.request.query
+    return made.apply(query, TemplateValues(client, rules, mount)) if made else query
 
 
 def prepare(
@@ -96,12 +114,14 @@ def prepare(
     environ, sending = client.environ, rules.request
     _check_method(rules.methods, environ["REQUEST_METHOD"])
     client.check_message()
-    body = client.body(sending.settings.max_body)
+    body = None if rules.anonymous else client.body(sending.settings.max_body)
     fields = _own_fields(client, destination.origin, sending, public.prefix)
+    if sending.settings.request_origin == "upstream":
+        fields = backends_own_origin(fields, public, destination, sending.origins)
     sent = UpstreamRequest(environ["REQUEST_METHOD"], str(destination.origin), destination.target, fields, body)
-    exchange = new_exchange(client, rules.name, sent)
+    exchange = new_exchange(client, rules, sent)
     if sending.rules:
-        sent.fields = sending.rules.apply(sent.fields, TemplateValues(client.request, exchange))
+        sent.fields = sending.rules.apply(sent.fields, TemplateValues(client, rules, public.mount, exchange))
     upgrade = asked_protocols(client, sending, body)
     return finish(client, exchange, rules, destination, public, recheck, upgrade)
 
@@ -135,13 +155,10 @@ def _own_fields(client: ClientRequest, origin: Origin, sending: RequestPolicy, p
     return fields
 
 
-def new_exchange(client: ClientRequest, route: str, sent: UpstreamRequest) -> Exchange:
+def new_exchange(client: ClientRequest, rules: Rules, sent: UpstreamRequest) -> Exchange:
     """The exchange for a request, of whoever the security policy says is asking."""
-    request = client.request
-    userid = request.authenticated_userid
-    exchange = Exchange(
-        route, sent, None if userid is None else str(userid), client.environ.get("REMOTE_ADDR"), request.registry
-    )
+    address, registry = client.environ.get("REMOTE_ADDR"), client.request.registry
+    exchange = Exchange(rules.name, sent, userid_of(client, rules), address, registry, client.known_request_id)
     if access_log.isEnabledFor(logging.INFO):
         exchange.log_values = client.log_values()
     return exchange
@@ -228,6 +245,8 @@ def _after_hook(sent: UpstreamRequest, origin: Origin, preserve_host: bool) -> O
             sent.headers["Host"] = changed.authority
         origin = changed
     fields = [field for field in sent.final_fields() if field[0].lower() not in CONNECTION_FIELDS]
+    if not any(name.lower() == "host" for name, _ in fields):
+        fields.insert(0, ("Host", origin.authority))  # every request has one (RFC 9112 3.2)
     for name, value in [(sent.method, ""), *fields]:
         check_field(name, value)
     if sent.method in NEVER:

@@ -26,6 +26,7 @@ from pyramid_threaded_proxy.app.prepare import (
     http_error,
     new_exchange,
     prepare,
+    upstream_query,
 )
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
@@ -93,8 +94,8 @@ def proxy_fetch(
     if method in NEVER:
         raise ValueRefused(f"proxy_fetch() never sends {method}")
     client = ClientRequest(request)
-    exchange = new_exchange(client, rules.name, UpstreamRequest(method, str(origin), target, [], None))
-    _fill(exchange, client, headers, body, rules.request)
+    exchange = new_exchange(client, rules, UpstreamRequest(method, str(origin), target, [], None))
+    _fill(exchange, client, headers, body, rules)
     public = Public(client.public_url(), None)
     return finish(client, exchange, rules, destination, public, _recheck(settings, recheck_with))
 
@@ -127,30 +128,32 @@ def proxy_forward(
     client = ClientRequest(request)
     try:
         if route is None:
-            destination = _url_destination(engine, client, url_or_route_name, path)
+            destination = _url_destination(engine, client, url_or_route_name, path, rules, mount)
         else:
-            destination = _route_destination(route, client, path, rules)
+            destination = _route_destination(route, client, path, rules, mount)
         public = Public(client.public_url(), mount, mount)
         return prepare(client, rules, destination, public, _recheck(given, recheck_with))
     except RequestRefused as error:
         raise http_error(error) from None
 
 
-def _url_destination(engine: Engine, client: ClientRequest, url: str, path: str) -> Destination:
+def _url_destination(
+    engine: Engine, client: ClientRequest, url: str, path: str, rules: Rules, mount: str | None
+) -> Destination:
     """Where a URL goes, with the client's query where it has none."""
     permit = partial(_permitted, engine)
     origin = permit(_checked_url(url)[0])
-    _, query = client.raw_target()
+    query = upstream_query(client, rules, mount, client.raw_target()[1])
     return Destination(origin, _url_target(url, path, query), permit=permit)
 
 
-def _route_destination(route: Route, client: ClientRequest, path: str, rules: Rules) -> Destination:
+def _route_destination(route: Route, client: ClientRequest, path: str, rules: Rules, mount: str | None) -> Destination:
     """Where a path below a route's upstreams goes."""
-    _, query = client.raw_target()
+    query = upstream_query(client, rules, mount, client.raw_target()[1])
     matched = client.request.matchdict or {}
     choice = UpstreamChoice(
         route.balancer,
-        balancing_user(route.balancer, client),
+        balancing_user(route.balancer, client, rules),
         lambda upstream: _route_target(upstream, path, query, matched),
         rules.request.settings.preserve_host,
     )
@@ -283,17 +286,15 @@ def _checked_url(url: str) -> tuple[Origin, str]:
     return origin, target
 
 
-def _fill(
-    exchange: Exchange, client: ClientRequest, headers: Headers | None, body: Any, sending: RequestPolicy
-) -> None:
+def _fill(exchange: Exchange, client: ClientRequest, headers: Headers | None, body: Any, rules: Rules) -> None:
     """Give a new request its fields and its body."""
-    sent = exchange.request
+    sent, sending = exchange.request, rules.request
     fields = _new_fields(client, sent, headers, sending)
     try:
         sent.body = _fetch_body(client, body, fields, sending)
     except RequestRefused as error:
         raise http_error(error) from None
-    sent.fields = sending.rules.apply(fields, TemplateValues(client.request, exchange))
+    sent.fields = sending.rules.apply(fields, TemplateValues(client, rules, None, exchange))
 
 
 def _new_fields(

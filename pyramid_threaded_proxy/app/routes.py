@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from pyramid_threaded_proxy.app.host import is_for
 from pyramid_threaded_proxy.exceptions import TargetRefused
 from pyramid_threaded_proxy.http.fields import RequestFields
+from pyramid_threaded_proxy.http.query import QueryRules
 from pyramid_threaded_proxy.http.rules import RequestRules
 from pyramid_threaded_proxy.http.target import check_upstream_target, join, rest_below
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy
@@ -25,6 +27,7 @@ class RequestPolicy:
     fields: RequestFields
     rules: RequestRules
     via: str
+    query: QueryRules
     upgrade: frozenset[str]
     origins: frozenset[str]
 
@@ -38,6 +41,15 @@ class Rules:
     methods: frozenset[str] | None
     request: RequestPolicy
     answer: AnswerPolicy
+    #: Whether who asks is nobody, whoever that is: a preflight has no user.
+    anonymous: bool = False
+
+
+class Inner(NamedTuple):
+    """The mount of another route below one's own, from there on, and the host that it stands for."""
+
+    rest: str
+    host: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +61,20 @@ class Route:
     mount: str
     balancer: Balancer
     #: Mounts of other routes below this one's, from there on.
-    inner: tuple[str, ...] = ()
+    inner: tuple[Inner, ...] = ()
+    #: What holds for a CORS preflight that needs no permission; None where it does.
+    preflight: Rules | None = None
 
     @property
     def is_prefix(self) -> bool:
         """Whether it has a mount point, rather than a pattern."""
         return self.settings.pattern is None
 
-    def target(self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any]) -> str:
+    def target(
+        self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any], host: str = ""
+    ) -> str:
         """The target at `upstream` for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
+        `host` is the client's, which may say which other routes there are.
 
         Raises `TargetRefused`, or `ValueRefused` where a value can't be written.
         """
@@ -68,17 +85,17 @@ class Route:
             if rest is None:
                 raise TargetRefused("the path as it was sent is not below the mount")
             if self.inner:
-                self._check_inner(path, public)
+                self._check_inner(path, public, host)
             target = join(upstream.base, rest, query)
         check_upstream_target(target)
         return target
 
-    def _check_inner(self, path: str, public: str) -> None:
+    def _check_inner(self, path: str, public: str, host: str) -> None:
         """Upstreams that merge slashes or drop parameters could take the path for one that another route guards."""
         means = _SLASHES.sub("/", _PARAMETERS.sub("", unquote(path)))
-        for rest in self.inner:
-            mount = unquote(public + rest)
-            if means == mount or means.startswith(mount + "/"):
+        for inner in self.inner:
+            mount = unquote(public + inner.rest)
+            if (means == mount or means.startswith(mount + "/")) and is_for(inner.host, host):
                 raise TargetRefused("the path could mean another resource, which has a route of its own")
 
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from pyramid.authentication import BasicAuthAuthenticationPolicy, RemoteUserAuthenticationPolicy
 from pyramid.events import ApplicationCreated
 from pyramid.interfaces import (
+    IAuthenticationPolicy,
     IRoutesMapper,
     ISecurityPolicy,
     ISessionFactory,
     ITweens,
 )
+from pyramid.predicates import RequestMethodPredicate
 from pyramid.registry import Registry
 from pyramid.security import NO_PERMISSION_REQUIRED
 from zope.interface import implementedBy
@@ -21,8 +24,11 @@ from zope.interface import implementedBy
 from pyramid_threaded_proxy.app.compile import compile_route, probed
 from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.host import may_meet
+from pyramid_threaded_proxy.app.routes import Inner
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
+from pyramid_threaded_proxy.settings.table import RouteSettings
 
 log = logging.getLogger("pyramid_threaded_proxy.config")
 
@@ -44,9 +50,10 @@ def application_created(event: ApplicationCreated) -> None:
     engine.probes.probed += filter(None, map(probed, engine.routes.values()))
     mapper = registry.queryUtility(IRoutesMapper)
     if mapper is not None:
-        _put_last(mapper, every)
+        _put_in_place(mapper, every)
         _warn_of_taken_mounts(mapper, every)
     _warn_of_cookies(registry, engine, every)
+    _warn_of_fields(registry, engine, every)
     _unburden(registry)
 
 
@@ -113,24 +120,29 @@ def _missing_tween(registry: Registry) -> Iterator[str]:
         yield f"pyramid.tweens: {TWEEN} is missing; put it below pyramid.tweens.excview_tween_factory"
 
 
-def _mounts_inside(outer: Declared, every: list[Declared]) -> tuple[str, ...]:
+def _mounts_inside(outer: Declared, every: list[Declared]) -> tuple[Inner, ...]:
     """What other routes take below the mount of this one, from there on."""
     if outer.settings.prefix is None:
         return ()
     below = outer.mount + "/"
     return tuple(
-        one.mount[len(outer.mount) :]
+        Inner(one.mount[len(outer.mount) :], one.settings.host)
         for one in every
-        if one.settings.prefix is not None and one.mount.startswith(below) and one.place < outer.place
+        if one.settings.prefix is not None
+        and one.mount.startswith(below)
+        and one.place < outer.place
+        and may_meet(one.settings.host, outer.settings.host)
     )
 
 
-def _put_last(mapper: Any, every: list[Declared]) -> None:
-    """Ours behind the application's own, however late those were added."""
-    marks = {declared.mark: declared.place for declared in every}
-    ours = [route for route in mapper.routelist if route.pregenerator in marks]
-    ours.sort(key=lambda route: marks[route.pregenerator])
-    mapper.routelist[:] = [route for route in mapper.routelist if route.pregenerator not in marks] + ours
+def _put_in_place(mapper: Any, every: list[Declared]) -> None:
+    """Ours behind the application's own, however late those were added; or in front where `before` says so."""
+    known = {declared.mark: declared for declared in every}
+    ours = [route for route in mapper.routelist if route.pregenerator in known]
+    ours.sort(key=lambda route: known[route.pregenerator].place)
+    first = [route for route in ours if known[route.pregenerator].settings.before]
+    own = [route for route in mapper.routelist if route.pregenerator not in known]
+    mapper.routelist[:] = first + own + ours[len(first) :]
 
 
 def _warn_of_taken_mounts(mapper: Any, every: list[Declared]) -> None:
@@ -141,21 +153,82 @@ def _warn_of_taken_mounts(mapper: Any, every: list[Declared]) -> None:
             continue
         mount = unquote(declared.mount)
         for route in own:
-            if route.match(mount or "/") is not None or route.match(mount + "/x") is not None:
-                log.warning(
-                    "the application's route %r takes requests below %r from the proxied route %r",
-                    route.name,
-                    mount or "/",
-                    declared.settings.name,
-                )
+            if not _can_meet(route, declared) or not any(
+                route.match(path) is not None for path in (mount or "/", mount + "/x")
+            ):
+                continue
+            log.warning(
+                "the application's route %r takes requests below %r from the proxied route %r: "
+                "rename one, or set proxy.routes.%s.before = true, which puts it in front",
+                route.name,
+                mount or "/",
+                declared.settings.name,
+                declared.settings.name,
+            )
+
+
+def _can_meet(route: Any, declared: Declared) -> bool:
+    """Whether a request can be one for both; the application's own OPTIONS view is no accident."""
+    if declared.settings.before:
+        return False
+    for predicate in route.predicates:
+        if isinstance(predicate, RequestMethodPredicate):
+            ours = set(declared.settings.methods or predicate.val) - {"OPTIONS"}
+            return not ours.isdisjoint(predicate.val)
+    return True
 
 
 def _warn_of_cookies(registry: Registry, engine: Engine, every: list[Declared]) -> None:
     if engine.settings.own_cookies_given or all(one.settings.request_cookies == frozenset() for one in every):
         return
-    if registry.queryUtility(ISessionFactory) is not None or registry.queryUtility(ISecurityPolicy) is not None:
+    policy = _policy(registry)
+    if registry.queryUtility(ISessionFactory) is not None or (policy is not None and not _reads_no_cookie(policy)):
         log.warning(
             "proxy.own_cookies is not set: of the application's cookies only %s are kept from upstreams; "
             "name the session's and the login's cookies there",
             ", ".join(sorted(engine.settings.own_cookies)),
         )
+
+
+def _policy(registry: Registry) -> Any:
+    """Who says which user asks: the security policy, or the authentication policy of Pyramid 1 behind it."""
+    return registry.queryUtility(IAuthenticationPolicy) or registry.queryUtility(ISecurityPolicy)
+
+
+def _reads_no_cookie(policy: Any) -> bool:
+    """Whether a policy is one of those that are known to look at a field alone."""
+    return isinstance(policy, (BasicAuthAuthenticationPolicy, RemoteUserAuthenticationPolicy)) or bool(
+        _field_of(policy)
+    )
+
+
+def _field_of(policy: Any) -> str | None:
+    """The field that holds the credentials, of a policy that is known to read one: Pyramid's own for a user that a
+    front server names, pyramid_jwt's and devpi's."""
+    key, name = getattr(policy, "environ_key", None), getattr(policy, "http_header", None)
+    if isinstance(key, str) and key.startswith("HTTP_"):
+        return "-".join(word.capitalize() for word in key[5:].split("_"))
+    if isinstance(name, str):
+        return name
+    return "X-Devpi-Auth" if type(policy).__module__.split(".")[0] == "devpi_server" else None
+
+
+def _warn_of_fields(registry: Registry, engine: Engine, every: list[Declared]) -> None:
+    policy = _policy(registry)
+    name = _field_of(policy)
+    if name is None or name.lower() in engine.settings.own_fields | {"authorization", "cookie"}:
+        return
+    sending = [one.settings.name for one in every if _sends(one.settings, name.lower())]
+    if sending:
+        log.warning(
+            "proxy.own_fields does not name %s, which %s reads: the client's goes upstream on %s; name it there",
+            name,
+            type(policy).__name__,
+            ", ".join(sending),
+        )
+
+
+def _sends(settings: RouteSettings, name: str) -> bool:
+    if settings.request_only is not None and name not in settings.request_only:
+        return False
+    return name not in {other.lower() for other in [*settings.request_remove, *dict(settings.request_set)]}

@@ -38,8 +38,8 @@ def _check_origin(client: ClientRequest, sending: RequestPolicy) -> None:
     origin = client.environ.get("HTTP_ORIGIN")
     if origin is None or "*" in sending.origins:
         return
-    own = _comparable(client.public_url())
-    if _comparable(origin) != own and _comparable(origin) not in map(_comparable, sending.origins):
+    own = comparable(client.public_url())
+    if comparable(origin) != own and comparable(origin) not in map(comparable, sending.origins):
         log.warning(
             "an upgrade was refused: its Origin is %r and the application's own is %r "
             "(behind a proxy, waitress's trusted_proxy decides what that is)",
@@ -49,7 +49,7 @@ def _check_origin(client: ClientRequest, sending: RequestPolicy) -> None:
         raise HTTPForbidden("This Origin may not open such a connection.")
 
 
-def _comparable(origin: str) -> str:
+def comparable(origin: str) -> str:
     """An origin in lower case, without its scheme's own port."""
     origin = origin.lower()
     return without_default_port(origin, origin.partition(":")[0])

@@ -11,8 +11,8 @@ from pyramid.response import Response
 
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
-from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare
-from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare, upstream_query
+from pyramid_threaded_proxy.app.routes import Route, Rules
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.http.target import escaped_path
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
@@ -33,24 +33,37 @@ class ProxyView:
         if isinstance(question, PermissionQuestion):
             question.answer(request.authenticated_userid)
             return HTTPNoContent()
+        return self._answered(request)
+
+    def preflight(self, context: Any, request: Request) -> Response:
+        """A CORS preflight of a route that lets these pass: nobody was asked, and nobody asks."""
+        return self._answered(request, preflight=True)
+
+    def _answered(self, request: Request, *, preflight: bool = False) -> Response:
+        route = self._engine.routes[self._name]
+        client = ClientRequest(request)
         try:
-            return self._answer(self._engine.routes[self._name], ClientRequest(request))
+            if preflight and route.preflight is not None:
+                return self._answer(route, route.preflight, client)
+            return self._answer(route, route.rules, client, self._recheck(route, client.environ))
         except RequestRefused as error:
             raise http_error(error) from None
 
-    def _answer(self, route: Route, client: ClientRequest) -> Response:
+    def _answer(self, route: Route, rules: Rules, client: ClientRequest, recheck: Recheck | None = None) -> Response:
         script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict
         mount = escaped_path(script_name) + route.mount if script_name else route.mount
-        path, query = client.raw_target()
+        path, sent_query = client.raw_target()
+        host = client.environ.get("HTTP_HOST", "")
+        query = upstream_query(client, rules, mount, sent_query)
         choice = UpstreamChoice(
             route.balancer,
-            balancing_user(route.balancer, client),
-            lambda upstream: route.target(upstream, path, query, mount, matched),
+            balancing_user(route.balancer, client, rules),
+            lambda upstream: route.target(upstream, path, query, mount, matched, host),
             route.settings.preserve_host,
         )
         destination = Destination(choice.upstream.origin, choice.target, choice)
         public = Public(client.public_url(), mount, mount if route.is_prefix else None)
-        return prepare(client, route.rules, destination, public, self._recheck(route, client.environ))
+        return prepare(client, rules, destination, public, recheck)
 
     def _recheck(self, route: Route, environ: Mapping[str, Any]) -> Recheck | None:
         interval, router = route.settings.recheck, self._engine.router

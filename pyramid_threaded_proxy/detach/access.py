@@ -50,11 +50,6 @@ def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
     return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
 
 
-def url_prefix(channel: DetachableChannel) -> str:
-    """The prefix that waitress was told its URLs have; "" where there is none."""
-    return str(channel.adj.url_prefix)
-
-
 def sent_method(channel: DetachableChannel) -> str:
     """The method that the client sent, whatever became of it since."""
     return str(channel.requests[0].command)

@@ -45,15 +45,23 @@ class RequestFields:
     """The client's fields that go upstream; built once per route.
 
     `own_cookies` never go up, of the others those in `cookies` (None: any). `authorization` lets that field pass.
-    `drop` are the lower-case names that the application sets itself.
+    `drop` are the lower-case names that the application sets itself, or keeps; of the others those in `only` (None:
+    any) go up, and what a switched connection needs.
     """
 
     def __init__(
-        self, *, own_cookies: frozenset[str], cookies: frozenset[str] | None, authorization: bool, drop: frozenset[str]
+        self,
+        *,
+        own_cookies: frozenset[str],
+        cookies: frozenset[str] | None,
+        authorization: bool,
+        drop: frozenset[str],
+        only: frozenset[str] | None = None,
     ) -> None:
         self._dropped = _NEVER_UP | drop | (frozenset() if authorization else {"authorization"})
-        self._cookies = None if "cookie" in drop else CookieFilter(own_cookies, cookies)
-        self._content_type = "content-type" not in drop
+        self._only = only
+        self._cookies = CookieFilter(own_cookies, cookies) if self._wants("cookie", drop) else None
+        self._content_type = self._wants("content-type", drop)
         self._names = NameTable(self._name_of)
 
     def select(self, environ: Mapping[str, Any]) -> Fields:
@@ -77,15 +85,23 @@ class RequestFields:
         _check_values(fields)
         return fields
 
+    def _wants(self, name: str, dropped: frozenset[str]) -> bool:
+        return name not in dropped and _is_let_through(name, self._only)
+
     def _name_of(self, key: str) -> str:
         """The field name behind a key of the environ; "" if it is none, or does not go up."""
         if not key.startswith("HTTP_"):
             return ""
         name = "-".join([word.capitalize() for word in key[5:].split("_")])
         lower = name.lower()
-        if lower in self._dropped or lower.startswith("x-forwarded") or not TOKEN.fullmatch(name):
+        if not self._wants(lower, self._dropped) or lower.startswith("x-forwarded") or not TOKEN.fullmatch(name):
             return ""
         return name
+
+
+def _is_let_through(name: str, only: frozenset[str] | None) -> bool:
+    """Whether a list of names lets one through; without a handshake's fields no connection is switched."""
+    return only is None or name in only or name.startswith("sec-websocket-")
 
 
 def _check_values(fields: Fields) -> None:
@@ -135,7 +151,8 @@ _KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _CACHE_CONTROL = range(6)
 class AnswerFields:
     """The upstream's fields that go to the client; built once per route.
 
-    `bases` are the URLs of the route's upstreams. `private` keeps the answer out of shared caches.
+    `bases` are the URLs of the route's upstreams. `private` keeps the answer out of shared caches. `only` are the
+    lower-case names that may pass (None: any), besides what a switched connection needs.
     """
 
     def __init__(
@@ -146,7 +163,9 @@ class AnswerFields:
         rewrite_location: bool,
         bases: tuple[str, ...],
         private: bool,
+        only: frozenset[str] | None = None,
     ) -> None:
+        self._only = only
         self._locations = LocationMap(bases)
         self._cookies = SetCookieFilter(own_cookies, rewrite=rewrite_cookies, base_paths=self._locations.paths)
         self._rewrite_location = rewrite_location
@@ -190,6 +209,8 @@ class AnswerFields:
         if lower == "connection":
             return _CONNECTION
         if lower in _NEVER_DOWN or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
+            return _DROP
+        if not _is_let_through(lower, self._only):
             return _DROP
         if lower == "set-cookie":
             return _SET_COOKIE

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
 from pyramid_threaded_proxy.http.names import without_default_port
+from pyramid_threaded_proxy.http.query import QueryRules, parameter_names
 from pyramid_threaded_proxy.http.template import template_parts
 
 # No escape, and no segment that begins with a dot: such a path can't hold anything that the slow checks look for.
@@ -144,6 +145,7 @@ class UpstreamPattern:
     def __init__(self, target: str, several: frozenset[str] = frozenset()) -> None:
         path, mark, query = target.partition("?")
         self._path = template_parts(path or "/", doubled=False)
+        self._own = QueryRules(remove=[name for name in parameter_names(query) if "{" not in name])
         self._query = template_parts(query, doubled=False) if mark else None
         self._several = several
         self.names = frozenset(self._path[1::2]) | frozenset((self._query or ())[1::2])
@@ -157,6 +159,7 @@ class UpstreamPattern:
         path = self._filled(self._path, values, in_query=False)
         if self._query is None:
             return join("", path, query)
+        query = self._own.apply(query, {}) if query and self._own else query  # the client can't double what is ours
         own = self._filled(self._query, values, in_query=True)
         return f"{path}?{own}&{query}" if own and query else f"{path}?{own or query or ''}"
 

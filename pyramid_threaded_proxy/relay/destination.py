@@ -67,8 +67,7 @@ class UpstreamChoice:
             return False  # its own base makes another path of it
         request.origin = str(other.origin)
         if not self._keep_host:
-            host, new = ("Host", old.origin.authority), ("Host", other.origin.authority)
-            request.fields = [new if field == host else field for field in request.fields]
+            request.fields = [_told(field, old.origin, other.origin) for field in request.fields]
         return True
 
     def end_trial(self) -> None:
@@ -76,6 +75,16 @@ class UpstreamChoice:
         trial, self.trial = self.trial, None
         if trial is not None:
             self.upstream.health.give_back(trial)
+
+
+def _told(field: tuple[str, str], old: Origin, other: Origin) -> tuple[str, str]:
+    """A field that says which upstream is meant, for another one."""
+    name, value = field
+    if field == ("Host", old.authority):
+        return name, other.authority
+    if name in ("Origin", "Referer") and (value + "/").startswith(old.as_pages_have_it + "/"):
+        return name, other.as_pages_have_it + value[len(old.as_pages_have_it) :]
+    return field
 
 
 class Destination:

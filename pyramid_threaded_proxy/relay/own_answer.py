@@ -36,6 +36,11 @@ def error_response(error: ExchangeFailed, accept: str) -> webob.Response:
     made = status_map[error.status](_EXPLANATIONS.get(error.status))
     if error.status == 503:
         made.headers["Retry-After"] = "1"
+    return _rendered(made, accept)
+
+
+def _rendered(made: Any, accept: str) -> webob.Response:
+    """An HTTP exception, of WebOb's or of Pyramid's, with its page, which it makes when it is called."""
     if len(accept) > _LONGEST_ACCEPT:
         accept = ""
     return webob.Request.blank("/", headers={"Accept": accept or "*/*"}).get_response(made)
@@ -53,6 +58,8 @@ def send_response(response: webob.Response, prepared: PreparedExchange, client: 
     """Steps: answer with a WebOb response, whose body is read, and closed, in pool threads."""
     if response.status_int < 200:
         raise HookFailed(f"a hook answered with the interim status {response.status_int}")
+    if isinstance(response, Exception):
+        response = _rendered(response, prepared.accept)
     try:
         yield from _send(response, prepared, client)
     except GeneratorExit:

@@ -23,7 +23,7 @@ def place_faults(section: Section, origin: str) -> Iterator[str]:
     prefix, pattern = section.entries.get("prefix"), section.entries.get("pattern")
     if prefix and pattern:
         yield prefix.fault(f"stands beside {pattern.key} ({pattern.origin}): give one of them")
-    if not prefix and not pattern:
+    if not prefix and not pattern and not section.good("host"):
         yield f"{section.home}prefix ({origin}): is missing: give prefix or pattern"
 
 
@@ -56,7 +56,7 @@ def pattern_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
 
 def template_faults(section: Section, known: frozenset[str]) -> Iterator[str]:
     for path, entry in section.entries.items():
-        if path.startswith(("request.set.", "request.add.")) and section.good(path):
+        if path.startswith(("request.set.", "request.add.", "query.set.")) and section.good(path):
             try:
                 check_placeholders(placeholders(str(entry.value)), known)
             except ValueFault as fault:
@@ -67,6 +67,11 @@ def contradictions(section: Section, values: dict[str, Any]) -> Iterator[str]:
     """Fields that are removed and put there, or have a default that another override leaves no room for."""
     for path, other in clashes(values):
         yield section.entries[path].fault(f"is at odds with {section.home}{other}: give one of them")
+
+
+def origin_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
+    if values["request_origin"] == "upstream" and values["preserve_host"]:
+        yield section.entries["request.origin"].fault("is at odds with preserve_host: the upstream gets our own Host")
 
 
 def clashes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.settings.agreement import (
     access_faults,
     clashes,
     contradictions,
+    origin_faults,
     pattern_faults,
     place_faults,
     template_faults,
@@ -93,6 +94,7 @@ def fetch_settings(name: str, keywords: Mapping[str, object], origin: str) -> Ro
     faults.extend(template_faults(section, TEMPLATE_NAMES))
     faults.extend(contradictions(section, values))
     faults.extend(tls_faults(section, values))
+    faults.extend(origin_faults(section, values))
     if faults:
         raise SettingsError(faults)
     return RouteSettings(**_FETCH_DEFAULTS | values, name=name)
@@ -203,4 +205,7 @@ def _route(name: str, section: Section, origin: str) -> RouteSettings:
     section.faults.extend(pattern_faults(section, values))
     section.faults.extend(contradictions(section, values))
     section.faults.extend(tls_faults(section, values))
+    section.faults.extend(origin_faults(section, values))
+    if values["host"] is not None and values["pattern"] is None:
+        values["prefix"] = values["prefix"] or "/"
     return RouteSettings(**values, name=name)

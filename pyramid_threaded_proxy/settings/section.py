@@ -20,6 +20,10 @@ DEFAULTS = {key: key.unread() for key in (*PROCESS_KEYS, *ROUTE_KEYS)}
 _LOCAL = frozenset(key.path for key in ROUTE_KEYS if not key.fetch)
 
 
+#: What other programs call a setting.
+_USUAL = {"timeout": "read_timeout"}
+
+
 def is_empty(entry: Entry) -> bool:
     return isinstance(entry.value, Mapping) and not entry.value
 
@@ -89,10 +93,13 @@ class Section:
         belongs = "belongs to a declared route and is unknown here" if path in _LOCAL else "is unknown"
         known = self.keys.values()
         if self.in_python:
-            return belongs + nearest(path, [key.attribute for key in known])
+            return belongs + nearest(_USUAL.get(path, path), [key.attribute for key in known])
         # What follows the group is the field's name and is kept as it is.
         field = path.split(".", 2)[2] if path.count(".") >= 2 else "FIELD"
         names = [f"{self.home}{key.path}{f'.{field}' if key.names else ''}" for key in known]
         if self.home == "proxy." and "." in path:
             names.append(f"proxy.routes.{path.partition('.')[2]}")
-        return belongs + nearest(self.home + path, names)
+        group = f"{self.home}{path.partition('.')[0]}."
+        if "." in path and any(name.startswith(group) for name in names):
+            names = [name for name in names if name.startswith(group)]
+        return belongs + nearest(self.home + _USUAL.get(path, path), names)

@@ -29,6 +29,8 @@ class ProcessSettings:
     fetch_allow: tuple[str, ...] | None = None
     #: In seconds.
     drain_timeout: float = 10.0
+    #: In lower case.
+    own_fields: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,18 @@ class RouteSettings:
     #: None stands for any but CONNECT and TRACE. That GET lets HEAD in is not spelt out here.
     methods: tuple[str, ...] | None
     order: int
+    before: bool
+    host: str | None
+    preflight: Literal["ask", "pass"]
+    query_remove: tuple[str, ...]
+    query_only: frozenset[str] | None
+    query_set: FieldValues
+    request_origin: Literal["pass", "upstream"]
     request_set: FieldValues
     request_add: FieldValues
     request_remove: tuple[str, ...]
+    #: In lower case; None stands for any, as for `response_only`.
+    request_only: frozenset[str] | None
     #: None stands for ``*``.
     request_cookies: frozenset[str] | None
     request_authorization: Literal["drop", "pass"]
@@ -57,6 +68,7 @@ class RouteSettings:
     response_add: FieldValues
     response_default: FieldValues
     response_remove: tuple[str, ...]
+    response_only: frozenset[str] | None
     preserve_host: bool
     forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
     rewrite_location: bool
@@ -143,7 +155,7 @@ _SIZE = "bytes, or `64KiB`, `10MiB`, `1GiB`"
 _BOOLEAN = "true or false"
 _HOOK = "a dotted name, or in Python a callable"
 _TEMPLATE = (
-    "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}` "
+    "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}`, `{mount}` "
     "and the pattern's placeholders; `{{` and `}}` for braces"
 )
 _FIELDS = "names of fields, but those of framing and connections"
@@ -169,6 +181,10 @@ PROCESS_KEYS: tuple[Key, ...] = (
     Key(
         "own_cookies", values.cookie_names, "session auth_tkt csrf_token", "names of cookies",
         "the application's own cookies: never sent upstream, and never set by an upstream",
+    ),
+    Key(
+        "own_fields", values.request_fields, "", "names of fields",
+        "request fields that are the application's own credentials (`X-API-Key`): never sent upstream",
     ),
     Key(
         "fetch.allow", values.list_of(values.fetch_target), None,
@@ -228,6 +244,41 @@ ROUTE_KEYS: tuple[Key, ...] = (
         fetch=False,
     ),
     Key(
+        "before", values.boolean, "false", _BOOLEAN,
+        "`true` puts the route in front of the application's own, for an application with a catch-all; the "
+        "application's routes below it are then never reached",
+        fetch=False,
+    ),
+    Key(
+        "host", values.host, None, "a host's name or address without a port, or `*.example.com` for all below it",
+        "the Host that this route stands for, as waitress trusts it; `prefix` is `/` then, where neither it nor "
+        "`pattern` is given",
+        unset="any", fetch=False,
+    ),
+    Key(
+        "preflight", values.choice("ask", "pass"), "ask", "`ask` or `pass`",
+        "`pass` lets a CORS preflight go upstream without the permission, and without cookies, body or identity",
+        fetch=False,
+    ),
+    Key(
+        "query.remove", values.list_of(values.parameter), "", "names of query parameters",
+        "the client's parameters that do not go upstream, in whatever case and form",
+    ),
+    Key(
+        "query.only", values.parameters, None, "names of query parameters; empty lets none through",
+        "the client's parameters that may go upstream at all",
+        unset="any",
+    ),
+    Key(
+        "query.set", values.template, None, _TEMPLATE,
+        "this parameter goes upstream with this value, instead of the client's", names=values.parameter,
+    ),
+    Key(
+        "request.origin", values.choice("pass", "upstream"), "pass", "`pass` or `upstream`",
+        "`upstream` tells a backend that compares `Origin` and `Referer` with its own Host that it is itself; only our "
+        "own origin and those of `origins` are rewritten so. Not beside `preserve_host`",
+    ),
+    Key(
         "request.set", values.template, None, _TEMPLATE,
         "this field is sent upstream with this value, instead of the client's", names=values.request_field,
     ),
@@ -238,6 +289,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "request.remove", values.list_of(values.request_field), "", f"{_FIELDS}, and without underscores",
         "fields that are not sent upstream",
+    ),
+    Key(
+        "request.only", values.request_fields, None, "names of fields; empty lets none through",
+        "the client's fields that may go upstream at all, `Cookie` and `Content-Type` included; Host, framing, the "
+        "fields of an allowed upgrade and those that are set here go besides",
+        unset="any",
     ),
     Key(
         "request.cookies", values.cookies_let_up, "*", "names of cookies, or `*`",
@@ -262,6 +319,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "response.remove", values.list_of(values.response_field), "", _FIELDS,
         "the upstream's fields that are not sent to the client",
+    ),
+    Key(
+        "response.only", values.response_fields, None, "names of fields; empty lets none through",
+        "the upstream's fields that may reach the client at all, `Content-Type` and `Set-Cookie` included; framing, "
+        "the fields of an allowed upgrade and those that are set here go besides",
+        unset="any",
     ),
     Key(
         "preserve_host", values.boolean, "false", _BOOLEAN,

@@ -22,7 +22,7 @@ from pyramid_threaded_proxy.settings.allowlist import check_entry
 Reader = Callable[[object], Any]
 
 #: What a value of `request.set` and `request.add` may name on every route.
-TEMPLATE_NAMES = frozenset({"userid", "client_addr", "host", "scheme", "route", "request_id"})
+TEMPLATE_NAMES = frozenset({"userid", "client_addr", "host", "scheme", "route", "request_id", "mount"})
 
 #: Longest duration, in seconds: ten days, well below what epoll takes (2**31 ms).
 MAX_SECONDS = 864_000
@@ -256,6 +256,26 @@ def cookies_let_up(value: object) -> frozenset[str] | None:
     return cookie_names(names)
 
 
+def parameter(word: str) -> str:
+    """The name of a query parameter, unescaped."""
+    if not word or re.search(r"[\s&;=\[\]%+#]", word):
+        raise ValueFault(f"{word!r} is not a parameter's name, unescaped")
+    return word
+
+
+def parameters(value: object) -> frozenset[str]:
+    """Names of query parameters."""
+    return frozenset(list_of(parameter)(value))
+
+
+def host(value: object) -> str:
+    """A host without a port, or ``*.`` and a domain; in lower case."""
+    name = text(value).lower()
+    if not re.fullmatch(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\]", name):
+        raise ValueFault("is not a host's name or address, without a port")
+    return name
+
+
 def duration_or_off(value: object) -> float | None:
     """A duration, or None for ``off``."""
     return None if plain(value) == "off" or plain(value) is False else duration(value)
@@ -334,6 +354,16 @@ def request_field(word: str) -> str:
         hyphened = name.replace("_", "-")
         raise ValueFault(f"{name!r} has an underscore, which upstreams take for a hyphen: write {hyphened}")
     return name
+
+
+def request_fields(value: object) -> frozenset[str]:
+    """Names of the client's fields, in lower case."""
+    return frozenset(name.lower() for name in list_of(request_field)(value))
+
+
+def response_fields(value: object) -> frozenset[str]:
+    """Names of the upstream's fields, in lower case."""
+    return frozenset(name.lower() for name in list_of(response_field)(value))
 
 
 def response_field(word: str) -> str:

@@ -27,6 +27,11 @@ class Origin(NamedTuple):
         return _authority(self)
 
     @property
+    def as_pages_have_it(self) -> str:
+        """As the Origin of the upstream's own pages, if browsers were to get these from it."""
+        return f"{'http' if self.scheme == UNIX else self.scheme}://{self.authority}"
+
+    @property
     def path(self) -> str:
         """The file of a Unix socket."""
         return unquote(self.host)

@@ -231,3 +231,35 @@ def test_the_access_log_shows_where_the_time_went(
     assert connect < 0.25
     assert first_byte - connect > 0.29
     assert total - first_byte > 0.29
+
+
+def test_a_failure_is_told_of(site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning says route, upstream, rule and request, and a second failure of the same kind waits for its turn."""
+    here = site(route("down", "http://127.0.0.1:9"))
+    for _ in range(2):
+        assert here.get("/down/x").status == 502
+    wait_until(lambda: here.engine.admission.in_flight == 0)
+    (record,) = [record for record in caplog.records if record.name == f"{PACKAGE}.operator_log"]
+    assert record.levelname == "WARNING"
+    pattern = r"an exchange with http://127\.0\.0\.1:9 on down failed: .+ \[ConnectFailed, request [0-9a-f]{32}\]"
+    assert re.fullmatch(pattern, record.getMessage())
+
+
+def test_a_client_that_leaves_is_no_failure(
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who closes the page is in the access log alone."""
+    asked = threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        asked.set()
+        wire.wait_closed()
+
+    here = site(route("r", origin(script).url))
+    client = here.client()
+    client.send(b"GET /r/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert asked.wait(10)
+    client.close()
+    wait_until(lambda: here.engine.admission.in_flight == 0)
+    assert package_lines(caplog, "operator_log") == []

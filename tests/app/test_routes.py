@@ -240,7 +240,7 @@ def test_a_pattern_below_placeholders(origin: MakeOrigin, site: MakeSite) -> Non
     assert answer.one("Set-Cookie") == "a=1; Path=/t"
 
 
-@pytest.mark.parametrize("key", ["PATH_INFO", "SCRIPT_NAME", "QUERY_STRING"])
+@pytest.mark.parametrize("key", ["PATH_INFO", "QUERY_STRING"])
 def test_a_rewritten_target_is_refused(key: str, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     """Where middleware changed path or query, nobody knows which one was meant: 400, and a line in the log."""
 
@@ -369,3 +369,43 @@ def test_the_fault_is_said(site: MakeSite, caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.INFO)
     answer = site(route("reports", "http://127.0.0.1:9")).get("/reports/%2e%2e/x")
     assert (answer.status, b"dot segment" in answer.body) == (400, True)
+
+
+CATCH_ALL = ["/{user}/{index}", "/*rest"]
+
+
+@pytest.mark.parametrize("pattern", CATCH_ALL)
+def test_before_a_catch_all(pattern: str, origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    """With `before` a route stands in front of the application's own; without it the warning says what is needed."""
+    upstream = origin(echo)
+
+    def configure(config: Configurator) -> None:
+        config.add_route("all", pattern)
+        config.add_view(lambda request: Response("own"), route_name="all")
+
+    behind = site(route("reports", upstream.url), configure=configure)
+    assert behind.get("/reports/x").body == b"own"
+    assert "'all' takes requests below '/reports'" in caplog.text
+    assert "proxy.routes.reports.before = true" in caplog.text
+    caplog.clear()
+    before = site(route("reports", upstream.url, before="true"), configure=configure)
+    assert received(before.get("/reports/x")).target == "/x"
+    assert before.get("/other/x").body == b"own"
+    assert "takes requests" not in caplog.text
+
+
+def test_an_own_view_for_options(origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    """A route of the application's for methods that the proxied one is not asked with takes nothing from it."""
+
+    def configure(config: Configurator) -> None:
+        for name, method in (("preflight", "OPTIONS"), ("put", "PUT")):
+            config.add_route(name, "/reports/{rest:.*}", request_method=method)
+            config.add_view(lambda request: Response("own"), route_name=name)
+
+    made = site(route("reports", origin(echo).url, methods="GET POST"), configure=configure)
+    assert made.get("/reports/x", method="OPTIONS").body == b"own"
+    assert received(made.get("/reports/x")).target == "/x"
+    assert "takes requests" not in caplog.text
+    site(route("reports", origin(echo).url), configure=configure)
+    assert "'put' takes requests" in caplog.text
+    assert "'preflight' takes requests" not in caplog.text

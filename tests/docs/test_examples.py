@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from pyramid.config import Configurator
@@ -19,13 +20,13 @@ from webob import Response
 
 from pyramid_threaded_proxy.settings.load import load_settings
 from tests.support.certificates import Authority
-from tests.support.docs import BIN, PAGES, Block, blocks, every, ini, prose
+from tests.support.docs import BIN, PAGES, Block, blocks, every, ini, prose, quoted, rows, section
 from tests.support.origin import MakeOrigin, Origin
 from tests.support.paths import ROOT
-from tests.support.programs import program_path
-from tests.support.site import MakeSite, Site
+from tests.support.programs import applications_module, program_path
+from tests.support.site import MakeSite, Site, route
 from tests.support.waiting import wait_until
-from tests.support.wire import OriginWire, Wire
+from tests.support.wire import Answer, OriginWire, Wire
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -204,6 +205,7 @@ def test_pages_with_python_have_a_test() -> None:
     """A page with a Python example is one of those that are run below, by the tutorial's test, or with processes."""
     with_python = {page for page in PAGES if blocks(page, "python")}
     here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md"}
+    here |= {"cors.md", "monitoring.md", "real-sites.md"}
     # `test_docs_tutorial` and `test_several_processes`
     assert with_python == here | {"tutorial.md", "operating.md"}
 
@@ -466,3 +468,148 @@ def test_logout_on_the_page(library: Callable[..., Library], origin: MakeOrigin,
     assert (answer.status, answer.one("Set-Cookie")) == (303, "session=; Max-Age=0")
     assert news.is_reset()
     assert running.get("/feed/x", ALICE).status == 403
+
+
+PREFLIGHT = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "PUT"}
+
+
+def test_cors_by_the_backend(origin: MakeOrigin, site: Callable[..., Site]) -> None:
+    """The page's first settings let a preflight through to the backend, and nothing else."""
+    parser = ini()
+    parser.read_string(blocks("cors.md", "ini")[0].text)
+    upstream = origin(echo_or_move)
+    settings = dict(parser["app:main"]) | {"proxy.routes.api.upstream": upstream.url}
+    made = site(settings, configure=lambda config: config.set_security_policy(_Policy()))
+    passed = made.get("/api/x", PREFLIGHT | {"Cookie": "a=b"}, method="OPTIONS").body
+    assert passed.startswith(b"OPTIONS /x ")
+    assert b"Cookie" not in passed
+    assert made.get("/api/x", {"Origin": "https://app.example.com"}, method="OPTIONS").status == 403
+
+
+def test_cors_by_the_application(
+    library: Callable[[str, str], Library], origin: MakeOrigin, site: Callable[..., Site]
+) -> None:
+    """The page's view answers preflights, and its settings mark the proxied answers."""
+    running = library("cors.md", origin(echo_or_move).url).site(site, **{"proxy.routes.api.preflight": "ask"})
+    preflight = running.get("/api/x", PREFLIGHT, method="OPTIONS")
+    assert (preflight.status, preflight.one("Access-Control-Allow-Methods")) == (204, "GET, PUT")
+    foreign = running.get("/api/x", PREFLIGHT | {"Origin": "https://evil.example"}, method="OPTIONS")
+    assert foreign.one("Access-Control-Allow-Origin") is None
+    answer = running.get("/api/x", ALICE | {"Origin": "https://app.example.com"})
+    assert answer.one("Access-Control-Allow-Origin") == "https://app.example.com"
+    assert answer.all("Vary") == ["Origin"]
+
+
+def test_monitoring(
+    library: Callable[[str, str], Library],
+    origin: MakeOrigin,
+    site: Callable[..., Site],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Sentry, OpenTelemetry and the logger of pyramid_exclog, themselves, are told of a failure after the detach."""
+    sentry = applications_module("sentry_sdk")
+    trace = applications_module("opentelemetry.trace")
+    sdk = applications_module("opentelemetry.sdk.trace")
+    export = applications_module("opentelemetry.sdk.trace.export")
+    memory = applications_module("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    events: list[dict[str, Any]] = []
+    sentry.init(
+        dsn="http://key@127.0.0.1:9/1",
+        before_send=lambda event, hint: events.append(event),
+        default_integrations=False,
+        auto_enabling_integrations=False,
+    )
+    spans, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+    try:
+        made = library("monitoring.md", "")
+        settings = route("r", origin(echo_or_move).url) | route("down", "http://127.0.0.1:9")
+        running = site(settings, configure=made.configure)
+        assert (running.get("/r/x").status, running.get("/down/x", ALICE).status) == (200, 502)
+        wait_until(lambda: any(record.name == "exc_logger" for record in caplog.records), "the logger's line")
+        wait_until(lambda: len(spans.get_finished_spans()) == 2, "both spans")
+        (event,) = wait_until(lambda: events, "the event")
+    finally:
+        sentry.init()
+        provider.shutdown()
+    (line,) = [record for record in caplog.records if record.name == "exc_logger"]
+    assert line.getMessage() == f"down, request {event['tags']['request_id']}"
+    assert (event["tags"]["route"], event["tags"]["upstream"]) == ("down", "http://127.0.0.1:9")
+    assert event["user"] == {"id": "alice"}
+    assert [value["type"] for value in event["exception"]["values"]][-1] == "ConnectFailed"
+    found = {span.name: span.status.is_ok for span in spans.get_finished_spans()}
+    assert found == {"proxy r": True, "proxy down": False}
+
+
+SITE_FIELDS = {
+    "Host": "site.example", "Accept": "*/*", "Accept-Language": "rm", "Accept-Encoding": "gzip", "Cookie": "a=b",
+    "X-Other": "1", "X-User": "alice",
+}  # fmt: skip
+SITE_QUERY = "?SERVICE=WMS&s_map=evil&USER_ID=eve&access_token=t"
+
+
+def theirs(name: str) -> Callable[[Any, Answer], str | None]:
+    """What the upstream got in a field."""
+    return lambda request, answer: request.one(name)
+
+
+def target_of(request: Any, answer: Answer) -> str | None:
+    return str(request.target)
+
+
+#: What a row of the page is to lead to: what is looked at, and what it must be.
+SITE_NEEDS: dict[str, tuple[Callable[[Any, Answer], Any], Any]] = {
+    "MapServer learns who asks by a parameter": (target_of, "/x?SERVICE=WMS&s_map=evil&access_token=t&user_id=alice"),
+    "MapServer's own substitution variables": (target_of, "/x?SERVICE=WMS"),
+    "GeoServer learns who asks": (theirs("sec-username"), "alice"),
+    "the application's cookies": (theirs("Cookie"), None),
+    "only fields on a list": (theirs("X-Other"), None),
+    "fields on a list do not": (theirs("Accept-Language"), None),
+    "some servers get the client's Host": (theirs("Host"), "site.example"),
+    "both `Forwarded`": (lambda request, _: bool(request.one("Forwarded") and request.one("X-Forwarded-For")), True),
+    "the request's id": (lambda request, _: len(request.one("X-Request-ID") or ""), 32),
+    "no cache on the way": (theirs("Cache-Control"), "no-cache"),
+    "`Content-Location`": (lambda _, answer: answer.one("Content-Location"), None),
+    "what a backend says with an error": (lambda _, answer: (answer.status, b"theirs" in answer.body), (404, False)),
+    "a service below its name": (target_of, "/wps/x" + SITE_QUERY),
+    "of the answer's fields": (lambda _, answer: (answer.one("Content-Type"), answer.one("X-Theirs")), ("a/b", None)),
+    "the client's `Accept-Encoding`": (theirs("Accept-Encoding"), None),
+    "a token for twitcher": (target_of, "/x?SERVICE=WMS&s_map=evil&USER_ID=eve"),
+    "a type of content": (lambda _, answer: (answer.status, b"a/b is not passed on" in answer.body), (403, True)),
+    "a service whose certificate": (lambda _, answer: answer.status, 200),
+}
+SITE_ROWS = [row for heading in ("c2cgeoportal", "twitcher") for row in rows(section("real-sites.md", heading))]
+
+
+def test_every_need_of_a_site_is_run() -> None:
+    """Each row of the page is one of those below, and each of those is a row."""
+    for need, _ in SITE_ROWS:
+        assert sum(need.startswith(start) for start in SITE_NEEDS) == 1, need
+    assert len(SITE_ROWS) == len(SITE_NEEDS)
+
+
+@pytest.mark.parametrize("row", SITE_ROWS, ids=lambda row: row[0][:40])
+def test_a_need_of_a_site(
+    row: list[str], origin: MakeOrigin, site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The row's lines do what it says."""
+    ((look, expected),) = [value for start, value in SITE_NEEDS.items() if row[0].startswith(start)]
+    status = "404 Not Found" if "error status" in row[0] else "200 OK"
+
+    seen: list[Any] = []
+
+    def script(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            seen.append(request)
+            wire.answer(b"theirs", "Content-Type: a/b", "Content-Location: /v", "X-Theirs: 1", status=status)
+
+    upstream = origin(script)
+    made = Library("real-sites.md", upstream.url, tmp_path, monkeypatch)
+    keys = dict(line.replace(" =", " = ").split(" = ", 1) for line in quoted(row[1]))
+    lines = {f"proxy.routes.r.{key}": Library._at(upstream.url, value.strip()) for key, value in keys.items()}
+    running = site(route("r", upstream.url) | lines, configure=made.configure)
+    prefix = lines.get("proxy.routes.r.prefix", "/r")
+    answer = running.get(f"{prefix}/x{SITE_QUERY}", SITE_FIELDS)
+    (request,) = seen
+    assert look(request, answer) == expected

@@ -76,11 +76,14 @@ FOREIGN_PATHS = {
     "zope.interface", "logging.handlers.QueueHandler", "wsgiref", "urllib.parse.quote", "time.monotonic",
     "pyramid.threadlocal.get_current_request", "pyramid_retry", "pyramid_tm", "waitress.server.BaseWSGIServer",
     "waitress.channel.HTTPChannel", "pyramid.authentication.AuthTktCookieHelper",
+    "paste.app_factory", "pyramid_exclog", "pyramid_debugtoolbar", "pyramid_openapi3", "exc_logger",
 }  # fmt: skip
 #: PEP 3333, and what `detach` relies on in waitress; `test_waitress_contract` looks for that.
 OTHER_NAMES = {
     "start_response", "app_iter", "channel_class", "channel.requests", "outbuf_lock", "server.trigger.pull_trigger",
-    "policy.settings.buffer",
+    "policy.settings.buffer", "pyramid_threaded_proxy.operator_log",
+    # c2cgeoportal's, and a parameter of MapServer's.
+    "headers_whitelist", "headers_blacklist", "host_forward_host", "query.set.user_id",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")

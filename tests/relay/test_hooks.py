@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.httpexceptions import HTTPPaymentRequired
 from pyramid.response import Response
 from pyramid.threadlocal import get_current_request
 from webob import Request
@@ -402,3 +403,20 @@ def test_a_hook_that_raises_is_logged_and_not_shown(
 def test_a_hook_that_returns_something_else_is_at_fault(origin: MakeOrigin, site: MakeSite) -> None:
     """A response hook returns a response or None; anything else is 500."""
     assert fetching(site, origin(answering(OK)).url, on_response=lambda exchange: "text").get("/f").status == 500
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+@pytest.mark.parametrize("hook", ["on_response", "on_error"])
+def test_an_http_exception(hook: str, how: str, origin: MakeOrigin, site: MakeSite) -> None:
+    """One of Pyramid's, raised or returned, is the answer, with its page in a form that the client accepts."""
+
+    def refuse(exchange: Exchange) -> Any:
+        error = HTTPPaymentRequired("Not this one.", headers={"X-Own": "1"})
+        if how == "raised":
+            raise error
+        return error
+
+    url = origin(answering(OK)).url if hook == "on_response" else "http://127.0.0.1:9"
+    answer = fetching(site, url, **{hook: refuse}).get("/f", {"Accept": "application/json"})
+    assert (answer.status, answer.one("X-Own"), answer.one("Content-Type")) == (402, "1", "application/json")
+    assert b"Not this one." in answer.body

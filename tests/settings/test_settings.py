@@ -93,7 +93,9 @@ def test_route_defaults() -> None:
     """A route with a place alone has the defaults of the design, in seconds and bytes."""
     assert route() == RouteSettings(
         name="reports", prefix="/reports", pattern=None, upstream=("http://up:9000/v2",), permission=None, public=False,
-        require_csrf=None, factory=None, methods=None, order=0, request_set=(), request_add=(), request_remove=(),
+        require_csrf=None, factory=None, methods=None, order=0, before=False, host=None, preflight="ask",
+        query_remove=(), query_only=None, query_set=(), request_origin="pass", request_only=None, response_only=None,
+        request_set=(), request_add=(), request_remove=(),
         request_cookies=None, request_authorization="drop", response_set=(), response_add=(), response_default=(),
         response_remove=(), preserve_host=False, forwarded="x-forwarded", rewrite_location=True, rewrite_cookies=True,
         upgrade=(), origins=(), cache="private", recheck=None, total_timeout=None, idle_timeout=3600.0,
@@ -959,3 +961,21 @@ def test_examples_of_the_reference_say_the_same() -> None:
     pairs = dict(line.split(" = ", 1) for line in ini.splitlines())
     assert load(pairs) == load({}, text)
     assert load(pairs).routes[0].methods == ("GET", "POST")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("request.cookes", "request.cookies"),
+        ("request.authorisation", "request.authorization"),
+        ("timeout", "read_timeout"),
+    ],
+)
+def test_the_nearest_name_is_of_the_same_section(key: str, meant: str) -> None:
+    """A misspelt key is told the nearest one of its own group, and what other programs call `timeout`."""
+    assert f"did you mean {HOME}{meant}?" in fault(key, "x")
+
+
+def test_a_name_that_is_nothing_like_its_section() -> None:
+    """No name of another group is proposed, however like it is."""
+    assert "did you mean" not in fault("tls.response_set", "x")

@@ -380,3 +380,21 @@ def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
         assert browser.text("#threads") == "4"
         event = browser.text("#events li")
         eventually(lambda: browser.text("#events li") not in ("", event))
+
+
+@pytest.mark.parametrize("which", ["the demo", "its backend"])
+def test_a_busy_port(which: str, tmp_path: Path) -> None:
+    """What `make serve` runs ends with one clear line where somebody has one of the two ports."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        busy, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        own, backend = (busy, free) if which == "the demo" else (free, busy)
+        text = INI.read_text(encoding="utf-8").replace("127.0.0.1:6543", f"127.0.0.1:{own}")
+        ini = tmp_path / "development.ini"
+        ini.write_text(text.replace("127.0.0.1:6544", f"127.0.0.1:{backend}"), encoding="utf-8")
+        command = [sys.executable, "-m", "pyramid_threaded_proxy.demo", str(ini)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"The demo can't listen on 127.0.0.1:{busy}: Address already in use. Does another demo run?\n"
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
+from typing import Any
 
 import pytest
 
@@ -16,3 +18,10 @@ def program_path(name: str) -> str:
             pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
         pytest.skip(f"{name} is not installed")
     return path
+
+
+def applications_module(name: str) -> Any:
+    """A module of the extra `applications`; without it the tests are left out, but never in CI."""
+    if os.environ.get("CI"):
+        return importlib.import_module(name)
+    return pytest.importorskip(name, reason="the extra `applications` is not installed")
