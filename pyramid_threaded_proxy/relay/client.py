@@ -5,6 +5,7 @@ A relay writes to either in the same words: `open` with the final head, then the
 
 from __future__ import annotations
 
+import socket
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -96,6 +97,9 @@ class Client(Protocol):
 
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
         """Write what can be written at once; returns the rest."""
+
+    def answered(self) -> None:
+        """The answer is whole, and the upstream still takes the request: the client may leave."""
 
     def close(self) -> None:
         """The answer is whole."""
@@ -199,6 +203,14 @@ class SocketClient:
             raise client_gone(error) from None
         return b"" if sent == len(data) else memoryview(data)[sent:]
 
+    def answered(self) -> None:
+        self.endpoint.may_half_close, self.endpoint.watched = True, False
+        if self._close:
+            try:
+                self.endpoint.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # it has left already
+
     def close(self) -> None:
         self._forget()
         self._channel.return_to_server(self._close)
@@ -267,6 +279,9 @@ class StreamClient:
 
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
         return data
+
+    def answered(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

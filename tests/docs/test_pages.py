@@ -17,6 +17,7 @@ from waitress.adjustments import Adjustments
 import pyramid_threaded_proxy
 from pyramid_threaded_proxy import accesslog, hooks
 from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.detach import defaults as waitress_defaults
 from pyramid_threaded_proxy.detach.channel import MOST_EARLY
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.hooks import NAMES
@@ -196,8 +197,10 @@ def test_figures_are_those_of_the_code() -> None:
     assert "some 20 milliseconds after its exchange" in prose("operating.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
-    assert f"{Adjustments.recv_bytes} bytes at a time" in prose("limits.md")
-    assert f"default of {Adjustments.connection_limit} counts" in prose("limits.md")
+    for page in ("limits.md", "operating.md"):
+        assert f"`recv_bytes = {waitress_defaults.RECV_BYTES}`" in prose(page)
+    assert f"{waitress_defaults.STOCK['recv_bytes']}" in section("operating.md", "What waitress is told")
+    assert f"at most {waitress_defaults.MOST_CONNECTIONS}" in section("operating.md", "What waitress is told")
     chunks = section("accepted-and-refused.md", "Chunks")
     assert f"over {framing._MAX_LINE} bytes" in chunks
     assert f"over {framing._MAX_TRAILERS} bytes, over {framing._MAX_TRAILER_FIELDS} fields" in chunks
