@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, Framing
 from pyramid_threaded_proxy.http.head import check_field, render_head
 from pyramid_threaded_proxy.http.names import Fields, NameTable
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
+from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.stopping import Relaying
 from pyramid_threaded_proxy.loop.syscalls import send
@@ -50,8 +51,8 @@ class Channel(Protocol):
     def early_bytes(self) -> bytes:
         """What came behind a request for an upgrade. May block for a moment."""
 
-    def join_stop(self, relay: Relaying) -> None:
-        """Let the exchanges of `relay` end first when the process is told to stop."""
+    def join_stop(self, relay: Relaying, lingers: Loop) -> None:
+        """Let the exchanges of `relay` end first when the process is told to stop; `lingers` is one of its loops."""
 
     def on_lasting(self) -> None:
         """The exchange lasts: spare the server what an idle connection costs it."""

@@ -9,8 +9,9 @@ import pytest
 from waitress.adjustments import Adjustments
 
 from pyramid_threaded_proxy.detach import defaults
-from tests.support.detaching import MakeOrigin, MakeSite, body, get, own_view
-from tests.support.peers import echo, route
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, own_view, route
+from tests.support.wire import body, get
 
 
 def test_more_clients_than_waitress_s_own_limit(

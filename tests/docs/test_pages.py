@@ -23,7 +23,7 @@ from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.hooks import NAMES
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.loop import timers
+from pyramid_threaded_proxy.loop import lingering, timers
 from pyramid_threaded_proxy.loop.loop import BATCH_SIZE
 from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
@@ -201,6 +201,8 @@ def test_figures_are_those_of_the_code() -> None:
         assert f"`recv_bytes = {waitress_defaults.RECV_BYTES}`" in prose(page)
     assert f"{waitress_defaults.STOCK['recv_bytes']}" in section("operating.md", "What waitress is told")
     assert f"at most {waitress_defaults.MOST_CONNECTIONS}" in section("operating.md", "What waitress is told")
+    assert f"{lingering.MOST_DROPPED} bytes or two seconds" in prose("accepted-and-refused.md")
+    assert lingering.SECONDS == 2.0
     chunks = section("accepted-and-refused.md", "Chunks")
     assert f"over {framing._MAX_LINE} bytes" in chunks
     assert f"over {framing._MAX_TRAILERS} bytes, over {framing._MAX_TRAILER_FIELDS} fields" in chunks

@@ -17,9 +17,11 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 
 from tests.support.certificates import Authority
-from tests.support.detaching import MakeOrigin, MakeSite
-from tests.support.peers import Origin, OriginWire, Site, Wire, echo, in_turn, route, wait_until
+from tests.support.origin import MakeOrigin, Origin, echo, in_turn
 from tests.support.servers import ENGINE, SERVERS
+from tests.support.site import MakeSite, Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, Wire
 
 SIZE = 8 << 20
 HEADS = {

@@ -7,9 +7,11 @@ import threading
 
 import pytest
 
-from tests.support.detaching import MakeOrigin, MakeSite, body, get, read_answer
-from tests.support.peers import OriginWire, echo, in_turn, route, wait_until
+from tests.support.origin import MakeOrigin, echo, in_turn
 from tests.support.servers import ENGINE
+from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, body, get, read_answer
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
