@@ -130,6 +130,8 @@ class UpstreamGone(ExchangeFailed):
     """The upstream closed or reset its connection before its answer was whole."""
 
     ended = "upstream-gone"
+    #: Whether it was a reset.
+    reset = False
 
 
 class AnswerRefused(ExchangeFailed):

@@ -20,7 +20,7 @@ class Body:
     is read in a pool thread and sent chunked. What a view or hook gave is `owned`, and closed on every path.
     """
 
-    __slots__ = ("chunks", "data", "file", "length", "owned", "start")
+    __slots__ = ("chunks", "data", "file", "length", "owned", "start", "unread")
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Body:
         self.length = len(data) if data is not None else length
         self.owned = owned
         self.start = start  # where the file's body begins; None: it can't be read twice
+        self.unread = length or 0  # bytes of the file that were not read yet, while it is sent in blocks
 
     @property
     def repeatable(self) -> bool:

@@ -76,7 +76,7 @@ class Engine:
             PermissionWatch(self.scheduler, task, prepared.exchange, prepared.recheck).start()
         if self._joined is not task.loop:  # a new process has a new one
             self._joined = task.loop
-            channel.join_stop(self)
+            channel.join_stop(self, self.scheduler.loop)
         # Last: from here on the loop owns the exchange and the channel, and may be done with both already.
         task.post(task.start)
 

@@ -14,6 +14,8 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
 * ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
   its ``_physical_pull``, ``recv`` (before the thunks), ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
   ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;
+* ``Adjustments``: ``asyncore_use_poll``, ``recv_bytes`` and ``connection_limit`` are attributes of the class, with
+  waitress's defaults; what a server is told is set on the instance (see `defaults`);
 * of a process that stops: ``wasyncore.loop``, ``wasyncore.dispatcher.close``; ``BaseWSGIServer``: ``socket``,
   ``readable``, ``handle_accept``, ``adj.backlog``, ``task_dispatcher`` (``queue``, ``active_count``); the trigger's
   ``handle_read`` (KeyboardInterrupt that is raised behind its thunks ends the loop); ``HTTPChannel``: ``request`` (one

@@ -9,11 +9,13 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
+from pyramid_threaded_proxy.detach.defaults import improve
 from pyramid_threaded_proxy.detach.task import Handover
 
 
 def install() -> None:
-    """Have servers that start from now on make channels that can be detached."""
+    """Have servers that start from now on make channels that can be detached, with defaults for many of them."""
+    improve()
     if BaseWSGIServer.channel_class is HTTPChannel:
         BaseWSGIServer.channel_class = DetachableChannel
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
+from pyramid_threaded_proxy.detach.closing import linger
 from pyramid_threaded_proxy.detach.server import WaitressLoop
 from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
@@ -28,7 +29,7 @@ from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
-from pyramid_threaded_proxy.loop.loop import current_loop
+from pyramid_threaded_proxy.loop.loop import Loop, current_loop
 from pyramid_threaded_proxy.loop.syscalls import send_small
 
 log = logging.getLogger("pyramid_threaded_proxy.detach")
@@ -55,6 +56,7 @@ class DetachableChannel(HTTPChannel):
     unwatched = True  # main thread: waitress's loop does not hear of the client's next bytes unless it is woken
     asked_out = False  # under outbuf_lock: it is, or will be, out of waitress's tables
     hung_up = False  # under outbuf_lock: waitress wanted to close the connection while it was detached
+    ended = False  # its end has been said, or is to be a reset: it does not linger
     claim: Callable[[], None] | None = None  # under outbuf_lock: set while idle and detached; gets it back
     loop_ended = False  # under outbuf_lock: waitress's loop is over and will not close anything any more
 
@@ -160,6 +162,8 @@ class DetachableChannel(HTTPChannel):
         # The lock: a channel is not closed while it is being detached. It is re-entrant, and rarely taken here.
         with self.outbuf_lock:
             if type(self) is DetachableChannel:
+                if self.will_close and self.server.trigger.stopping:
+                    linger(self, self.server.trigger.loop)
                 HTTPChannel.handle_close(self)
             else:  # detached while this thread waited for the lock
                 self.handle_close()
@@ -295,9 +299,9 @@ class DetachedConnection:
         early: bytes = self._channel.requests[0].early
         return early
 
-    def join_stop(self, relay: stopping.Relaying) -> None:
+    def join_stop(self, relay: stopping.Relaying, lingers: Loop) -> None:
         """When the process is told to stop, it lets the exchanges of `relay` end first."""
-        loop = WaitressLoop(self._channel)
+        loop = WaitressLoop(self._channel, lingers)
         self._on_main_thread(lambda: stopping.join(loop, relay))
 
     def on_lasting(self) -> None:
@@ -335,7 +339,9 @@ class DetachedConnection:
         One that is out of waitress's tables stays so, and detached, until the loop hears of its client's next bytes.
         """
         channel = self._channel
-        if channel.asked_out and not close and self._rest():
+        if close:
+            linger(channel, current_loop())
+        elif channel.asked_out and self._rest():
             return
         with channel.outbuf_lock:
             channel.__class__ = DetachableChannel
@@ -390,7 +396,7 @@ class DetachedConnection:
             self.endpoint.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # gone already
-        self._channel.will_close = True
+        self._channel.will_close = self._channel.ended = True
         self.return_to_server(close=True)
 
 

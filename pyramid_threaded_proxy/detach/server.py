@@ -13,6 +13,7 @@ from waitress.server import BaseWSGIServer
 from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy.detach.trigger import make_ours
+from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.poller import READ, wait_for
 
 #: Seconds that a new connection's first request may be under way when the process is told to stop.
@@ -22,7 +23,8 @@ FIRST_REQUEST = 1.0
 class WaitressLoop:
     """Waitress's loop, with all the sockets that it listens on (`stopping.ServerLoop`)."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, lingers: Loop) -> None:
+        self._lingers = lingers  # where connections linger that this one closes while it stops
         self._map = channel._map
         self._trigger = channel.server.trigger
         self._servers: list[Any] = []
@@ -45,7 +47,7 @@ class WaitressLoop:
         self._servers = [entry for entry in self._map.values() if isinstance(entry, BaseWSGIServer)]
         for server in self._servers:
             make_ours(server.trigger)
-            server.trigger.stopping = True
+            server.trigger.loop, server.trigger.stopping = self._lingers, True
         for server in self._servers:
             _accept_waiting(server)
         # Behind the last accept: a connection that got the number of one would be taken for it in this turn.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Protocol
 
 from waitress.parser import HTTPRequestParser
@@ -114,4 +115,14 @@ def _end_task(channel: Any) -> None:
 
 def is_last(channel: Any) -> bool:
     """Whether the process stops, and the client has sent no request behind the present one."""
-    return channel.server.trigger.stopping and len(channel.requests) <= 1
+    return channel.server.trigger.stopping and len(channel.requests) <= 1 and not _has_sent_more(channel)
+
+
+def _has_sent_more(channel: Any) -> bool:
+    """Whether another request has begun, in waitress or still in the socket."""
+    if channel.request is not None:
+        return True
+    try:
+        return bool(channel.socket.recv(1, socket.MSG_PEEK))
+    except (OSError, ValueError):  # nothing has come, or it was closed meanwhile
+        return False

@@ -8,6 +8,7 @@ from typing import Any
 
 from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.syscalls import Receiver
 
 
@@ -21,6 +22,7 @@ class SafeTrigger(Trigger):
     guard: threading.Lock  # so that the pipe is not closed while it is written to
     away: set[Any]  # main thread: those out of waitress's tables, of all servers in its loop
     receiver: Receiver  # main thread
+    loop: Loop | None = None  # while the process stops: where connections linger that are closed
     stopping = False  # the process stops: connections end with their present answer
     look: Callable[[], None] | None = None  # what a stop does at each turn
 

@@ -49,19 +49,21 @@ CLOSE = Framing.CLOSE
 def answer_framing(method: str, head: ResponseHead) -> tuple[Framing, int]:
     """Tell how the body behind `head` is framed, and its length in bytes for `Framing.LENGTH` (0 otherwise).
 
-    `method` is the request's. Framing fields that break a rule are refused even where no body follows.
+    `method` is the request's. Framing fields that break a rule are refused even where no body follows, but those of a
+    204 that announce a body: it has none, whatever they say (RFC 9112 6.3).
     Raises AnswerRefused (RFC 9112 6.1 to 6.3, RFC 9110 8.6).
     """
     lengths, codings = head.lengths, head.codings
     length = _content_length(lengths)
     if codings:
         _check_codings(codings, lengths, head)
-    if head.status < 200 or head.status == 204:
-        # RFC 9110 8.6: no Content-Length here. Zero is common and harmless; anything else announces stray bytes.
+    if head.status < 200:
+        # RFC 9110 8.6: no Content-Length here. Zero is harmless; behind anything else nobody knows where the next
+        # head begins.
         if length:
             raise _field_refused(f"Content-Length on status {head.status} (RFC 9110 8.6)", lengths[0])
         return NO_BODY, 0
-    if method == "HEAD" or head.status == 304:
+    if method == "HEAD" or head.status in (204, 304):
         return NO_BODY, 0
     if codings:
         return CHUNKED, 0
@@ -86,7 +88,7 @@ def _check_codings(codings: list[str], lengths: list[str], head: ResponseHead) -
         raise _field_refused("Content-Length beside Transfer-Encoding (RFC 9112 6.3)", lengths[0])
     if head.minor == 0:
         raise _field_refused("Transfer-Encoding in HTTP/1.0 (RFC 9112 6.1)", codings[0])
-    if head.status < 200 or head.status == 204:
+    if head.status < 200:
         raise _field_refused(f"Transfer-Encoding on status {head.status} (RFC 9112 6.1)", codings[0])
 
 

@@ -27,7 +27,7 @@ class Descriptors:
     """Any thread: two values that are set once."""
 
     def __init__(self) -> None:
-        self.limit = _system_limit()
+        self.limit = system_limit()
         self._remedy = "raise the limit of open files (ulimit -n)"
         self._warned = False
 
@@ -47,7 +47,8 @@ class Descriptors:
         raise DescriptorsExhausted(f"descriptor {number} of {self.limit}")
 
 
-def _system_limit() -> int:
+def system_limit() -> int:
+    """How many descriptors this process may have open."""
     if resource is None:
         return 512
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -12,6 +12,7 @@ from typing import Any
 from pyramid_threaded_proxy.exceptions import RelayFailed
 from pyramid_threaded_proxy.loop.endpoint import Endpoint, Owner, Taking
 from pyramid_threaded_proxy.loop.idle_clients import IdleClients
+from pyramid_threaded_proxy.loop.lingering import Lingering
 from pyramid_threaded_proxy.loop.poller import BROKEN, HANGUP, MOST_EVENTS, Poller, new_poller
 from pyramid_threaded_proxy.loop.syscalls import Receiver
 from pyramid_threaded_proxy.loop.task import LASTING, Task
@@ -107,6 +108,8 @@ class Loop:
         self.receiver: Taking = Receiver()
         #: Clients' connections that wait here for their next request.
         self.idle_clients = IdleClients(self)
+        #: Clients' connections that were answered for the last time.
+        self.lingering = Lingering(self)
         self.dead = False
         #: Tasks that wait for each other in the present turn (`waits.InBatch`).
         self.batched: list[Task] = []
@@ -162,6 +165,7 @@ class Loop:
             self.idle_clients.let_all_go()
             self._break_off()
             self._do_what_is_left()
+            self.lingering.close_all()
             self._pass_on()
             self._poller.close()
 

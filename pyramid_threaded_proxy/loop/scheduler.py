@@ -63,12 +63,15 @@ class Scheduler:
         return self._loops[0]
 
     def busy(self) -> bool:
-        """Whether a task with a client has not ended, or what is done behind it. Any thread.
+        """Whether a task with a client has not ended, or what is done behind it, the close included. Any thread.
 
         A task that goes from loop to loop may be missed.
         """
         return any(
-            loop.batch.waiting or loop.endings or any(task.client is not None for task in loop.tasks)
+            loop.batch.waiting
+            or loop.endings
+            or loop.lingering.busy
+            or any(task.client is not None for task in loop.tasks)
             for loop in self._loops
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol
 
-from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut, UpstreamGone
+from pyramid_threaded_proxy.exceptions import ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, ChunkedReader, Framing
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
@@ -25,6 +25,7 @@ from pyramid_threaded_proxy.relay.transfer import (
     splice_body,
     upstream_gone,
 )
+from pyramid_threaded_proxy.relay.upload import Upload
 
 Piece = bytes | memoryview
 
@@ -41,6 +42,8 @@ class BodyReader(Protocol):
     """Says what of the received bytes may go on."""
 
     done: bool
+    #: Whether bytes came behind the body; they went nowhere.
+    stray: bool
 
     def most(self) -> int:
         """How many bytes may be asked for."""
@@ -58,13 +61,15 @@ class LengthReader:
     def __init__(self, left: int) -> None:
         self.left = left
         self.done = not left
+        self.stray = False
 
     def most(self) -> int:
         return self.left
 
     def feed(self, data: Piece) -> list[Piece]:
         if len(data) > self.left:
-            raise AnswerRefused("bytes came behind the end of the answer (RFC 9112 6.3)")
+            self.stray = True
+            data = data[: self.left]
         self.left -= len(data)
         self.done = not self.left
         return [data] if data else []
@@ -78,7 +83,7 @@ class ChunkedBody:
 
     def __init__(self, decode: bool) -> None:
         self._reader = ChunkedReader(decode)
-        self.done = False
+        self.done = self.stray = False
 
     def most(self) -> int:
         return _MOST_AT_ONCE
@@ -86,8 +91,7 @@ class ChunkedBody:
     def feed(self, data: Piece) -> list[Piece]:
         pieces = self._reader.feed(data)
         self.done = self._reader.done
-        if self._reader.rest:
-            raise AnswerRefused("bytes came behind the end of the answer (RFC 9112 7.1)")
+        self.stray = bool(self._reader.rest)
         return pieces
 
     def at_end(self) -> list[Piece]:
@@ -99,7 +103,7 @@ class CloseReader:
 
     def __init__(self, chunked: bool) -> None:
         self._chunked = chunked
-        self.done = False
+        self.done = self.stray = False
 
     def most(self) -> int:
         return _MOST_AT_ONCE
@@ -147,9 +151,20 @@ class BodyMover:
         self._timeouts = timeouts
         self._moved = moved
         self._in_mover = False
+        self._upload: Upload | None = None
+        self._refused = False
+
+    def move_beside(self, reader: BodyReader, upload: Upload, refused: bool) -> Steps:
+        """Steps: the body, for as long as the request is not whole; `refused` says that its status is an error's.
+
+        By copying: a splice that waits for many bytes at once would keep an upstream waiting for us.
+        """
+        self._upload, self._refused = upload, refused
+        yield from self._copy(reader)
 
     def move(self, reader: BodyReader) -> Steps:
-        """Steps: the whole body; ends in the first loop again."""
+        """Steps: the whole body, or what is left of it; ends in the first loop again."""
+        self._upload = None
         if isinstance(reader, LengthReader) and reader.left >= WORTH_MOVING:
             if reader.left >= WORTH_A_HOP or not self._source.raw:
                 yield from self._hop()
@@ -188,7 +203,7 @@ class BodyMover:
 
     def _copy(self, reader: BodyReader) -> Steps:
         size, burst, turn = self._buffer, 0, 0
-        while not reader.done:
+        while not reader.done and (self._upload is None or not self._upload.whole):
             view = _scratch.view
             most = size if _scratch.holding < _MOST_HOLDING else min(size, SMALL_READ)
             received = self._receive(view[: min(most, reader.most())])
@@ -196,7 +211,7 @@ class BodyMover:
                 burst = 0
                 yield Ready(self._source, READ, self._timeouts.read, ReadTimedOut)
                 continue
-            pieces = reader.feed(view[:received]) if received else reader.at_end()
+            pieces = reader.feed(view[:received]) if received else self._at_end(reader)
             slow = yield from self._pass_on(pieces)
             # A slow client must not make us hold a big buffer for it.
             size = SMALL_READ if slow else self._buffer
@@ -205,7 +220,7 @@ class BodyMover:
             if turn >= A_TURN:
                 turn = 0
                 yield Yield()
-            if burst >= WORTH_MOVING:
+            if burst >= WORTH_MOVING and self._upload is None:
                 yield from self._hop()
 
     def _receive(self, view: memoryview) -> int | None:
@@ -214,7 +229,15 @@ class BodyMover:
         except BlockingIOError:
             return None
         except OSError as error:
+            if self._upload is not None and self._refused:
+                return 0  # it closed on what it has not read of the request: that says nothing of its answer
             raise upstream_gone(error) from None
+
+    def _at_end(self, reader: BodyReader) -> list[Piece]:
+        """The upstream closed; what the upload has heard of a reset this side isn't told any more."""
+        if self._upload is not None and self._upload.reset and not self._refused:
+            raise UpstreamGone("reset before the end of its answer was known")
+        return reader.at_end()
 
     def _pass_on(self, pieces: list[Piece]) -> Any:
         """Steps: write the pieces; returns whether the client was too slow to take them at once."""

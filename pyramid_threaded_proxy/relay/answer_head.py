@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from pyramid_threaded_proxy.exceptions import AnswerRefused
+from pyramid_threaded_proxy.exceptions import AnswerRefused, UpstreamGone
 from pyramid_threaded_proxy.http.framing import answer_framing
 from pyramid_threaded_proxy.http.head import HeadReader, ResponseHead
 from pyramid_threaded_proxy.http.names import connection_options
@@ -16,6 +16,8 @@ from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.transfer import upstream_gone
 
+_ANY_HEAD = b"HTTP/"
+SPOILED = "bytes came behind its last answer (RFC 9112 6.3)"
 #: Interim answers that one exchange may have before its final one.
 MOST_INTERIM = 16
 
@@ -36,6 +38,16 @@ class AnswerHead:
         self.final: ResponseHead | None = None
         #: Whether a byte of the answer was received.
         self.heard = False
+        #: Whether the connection brought an empty line of an earlier answer's before this one.
+        self.untidy = False
+        #: Whether it brought other bytes, so that nobody can tell where this answer begins.
+        self.spoiled = False
+        self._may_be_late = False
+
+    def begin(self, reused: bool) -> None:
+        """A try begins, on a connection that has brought another answer before if it is `reused`."""
+        self._may_be_late = reused
+        self.untidy = self.spoiled = False
 
     @property
     def started(self) -> bool:
@@ -62,6 +74,8 @@ class AnswerHead:
             raise upstream_gone(error) from None
         if not data:
             return True
+        if self._may_be_late and not (data := self._without_late_bytes(data)):
+            return False
         self.heard = True
         head = self._reader.feed(data)
         if head is None:
@@ -70,6 +84,21 @@ class AnswerHead:
             return self._hear_interim(head)
         self.final = head
         return True
+
+    def _without_late_bytes(self, data: bytes) -> bytes:
+        """What begins no head was sent behind the connection's last answer, and has come too late to be seen there.
+
+        An empty line is dropped. Other bytes are nobody's either (RFC 9112 6.3): the connection is as good as closed,
+        and what was asked is asked on a fresh one, where that may be done.
+        """
+        if (begun := data.lstrip(b"\r\n")) != data:
+            self.untidy = True
+        if begun:
+            self._may_be_late = False
+            if not begun.startswith(_ANY_HEAD[: len(begun)]):
+                self.spoiled = True
+                raise UpstreamGone(SPOILED)
+        return begun
 
     def hear_early(self, endpoint: Endpoint) -> Any:
         """Steps: the same, while the upstream is still sent to."""

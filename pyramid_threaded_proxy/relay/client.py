@@ -5,6 +5,7 @@ A relay writes to either in the same words: `open` with the final head, then the
 
 from __future__ import annotations
 
+import socket
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, Framing
 from pyramid_threaded_proxy.http.head import check_field, render_head
 from pyramid_threaded_proxy.http.names import Fields, NameTable
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
+from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.stopping import Relaying
 from pyramid_threaded_proxy.loop.syscalls import send
@@ -49,8 +51,8 @@ class Channel(Protocol):
     def early_bytes(self) -> bytes:
         """What came behind a request for an upgrade. May block for a moment."""
 
-    def join_stop(self, relay: Relaying) -> None:
-        """Let the exchanges of `relay` end first when the process is told to stop."""
+    def join_stop(self, relay: Relaying, lingers: Loop) -> None:
+        """Let the exchanges of `relay` end first when the process is told to stop; `lingers` is one of its loops."""
 
     def on_lasting(self) -> None:
         """The exchange lasts: spare the server what an idle connection costs it."""
@@ -96,6 +98,9 @@ class Client(Protocol):
 
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
         """Write what can be written at once; returns the rest."""
+
+    def answered(self) -> None:
+        """The answer is whole, and the upstream still takes the request: the client may leave."""
 
     def close(self) -> None:
         """The answer is whole."""
@@ -199,6 +204,14 @@ class SocketClient:
             raise client_gone(error) from None
         return b"" if sent == len(data) else memoryview(data)[sent:]
 
+    def answered(self) -> None:
+        self.endpoint.may_half_close, self.endpoint.watched = True, False
+        if self._close:
+            try:
+                self.endpoint.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # it has left already
+
     def close(self) -> None:
         self._forget()
         self._channel.return_to_server(self._close)
@@ -267,6 +280,9 @@ class StreamClient:
 
     def send_now(self, data: bytes | memoryview) -> bytes | memoryview:
         return data
+
+    def answered(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

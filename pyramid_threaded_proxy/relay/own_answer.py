@@ -9,7 +9,8 @@ import webob
 from webob.exc import status_map
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
-from pyramid_threaded_proxy.exchange import UpstreamAnswer
+from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer
+from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
 from pyramid_threaded_proxy.loop.waits import Call, Steps
@@ -52,6 +53,15 @@ def opening(client: Client, answer: UpstreamAnswer, framing: Framing, length: in
         return client.open(answer.status, answer.reason, list(answer.fields), framing, length)
     except ValueRefused as error:
         raise HookFailed(str(error)) from None
+
+
+def ask_headers_hook(hook: ExchangeHook, exchange: Exchange, answer: UpstreamAnswer) -> Any:
+    """Steps: the answer as the hook leaves it; what it made is checked when it is written."""
+    fresh = UpstreamAnswer(answer.status, answer.reason, answer.fields)
+    exchange.response = fresh
+    yield Call(run_hook, "headers", hook, exchange)
+    fresh.fields = merge_application_fields([], fresh.final_fields())
+    return fresh
 
 
 def send_response(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:

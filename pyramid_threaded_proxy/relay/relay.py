@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import webob
 
 from pyramid_threaded_proxy.exceptions import (
-    AnswerRefused,
     ClientGone,
     ClientTimedOut,
     ExchangeFailed,
@@ -24,7 +23,7 @@ from pyramid_threaded_proxy.exceptions import (
     ValueRefused,
 )
 from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
-from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
+from pyramid_threaded_proxy.hooks import run_answering_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import ResponseHead, render_head
@@ -35,14 +34,18 @@ from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body
 from pyramid_threaded_proxy.relay.answer_head import AnswerHead
 from pyramid_threaded_proxy.relay.attempts import FAILED_TRY, Attempts, AttemptsContext
 from pyramid_threaded_proxy.relay.client import Client
-from pyramid_threaded_proxy.relay.own_answer import error_response, opening, send_response
+from pyramid_threaded_proxy.relay.own_answer import ask_headers_hook, error_response, opening, send_response
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.request_body import send_body, send_now
+from pyramid_threaded_proxy.relay.switching import switch
 from pyramid_threaded_proxy.relay.transfer import Pipes
-from pyramid_threaded_proxy.relay.tunnel import tunnel
+from pyramid_threaded_proxy.relay.upload import Upload
 from pyramid_threaded_proxy.upstream.connections import Connection
 
 log = logging.getLogger("pyramid_threaded_proxy.relay")
+
+#: A whole answer from this status on refuses the request: nobody needs the rest of it (RFC 9112 9.5).
+REFUSES = 400
 
 
 class RelayContext(AttemptsContext, Protocol):
@@ -64,7 +67,7 @@ class Relay:
     """The steps of one exchange. Everything belongs to the task that runs them."""
 
     _connection: Connection | None = None
-    _request_sent = False
+    _upload: Upload | None = None
     _closed = False
 
     def __init__(self, prepared: PreparedExchange, client: Client, context: RelayContext) -> None:
@@ -87,7 +90,7 @@ class Relay:
                 if head.status == 101:
                     yield from self._switch(head, self._answer.rest)
                 else:
-                    yield from self._pass_on(head, framing, length)
+                    yield from self._come_down(head, framing, length)
                 self._closed = True
                 self._client.close()
             except ExchangeFailed as error:
@@ -104,8 +107,7 @@ class Relay:
 
     def _release(self) -> None:
         """Give back what is still held; after a whole answer that is the place alone."""
-        if self._connection is not None:
-            self._connection.close()
+        self._drop_connection()
         if not self._closed:
             self._closed = True
             self._client.break_off()
@@ -136,8 +138,11 @@ class Relay:
             connection = self._connection = yield from self._attempts.connect()
             yield CHECK_CANCELLED  # it may have been told to end while it connected
         endpoint = connection.endpoint
-        rest = self._send_head(endpoint)
-        self._request_sent = not rest or (yield from self._send(endpoint, rest))
+        answer.begin(connection.reused)
+        if rest := self._send_head(endpoint):
+            body, timeout = self._exchange.request.body, self._policy.timeouts.send
+            self._upload = Upload(endpoint, send_body(endpoint, rest, body, timeout, self._moved_up))
+            yield from self._upload.until_answered(answer)
         while answer.final is None:
             yield Ready(endpoint, READ, self._policy.timeouts.read, ReadTimedOut)
             last = answer.hear(endpoint)
@@ -159,16 +164,27 @@ class Relay:
             raise HookFailed(str(error)) from None
         return send_now(endpoint, head) if request.body is None else head
 
-    def _send(self, endpoint: Endpoint, head: bytes | memoryview) -> Any:
-        """Steps: send what is left of the head, and the body; returns whether all of it was taken."""
-        body, timeout = self._exchange.request.body, self._policy.timeouts.send
-        return send_body(endpoint, head, body, timeout, self._moved_up, lambda: self._answer.hear_early(endpoint))
-
     # The answer comes down
 
+    def _come_down(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
+        """Steps: pass the answer on, beside what still goes up; the connection is kept, or closed."""
+        upload = self._upload
+        if upload is None or not upload.under_way:
+            yield from self._pass_on(head, framing, length)
+        else:
+            body = self._exchange.request.body
+            if self._client.endpoint is None and body is not None:
+                upload.spool(body, self._policy.settings.buffer)
+            yield from upload.beside(self._pass_on(head, framing, length))
+            if upload.under_way and head.status < REFUSES:
+                self._client.answered()
+                yield from upload.finish()
+            yield from upload.come_home()
+        self._keep_connection(head, framing)
+
     def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
-        if framing is NO_BODY and self._answer.rest:
-            raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
+        if framing is NO_BODY and self._answer.take_rest():
+            self._note_stray_bytes()
         yield IN_BATCH
         exchange, policy = self._exchange, self._policy
         fields = policy.answer_fields.select(head.fields, *self._prepared.public[:2])
@@ -182,8 +198,8 @@ class Relay:
             fields = merge_application_fields(fields, self._prepared.application_fields)
         answer.fields = policy.rules.apply(fields)
         if policy.hooks.headers is not None:
-            answer = yield from self._ask_headers_hook(answer)
-        shown, shown_length = self._towards_client(answer.status, head, framing, length)
+            answer = yield from ask_headers_hook(policy.hooks.headers, exchange, answer)
+        shown, shown_length = _towards_client(self._prepared.head_only, answer.status, head, framing, length)
         if shown is NO_BODY and framing is not NO_BODY:
             yield from self._client.send(opening(self._client, answer, shown, shown_length))
             return self._drop_connection()  # a body that the client does not get is left unread
@@ -196,8 +212,9 @@ class Relay:
         del unsent
         exchange.stats.bytes_down += brought
         if framing is not NO_BODY and not reader.done:
-            yield from self._move_rest(reader)
-        self._keep_connection(head, framing)
+            yield from self._move_rest(reader, head.status)
+        if reader.stray:
+            self._note_stray_bytes()
 
     def _begin(
         self, answer: UpstreamAnswer, framing: Framing, length: int | None, reader: BodyReader
@@ -213,29 +230,14 @@ class Relay:
 
     def _switch(self, head: ResponseHead, rest: bytes) -> Steps:
         """Steps: pass the 101 on, and then bytes both ways. Neither connection carries HTTP again."""
-        client, connection = self._client, self._connection
-        assert connection is not None
-        protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
-        fields = self._policy.answer_fields.select(head.fields, *self._prepared.public[:2])
-        answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._prepared.application_fields))
-        self._exchange.response = answer
-        hook = self._policy.hooks.response
-        if hook is not None and (instead := (yield Call(run_answering_hook, "response", hook, self._exchange))):
-            return (yield from self._answer_instead(instead))
-        answer.fields = self._policy.rules.apply(answer.fields)
-        if self._policy.hooks.headers is not None:
-            answer = yield from self._ask_headers_hook(answer)
-        if answer.status != 101:
-            raise HookFailed("the headers hook changed the status of a 101")
-        early = yield Call(client.early_bytes)
-        try:
-            opening = client.switch(answer.reason, list(answer.fields), protocol)
-        except ValueRefused as error:
-            raise HookFailed(str(error)) from None
-        yield from client.send(opening)
-        assert client.endpoint is not None
+        assert self._connection is not None
+        if self._upload is not None:  # a hook's: what was asked for another protocol has none of the client's
+            self._upload.stop()
+            yield from self._upload.come_home()
         moved = (self._moved_up, self._moved_down)
-        yield from tunnel(client.endpoint, connection.endpoint, (early, rest), self._policy.timeouts.idle, moved)
+        steps = switch(self._prepared, self._client, head, rest, self._connection.endpoint, moved)
+        if (instead := (yield from steps)) is not None:
+            yield from self._answer_instead(instead)
         self._drop_connection()
 
     def _moved_up(self, count: int) -> None:
@@ -244,43 +246,39 @@ class Relay:
     def _moved_down(self, count: int) -> None:
         self._exchange.stats.bytes_down += count
 
-    def _towards_client(
-        self, status: int, head: ResponseHead, framing: Framing, length: int
-    ) -> tuple[Framing, int | None]:
-        """The answer's framing for this client. A hook may have changed method or status, a view the method."""
-        if self._prepared.head_only or status in (204, 304):
-            return NO_BODY, None if status == 204 else _said_length(head)
-        if framing is NO_BODY:
-            return LENGTH, 0  # the client waits for a body, and there is none
-        return framing, length if framing is LENGTH else None
-
-    def _ask_headers_hook(self, answer: UpstreamAnswer) -> Any:
-        """Steps: the answer as the hook leaves it; what it made is checked when it is written."""
-        assert self._policy.hooks.headers is not None
-        fresh = UpstreamAnswer(answer.status, answer.reason, answer.fields)
-        self._exchange.response = fresh
-        yield Call(run_hook, "headers", self._policy.hooks.headers, self._exchange)
-        fresh.fields = merge_application_fields([], fresh.final_fields())
-        return fresh
-
-    def _move_rest(self, reader: BodyReader) -> Steps:
+    def _move_rest(self, reader: BodyReader, status: int) -> Steps:
         assert self._connection is not None
         source, buffer = self._connection.endpoint, self._policy.settings.buffer
         mover = BodyMover(source, self._client, self._context.pipes, buffer, self._policy.timeouts, self._moved_down)
+        if self._upload is not None and not self._upload.whole:
+            yield from mover.move_beside(reader, self._upload, refused=status >= REFUSES)
         yield from mover.move(reader)
+
+    def _note_stray_bytes(self) -> None:
+        """Bytes came behind a whole answer: they are nobody's, and the connection is out of step (RFC 9112 6.3)."""
+        if self._connection is not None:
+            self._connection.pool.note_stray_bytes()
+            self._drop_connection()
 
     def _keep_connection(self, head: ResponseHead, framing: Framing) -> None:
         """Only a connection whose messages both ended where their framing says is used again."""
-        connection = self._connection
-        assert connection is not None
+        connection, upload = self._connection, self._upload
+        if connection is None:
+            return
         # After an upgrade was asked for, what the upstream takes the connection for is anybody's guess.
-        if self._request_sent and framing is not CLOSE and not self._prepared.upgrade and keeps_alive(head):
+        sent = (upload is None or upload.whole) and not self._prepared.upgrade
+        if head.status == 204 and (head.codings or any(map(int, head.lengths))):
+            connection.pool.note_stray_bytes()  # it announces them
+        stray = self._answer.untidy or (framing is NO_BODY and connection.pool.sends_stray_bytes)
+        if sent and framing is not CLOSE and keeps_alive(head) and not stray:
             self._connection = None
             self._attempts.keep(connection)
         else:
             self._drop_connection()
 
     def _drop_connection(self) -> None:
+        if self._upload is not None:
+            self._upload.stop()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -308,6 +306,17 @@ class Relay:
         yield from self._answer_instead(instead or error_response(error, self._prepared.accept))
         self._closed = True
         self._client.close()
+
+
+def _towards_client(
+    head_only: bool, status: int, head: ResponseHead, framing: Framing, length: int
+) -> tuple[Framing, int | None]:
+    """The answer's framing for this client. A hook may have changed method or status, a view the method."""
+    if head_only or status in (204, 304):
+        return NO_BODY, None if status == 204 else _said_length(head)
+    if framing is NO_BODY:
+        return LENGTH, 0  # the client waits for a body, and there is none
+    return framing, length if framing is LENGTH else None
 
 
 def _said_length(head: ResponseHead) -> int | None:

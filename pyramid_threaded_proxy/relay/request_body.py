@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import IO, Any
 
-from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut, UpstreamGone
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
-from pyramid_threaded_proxy.loop.poller import READ, WRITE
+from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.syscalls import send
-from pyramid_threaded_proxy.loop.waits import Call, Hop, Ready, Yield
-from pyramid_threaded_proxy.relay.transfer import Hear, Moved, send_file
+from pyramid_threaded_proxy.loop.waits import Call, Hop, Ready, Steps, Yield
+from pyramid_threaded_proxy.relay.transfer import Moved, send_file, upstream_gone
 
-_READ_SIZE = 64 * 1024
+#: Bytes of a file that are read at once.
+BLOCK = 64 * 1024
 #: Bytes after which the other exchanges of a mover have their turn.
 _A_TURN = 1024 * 1024
 
@@ -29,84 +30,58 @@ def send_now(endpoint: Endpoint, data: bytes) -> bytes | memoryview:
     return b"" if sent == len(data) else memoryview(data)[sent:]
 
 
-def send_body(
-    endpoint: Endpoint, head: bytes | memoryview, body: Body | None, timeout: float, moved: Moved, hear: Hear
-) -> Any:
-    """Steps: send the head, or what is left of it, and the body; returns whether all of it was taken.
+def send_body(endpoint: Endpoint, head: bytes | memoryview, body: Body | None, timeout: float, moved: Moved) -> Steps:
+    """Steps: send the head, or what is left of it, and the body. Raises `UpstreamGone` where that takes no more.
 
-    An upstream may answer before it has the whole request, and then close: that answer counts (RFC 9112 9.5).
+    Whoever runs them hears the upstream meanwhile (see `upload`): these wait for it to take bytes, and no more.
     """
-    try:
-        if body is None:
-            return (yield from _send(endpoint, head, timeout, hear))
-        if body.data is not None:
-            return (yield from _send_data(endpoint, head, body.data, timeout, moved, hear))
-        if body.file is not None:
-            return (yield from _send_from_file(endpoint, head, body, timeout, moved, hear))
-        return (yield from _send_chunks(endpoint, head, body.chunks, timeout, moved, hear))
-    except UpstreamGone:
-        # It may have answered before it closed; if it has not, reading its head says so.
-        return False
+    if body is None:
+        return _send(endpoint, head, timeout)
+    if body.data is not None:
+        return _send_data(endpoint, head, body.data, timeout, moved)
+    if body.file is not None:
+        return _send_from_file(endpoint, head, body, timeout, moved)
+    return _send_chunks(endpoint, head, body, timeout, moved)
 
 
-def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float, hear: Hear) -> Any:
-    """Steps: send everything, unless the upstream answers first: then False."""
+def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Steps:
+    """Steps: send everything."""
     while data:
         try:
             sent = endpoint.sock.send(data)
             if sent == len(data):
-                return True
+                return
             data = memoryview(data)[sent:]
         except BlockingIOError:
-            _, events = yield Ready(endpoint, READ | WRITE, timeout, SendTimedOut)
-            if events & READ and (yield from hear()):
-                return False
+            yield Ready(endpoint, WRITE, timeout, SendTimedOut)
         except OSError as error:
-            raise UpstreamGone(f"the connection broke: {error.strerror}") from None
-    return True
+            raise upstream_gone(error) from None
 
 
-def _send_data(
-    endpoint: Endpoint, head: bytes | memoryview, data: bytes, timeout: float, moved: Moved, hear: Hear
-) -> Any:
-    first = b"".join((head, data)) if len(data) <= _READ_SIZE else head
-    if not (yield from _send(endpoint, first, timeout, hear)):
-        return False
-    if len(data) > _READ_SIZE and not (yield from _send(endpoint, data, timeout, hear)):
-        return False
+def _send_data(endpoint: Endpoint, head: bytes | memoryview, data: bytes, timeout: float, moved: Moved) -> Steps:
+    if len(data) <= BLOCK:
+        yield from _send(endpoint, b"".join((head, data)), timeout)
+    else:
+        yield from _send(endpoint, head, timeout)
+        yield from _send(endpoint, data, timeout)
     moved(len(data))
-    return True
 
 
-def _send_from_file(
-    endpoint: Endpoint, head: bytes | memoryview, body: Body, timeout: float, moved: Moved, hear: Hear
-) -> Any:
+def _send_from_file(endpoint: Endpoint, head: bytes | memoryview, body: Body, timeout: float, moved: Moved) -> Steps:
     file, length = body.file, body.length
     assert file is not None
     assert length is not None
     if body.start is not None:
         yield from _on_file(body, file.seek, body.start)
-    if length <= _READ_SIZE:
+    if length <= BLOCK:
         data = yield from _on_file(body, _read, file, length)
-        return (yield from _send_data(endpoint, head, data, timeout, moved, hear))
-    if not (yield from _send(endpoint, head, timeout, hear)):
-        return False
+        return (yield from _send_data(endpoint, head, data, timeout, moved))
+    yield from _send(endpoint, head, timeout)
+    yield Hop(False, endpoint)  # a body of some size keeps a loop busy, be it by encryption alone
     if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file) and endpoint.raw:
-        steps = send_file(file, body.start, length, endpoint, timeout, moved, hear)
+        yield from send_file(file, body.start, length, endpoint, timeout, moved)
     else:
-        steps = _send_blocks(endpoint, body, length, timeout, moved, hear)
-    return (yield from _send_in_mover(endpoint, steps))
-
-
-def _send_in_mover(endpoint: Endpoint, steps: Any) -> Any:
-    """A body of some size keeps a loop busy, be it by encryption alone."""
-    yield Hop(False, endpoint)
-    try:
-        whole = yield from steps
-    except UpstreamGone:
-        whole = False
-    yield Hop(True, endpoint)
-    return whole
+        yield from _send_blocks(endpoint, body, timeout, moved)
 
 
 def _on_file(body: Body, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -118,18 +93,26 @@ def _on_file(body: Body, function: Callable[..., Any], *arguments: Any) -> Any:
     return (yield Call(function, *arguments))
 
 
-def _send_blocks(endpoint: Endpoint, body: Body, length: int, timeout: float, moved: Moved, hear: Hear) -> Any:
-    left, turn = length, 0
-    while left:
-        data = yield from _on_file(body, _read, body.file, min(left, _READ_SIZE))
-        if not (yield from _send(endpoint, data, timeout, hear)):
-            return False
-        left -= len(data)
+def _send_blocks(endpoint: Endpoint, body: Body, timeout: float, moved: Moved) -> Steps:
+    assert body.length is not None
+    body.unread, turn = body.length, 0
+    while body.unread:
+        data = yield from _on_file(body, _read, body.file, min(body.unread, BLOCK))
+        body.unread -= len(data)
+        yield from _send(endpoint, data, timeout)
         moved(len(data))
         if (turn := turn + len(data)) >= _A_TURN:
             turn = 0
             yield Yield()
-    return True
+
+
+def blocks(body: Body) -> Iterator[bytes]:
+    """What `_send_blocks` has not read yet of a file. May block."""
+    assert body.file is not None
+    while body.unread:
+        data = _read(body.file, min(body.unread, BLOCK))
+        body.unread -= len(data)
+        yield data
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
@@ -150,19 +133,14 @@ def _is_real_file(file: IO[bytes]) -> bool:
         return False
 
 
-def _send_chunks(
-    endpoint: Endpoint, head: bytes | memoryview, chunks: Any, timeout: float, moved: Moved, hear: Hear
-) -> Any:
+def _send_chunks(endpoint: Endpoint, head: bytes | memoryview, body: Body, timeout: float, moved: Moved) -> Steps:
     """Steps: an iterable of the application's, chunked; it runs in a pool thread."""
-    if not (yield from _send(endpoint, head, timeout, hear)):
-        return False
-    while (chunk := (yield Call(_next, chunks))) is not None:
-        if (yield from hear()):
-            return False  # seen here as well: an upstream that reads on may have refused a body without an end
-        if chunk and not (yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout, hear)):
-            return False
+    yield from _send(endpoint, head, timeout)
+    while (chunk := (yield Call(_next, body.chunks))) is not None:
+        if chunk:
+            yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout)
         moved(len(chunk))
-    return (yield from _send(endpoint, b"0\r\n\r\n", timeout, hear))
+    yield from _send(endpoint, b"0\r\n\r\n", timeout)
 
 
 def _next(chunks: Any) -> bytes | None:

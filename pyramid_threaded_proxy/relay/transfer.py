@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO
 
 from pyramid_threaded_proxy.exceptions import (
     ClientGone,
@@ -46,8 +46,6 @@ PATIENCE = 0.1
 SMALL_READ = 16 * 1024
 
 Moved = Callable[[int], None]
-#: Steps: take what the upstream says while it is sent to; whether that was its last word, which 1xx are not.
-Hear = Callable[[], Any]
 
 
 class Pipe:
@@ -139,7 +137,9 @@ def send_to_client(target: Endpoint, data: bytes | memoryview, timeout: float) -
 
 def upstream_gone(error: OSError) -> UpstreamGone:
     """The upstream's connection broke."""
-    return UpstreamGone(f"the connection broke: {_strerror(error)}")
+    gone = UpstreamGone(f"the connection broke: {_strerror(error)}")
+    gone.reset = isinstance(error, ConnectionResetError)
+    return gone
 
 
 def client_gone(error: OSError) -> ClientGone:
@@ -228,19 +228,15 @@ def _splice(source: int, target: int, count: int, gone: Callable[[OSError], Exch
         raise gone(error) from None
 
 
-def send_file(
-    source: IO[bytes], start: int, length: int, target: Endpoint, timeout: float, moved: Moved, hear: Hear
-) -> Any:
-    """Steps: send `length` bytes of a real file to the upstream; returns False when that answers before the end."""
+def send_file(source: IO[bytes], start: int, length: int, target: Endpoint, timeout: float, moved: Moved) -> Steps:
+    """Steps: send `length` bytes of a real file to the upstream."""
     offset, end, turn = start, start + length, 0
     descriptor = source.fileno()
     while offset < end:
         try:
             sent = os.sendfile(target.fd, descriptor, offset, min(end - offset, PIPE_SIZE))
         except BlockingIOError:
-            _, events = yield Ready(target, READ | WRITE, timeout, SendTimedOut)
-            if events & READ and (yield from hear()):
-                return False
+            yield Ready(target, WRITE, timeout, SendTimedOut)
         except OSError as error:
             raise upstream_gone(error) from None
         else:
@@ -251,4 +247,3 @@ def send_file(
             if (turn := turn + sent) >= A_TURN:
                 turn = 0
                 yield Yield()
-    return True

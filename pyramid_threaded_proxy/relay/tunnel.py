@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeFailed, TunnelIdle, UpstreamGone
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, RESET, WRITE
-from pyramid_threaded_proxy.loop.waits import Ready, Steps
+from pyramid_threaded_proxy.loop.waits import Ready
 
 #: Bytes read at a time.
 _AT_ONCE = 64 * 1024
@@ -23,7 +24,7 @@ _TURNS = 8
 class _Way:
     """One direction: what was read from `source` and not yet taken by `target`."""
 
-    __slots__ = ("gone_source", "gone_target", "moved", "open", "pending", "source", "target")
+    __slots__ = ("broke", "gone_source", "gone_target", "moved", "open", "pending", "source", "target")
 
     def __init__(
         self,
@@ -39,6 +40,8 @@ class _Way:
         self.moved = moved
         self.gone_source, self.gone_target = gone
         self.open = True
+        #: The upstream broke: the client may still read what it has said before.
+        self.broke: UpstreamGone | None = None
 
     def advance(self) -> None:
         """Move what moves without waiting; an end is passed on once everything before it was taken."""
@@ -54,7 +57,9 @@ class _Way:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise self.gone_target(f"the switched connection broke: {error.strerror}") from None
+            self._break(self.gone_target, error)
+            self.drop()
+            return False
         self.moved(sent)
         self.pending = memoryview(self.pending)[sent:] if sent < len(self.pending) else b""
         return not self.pending
@@ -65,12 +70,24 @@ class _Way:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise self.gone_source(f"the switched connection broke: {error.strerror}") from None
+            self._break(self.gone_source, error)
+            self.pending = b""
         if not self.pending:
             self.open = False
             self._pass_end_on()
             return False
         return True
+
+    def _break(self, kind: type[ExchangeFailed], error: OSError) -> None:
+        """A side broke: the upstream's end is passed on as any other, behind what it has said; the client's is all."""
+        gone = kind(f"the switched connection broke: {error.strerror}")
+        if not isinstance(gone, UpstreamGone):
+            raise gone
+        self.broke = gone
+
+    def drop(self) -> None:
+        """Nothing more goes this way: its target is gone."""
+        self.open, self.pending = False, b""
 
     def _pass_end_on(self) -> None:
         try:
@@ -90,10 +107,12 @@ def tunnel(
     early: tuple[bytes, bytes],
     idle_timeout: float,
     moved: tuple[Callable[[int], None], Callable[[int], None]],
-) -> Steps:
+) -> Any:
     """Steps: until both sides have closed. `early` and `moved` are for the way up, then for the way down.
 
-    Raises `ClientGone` or `UpstreamGone` when a side resets, `TunnelIdle` after `idle_timeout` seconds without a move.
+    Where the upstream resets, the client's side is half-closed behind all that came before, so that it can read that;
+    the `UpstreamGone` is returned, None where nothing broke. Raises `ClientGone` when the client resets, `TunnelIdle`
+    after `idle_timeout` seconds without a move.
     """
     client.may_half_close = upstream.may_half_close = True
     up = _Way(client, upstream, early[0], moved[0], (ClientGone, UpstreamGone))
@@ -101,18 +120,16 @@ def tunnel(
     while True:
         up.advance()
         down.advance()
+        if down.broke is not None or up.broke is not None:
+            up.drop()  # what the client says has nowhere to go
         if up.done and down.done:
-            return
+            return up.broke or down.broke
         reset, events = yield Ready(client, _wanted(up, down), idle_timeout, TunnelIdle, upstream, _wanted(down, up))
         if events & RESET:
-            _on_reset(up if reset is upstream else down)
-
-
-def _on_reset(towards: _Way) -> None:
-    """A side has reset: what goes towards it is lost. What came from it before may still be read, or says so itself."""
-    if towards.gone_target is ClientGone:
-        raise ClientGone("the client reset the switched connection")
-    towards.open, towards.pending = False, b""
+            if reset is client:
+                raise ClientGone("the client reset the switched connection")
+            up.drop()
+            up.broke = up.broke or UpstreamGone("the upstream reset the switched connection")
 
 
 def _wanted(outward: _Way, inward: _Way) -> int:

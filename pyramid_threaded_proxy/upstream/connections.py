@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -19,6 +20,8 @@ from pyramid_threaded_proxy.upstream.connecting import Address, Race, Secure
 from pyramid_threaded_proxy.upstream.names import REFRESH_SECONDS, Names, is_name
 from pyramid_threaded_proxy.upstream.origin import UNIX, Origin
 from pyramid_threaded_proxy.upstream.tls import Tls, new_context, reason_of
+
+log = logging.getLogger("pyramid_threaded_proxy.upstream")
 
 #: Seconds after which an idle connection is dropped: sooner than most servers do it themselves.
 IDLE_SECONDS = 30.0
@@ -67,11 +70,13 @@ class Connection:
         What TLS itself has to say, such as new session tickets, is taken here and is no noise.
         """
         try:
-            self.sock.recv(1, socket.MSG_PEEK if self.endpoint.raw else 0)
+            stray = self.sock.recv(1, socket.MSG_PEEK if self.endpoint.raw else 0)
         except BlockingIOError:
             return True
         except OSError:
             return False
+        if stray:
+            self.pool.note_stray_bytes()
         return False
 
 
@@ -106,6 +111,16 @@ class OriginPool(Owner):
         self._watch = NameWatch(self) if self._is_name and home is not None else None
         self._refused: float | None = None  # since when it refuses, after it had accepted; by `time.monotonic()`
         self._accepted = False  # it has accepted one
+        #: Whether bytes have come behind whole answers.
+        self.sends_stray_bytes = False
+
+    def note_stray_bytes(self) -> None:
+        """Bytes came behind a whole answer. Said once."""
+        if not self.sends_stray_bytes:
+            self.sends_stray_bytes = True
+            log.warning(
+                "%s sends bytes behind whole answers (RFC 9112 6.3): they are dropped with the connection", self.name
+            )
 
     # Making
 
@@ -268,7 +283,7 @@ class OriginPool(Owner):
         """The upstream closed an idle connection, or sent what nobody asked for: it is of no more use."""
         for connection in self._idle:
             if connection.endpoint is endpoint:
-                if endpoint.raw or not connection.is_quiet():
+                if not connection.is_quiet():
                     self._idle.remove(connection)
                     connection.close()
                 return

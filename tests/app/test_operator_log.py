@@ -83,7 +83,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: hush-hush\r\n\r\n", "more than one Content-Length"),
     "length": (HEAD + b"Content-Length: hush-hush\r\n\r\n", "Content-Length is not"),
     "coding": (HEAD + b"Transfer-Encoding: hush-hush\r\n\r\n", "Transfer-Encoding is not"),
-    "beyond": (HEAD + b"Content-Length: 2\r\n\r\nokhush-hush", "behind the end"),
     "size-line": (CHUNKED + b"hush-hush\r\n", "size line"),
     "late-size-line": (CHUNKED + b"2\r\nokhush-hush\r\n", "no CRLF"),
     "long-size-line": (CHUNKED + b"2;hush-hush" + b"x" * 300, "longer than 256"),

@@ -44,7 +44,7 @@ def test_a_descriptor_that_select_cannot_take(
 ) -> None:
     """A connection numbered 1024 or above is closed at once and said once; waitress and its connections go on."""
     _warn_of_select.cache_clear()
-    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets)
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets, asyncore_use_poll=False)
     client = app.client()
     client.send(get("/r/1"))
     assert body(client).startswith(b"GET /1 ")
@@ -70,9 +70,9 @@ def test_a_descriptor_that_select_cannot_take(
 def test_poll_takes_any_descriptor(
     origin: MakeOrigin, site: MakeSite, sockets: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With asyncore_use_poll connections numbered 1024 and above are served and detached."""
+    """By default connections numbered 1024 and above are served and detached."""
     assert hasattr(select, "poll")
-    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets, asyncore_use_poll=True)
+    app = site(route("r", origin(echo).url), configure=own_view, sockets=sockets)
     with ExitStack() as files:
         fill(files)
         client = app.client()

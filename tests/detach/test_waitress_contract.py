@@ -6,6 +6,7 @@ Runs against the installed waitress, and against every supported release in a pr
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from waitress.server import BaseWSGIServer
 from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy.detach import defaults
 from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel, _Finished, _run_epilogue
 from tests.support.detaching import connections
 from tests.support.origin import MakeOrigin, echo
@@ -375,7 +377,29 @@ def test_what_is_read_of_adjustments() -> None:
     assert adj.trusted_proxy == "*"
     assert set(adj.trusted_proxy_headers) == {"x-forwarded-for"}
     assert Adjustments().trusted_proxy is None
-    assert Adjustments().asyncore_use_poll is False
+
+
+def test_waitress_s_own_defaults() -> None:
+    """In a process without the package they are the ones that it thinks it improves, as attributes of the class."""
+    code = (
+        "from waitress.adjustments import Adjustments as A; import json; "
+        "print(json.dumps({name: vars(A)[name] for name in ('asyncore_use_poll', 'recv_bytes', 'connection_limit')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == defaults.STOCK
+
+
+def test_what_a_server_is_told_stands() -> None:
+    """Told settings are attributes of the instance; the others have the better defaults, but those of `select`."""
+    defaults.improve()
+    better = Adjustments()
+    assert (better.asyncore_use_poll, better.recv_bytes) == (True, defaults.RECV_BYTES)
+    assert better.connection_limit == defaults.connection_limit() > 100
+    told = Adjustments(asyncore_use_poll="true", recv_bytes="8192", connection_limit="100")
+    assert (told.asyncore_use_poll, told.recv_bytes, told.connection_limit) == (True, 8192, 100)
+    with_select = Adjustments(asyncore_use_poll="false")
+    assert (with_select.asyncore_use_poll, with_select.connection_limit) == (False, 100)
+    assert Adjustments(asyncore_use_poll="false", connection_limit="500").connection_limit == 500
 
 
 def test_what_is_read_of_a_request() -> None:

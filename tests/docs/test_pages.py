@@ -17,12 +17,13 @@ from waitress.adjustments import Adjustments
 import pyramid_threaded_proxy
 from pyramid_threaded_proxy import accesslog, hooks
 from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
+from pyramid_threaded_proxy.detach import defaults as waitress_defaults
 from pyramid_threaded_proxy.detach.channel import MOST_EARLY
 from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.hooks import NAMES
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.loop import timers
+from pyramid_threaded_proxy.loop import lingering, timers
 from pyramid_threaded_proxy.loop.loop import BATCH_SIZE
 from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
@@ -199,8 +200,12 @@ def test_figures_are_those_of_the_code() -> None:
     assert "some 20 milliseconds after its exchange" in prose("operating.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
-    assert f"{Adjustments.recv_bytes} bytes at a time" in prose("limits.md")
-    assert f"default of {Adjustments.connection_limit} counts" in prose("limits.md")
+    for page in ("limits.md", "operating.md"):
+        assert f"`recv_bytes = {waitress_defaults.RECV_BYTES}`" in prose(page)
+    assert f"{waitress_defaults.STOCK['recv_bytes']}" in section("operating.md", "What waitress is told")
+    assert f"at most {waitress_defaults.MOST_CONNECTIONS}" in section("operating.md", "What waitress is told")
+    assert f"{lingering.MOST_DROPPED} bytes or two seconds" in prose("accepted-and-refused.md")
+    assert lingering.SECONDS == 2.0
     chunks = section("accepted-and-refused.md", "Chunks")
     assert f"over {framing._MAX_LINE} bytes" in chunks
     assert f"over {framing._MAX_TRAILERS} bytes, over {framing._MAX_TRAILER_FIELDS} fields" in chunks

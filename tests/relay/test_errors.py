@@ -61,8 +61,6 @@ FAULTS = {
     "length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx",
     "length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "bytes behind its length": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy",
-    "bytes behind its last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200",
     "chunk size that is none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
     "head too long": b"HTTP/1.1 200 OK\r\nA: " + b"x" * 70_000,
 }

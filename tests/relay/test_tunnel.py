@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import socket
+import sys
+import termios
 import threading
 from collections.abc import Callable
 
@@ -281,6 +284,38 @@ def test_a_reset_reaches_the_other_side(origin: MakeOrigin, site: MakeSite) -> N
     client = switched(site(route("ws", origin(switching(then)).url, upgrade="websocket")))
     client.reset()
     assert closed.wait(5)
+
+
+@pytest.mark.parametrize("poll", [True, False], ids=["poll", "select"])
+@pytest.mark.parametrize("talks", [False, True], ids=["silent", "talking"])
+def test_an_upstream_that_resets_behind_data(origin: MakeOrigin, site: MakeSite, talks: bool, poll: bool) -> None:
+    """A client that reads late still gets all that came before the reset, and then an orderly end."""
+    size = 300_000
+    told = threading.Event()
+
+    def then(wire: OriginWire) -> None:
+        wire.send(bytes(size))
+        wait_until(lambda: not unsent(wire.sock), "all of it to be with the relay")
+        wire.reset()
+        told.set()
+
+    here = site(route("ws", origin(switching(then)).url, upgrade="websocket"), asyncore_use_poll=poll)
+    client = Wire(socket.socket())
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.sock.connect(("127.0.0.1", here.port))
+    client.send(ASK + b"\r\n")
+    client.until(b"\r\n\r\n")
+    assert told.wait(10)
+    if talks:
+        client.send(b"more")  # which has nowhere to go any more
+    assert len(client.rest()) == size
+    client.close()
+    wait_until(lambda: here.engine.admission.in_flight == 0, "the end of the exchange")
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes that the other end has not acknowledged."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def test_tunnels_hold_no_thread(origin: MakeOrigin, site: MakeSite) -> None:

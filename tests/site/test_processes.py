@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -187,6 +188,59 @@ def test_a_new_request_on_a_kept_connection(run: Start, gate: Gate, target: str)
     assert last_answer(held) == b"/held"
     if target != "/own":
         assert last_answer(kept) == last_answer(old) == b"/new"
+    assert site.process.ended() == -15
+
+
+@pytest.mark.parametrize("target", ["/r/second", "/own"])
+@pytest.mark.parametrize("poll", ["true", "false"], ids=["poll", "select"])
+def test_a_request_in_the_socket_is_served(run: Start, gate: Gate, target: str, poll: str) -> None:
+    """What came before the signal and waits unread, behind an exchange that is held, is answered, and is the last."""
+    site = run(waitress__asyncore_use_poll=poll)
+    site.first_exchange(gate)
+    client = hold(site, gate, "/r/first")
+    client.send(get(target))  # waitress does not read it while the first one is in work
+    tell(site, TERM)
+    gate.opened.set()
+    first, fields, body = read_answer(client)
+    assert (first, fields.get("connection"), body) == ("HTTP/1.1 200 OK", None, b"/first")
+    assert last_answer(client) == (b"/second" if target != "/own" else b"own")
+    assert site.process.ended() == -15
+
+
+@pytest.mark.parametrize("poll", ["true", "false"], ids=["poll", "select"])
+@pytest.mark.parametrize("target", ["/r/big", "/held"])
+def test_a_request_that_crosses_the_close(run: Start, poll: str, target: str) -> None:
+    """6,000,000 bytes arrive at a client that reads slowly, though it sends its next request during the stop."""
+    size, asked, go_on = 6_000_000, threading.Event(), threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            if "first" in request.target:
+                wire.answer(request.target.encode())
+            else:
+                asked.set()
+                assert go_on.wait(PATIENCE)
+                wire.answer(bytes(size))
+
+    site = run(script, waitress__asyncore_use_poll=poll)
+    site.first_exchange()
+    client = Wire(socket.socket())
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client.sock.connect(("127.0.0.1", site.ports[-1]))
+    client.send(get(target))
+    assert asked.wait(PATIENCE)
+    tell(site, TERM)
+    go_on.set()
+    _, fields = client.head()
+    assert fields["connection"] == "close"
+    client.send(get("/r/next"))
+    found = len(client.buffer)
+    while data := client.receive():
+        found += len(data)
+        if found < 1_000_000:
+            threading.Event().wait(0.02)
+    assert found == size
+    client.close()
     assert site.process.ended() == -15
 
 
