@@ -16,6 +16,8 @@ from pyramid_threaded_proxy.app.declared import Declared
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.hooks import NAMES, Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
+from pyramid_threaded_proxy.http.names import OVERRIDES
+from pyramid_threaded_proxy.http.public import Told
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import UpstreamPattern
 from pyramid_threaded_proxy.limits.admission import Limits
@@ -58,13 +60,13 @@ def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: fro
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
         authorization=settings.request_authorization == "pass",
-        drop=drop | rules.names,
+        drop=drop | rules.names | (frozenset() if settings.request_overrides == "pass" else OVERRIDES),
     )
     return RequestPolicy(
         settings=settings,
         fields=fields,
         rules=rules,
-        via=f"1.1 {process.via}" if process.via else "",
+        via=process.via,
         upgrade=frozenset(settings.upgrade),
         origins=frozenset(settings.origins),
     )
@@ -78,7 +80,9 @@ def _answer_policy(
         rewrite_cookies=settings.rewrite_cookies,
         rewrite_location=settings.rewrite_location,
         bases=bases,
+        told=_told(settings),
         private=settings.cache == "private" and not settings.public,
+        dropped_cookie=_DroppedCookies(settings.name),
     )
     rules = ResponseRules.compile(
         settings.response_set, settings.response_add, settings.response_default, settings.response_remove
@@ -92,6 +96,35 @@ def _answer_policy(
         rules=rules,
         hooks=hooks,
     )
+
+
+def _told(settings: RouteSettings) -> Told:
+    """What of the public place the upstream is told, by the fields that go up."""
+    fields = settings.forwarded
+    removed = {name.lower() for name in settings.request_remove}
+    return Told(
+        prefix=fields in ("x-forwarded", "both") and "x-forwarded-prefix" not in removed,
+        host=settings.preserve_host or fields != "none",
+        scheme=fields != "none",
+    )
+
+
+class _DroppedCookies:
+    """Says once of each own cookie that a route's upstream sets it. Any thread."""
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._said: set[str] = set()
+
+    def __call__(self, name: str) -> None:
+        if name not in self._said:
+            self._said.add(name)
+            log.warning(
+                "%s: the upstream sets the cookie %r, which never reaches the client because proxy.own_cookies names "
+                "it as the application's own: a login there will not last; rename one of the two",
+                self._route,
+                name,
+            )
 
 
 def timeouts_of(settings: RouteSettings) -> Timeouts:
@@ -116,15 +149,20 @@ def location_bases(settings: RouteSettings, balancer: Balancer) -> tuple[str, ..
     )
 
 
-def tls_of(settings: RouteSettings) -> Tls:
-    """What the settings say of TLS, with the files looked into now. Raises `ValueRefused`."""
-    tls = Tls(
+def tls_settings(settings: RouteSettings) -> Tls:
+    """What the settings say of TLS."""
+    return Tls(
         settings.tls_verify,
         settings.tls_ca_file,
         settings.tls_cert_file,
         settings.tls_key_file,
         settings.tls_server_name,
     )
+
+
+def tls_of(settings: RouteSettings) -> Tls:
+    """The same, with the files looked into now. Raises `ValueRefused`."""
+    tls = tls_settings(settings)
     if tls.ca_file is not None or tls.cert_file is not None:
         new_context(tls)
     if not tls.verify:
@@ -154,7 +192,15 @@ def compile_route(registry: Registry, process: ProcessSettings, declared: Declar
         bases=location_bases(settings, balancer),
         drop=frozenset({csrf} if csrf else ()),
     )
-    return Route(settings, rules, declared.mount, balancer, inner)
+    return Route(settings, rules, declared.mount, balancer, inner, _wants_slash(settings, balancer))
+
+
+def _wants_slash(settings: RouteSettings, balancer: Balancer) -> bool:
+    if settings.pattern is not None:
+        return False
+    if settings.slash is None:
+        return all(one.base == "" or one.base.endswith("/") for one in balancer.upstreams)
+    return settings.slash == "redirect"
 
 
 def probed(route: Route) -> Probed | None:

@@ -26,17 +26,20 @@ from pyramid_threaded_proxy.app.prepare import (
     http_error,
     new_exchange,
     prepare,
+    via_field,
 )
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
+from pyramid_threaded_proxy.app.second_target import BelowMount, SecondTargets, has_second_target, refused_anywhere
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
+from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
-from pyramid_threaded_proxy.relay.prepared import Check, Public, Recheck
+from pyramid_threaded_proxy.relay.prepared import Check, Recheck
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings, overlaid
 from pyramid_threaded_proxy.upstream.balance import Upstream
@@ -128,7 +131,7 @@ def proxy_forward(
         if route is None:
             destination = _url_destination(engine, client, url_or_route_name, path)
         else:
-            destination = _route_destination(route, client, path, rules)
+            destination = _route_destination(route, client, path, rules, mount)
         public = Public(client.public_url(), mount, mount)
         return prepare(client, rules, destination, public, _recheck(given, recheck_with))
     except RequestRefused as error:
@@ -140,18 +143,26 @@ def _url_destination(engine: Engine, client: ClientRequest, url: str, path: str)
     permit = partial(_permitted, engine)
     origin = permit(_checked_url(url)[0])
     _, query = client.raw_target()
+    if has_second_target(client.environ):
+        SecondTargets(client, refused_anywhere, keep_host=False)
     return Destination(origin, _url_target(url, path, query), permit=permit)
 
 
-def _route_destination(route: Route, client: ClientRequest, path: str, rules: Rules) -> Destination:
+def _route_destination(route: Route, client: ClientRequest, path: str, rules: Rules, mount: str | None) -> Destination:
     """Where a path below a route's upstreams goes."""
     _, query = client.raw_target()
     matched = client.request.matchdict or {}
+    keep_host = rules.request.settings.preserve_host
+    second = None
+    if has_second_target(client.environ):
+        judge = BelowMount(mount, lambda upstream, rest, query: _route_target(upstream, rest, query, matched))
+        second = SecondTargets(client, judge, keep_host).at
     choice = UpstreamChoice(
         route.balancer,
         balancing_user(route.balancer, client),
         lambda upstream: _route_target(upstream, path, query, matched),
-        rules.request.settings.preserve_host,
+        keep_host,
+        second,
     )
     return Destination(choice.upstream.origin, choice.target, choice)
 
@@ -264,12 +275,16 @@ def _with_hooks(rules: Rules, hooks: Hooks) -> Rules:
 
 def _imported(key: str, value: Any) -> Any:
     try:
-        return DottedNameResolver().maybe_resolve(value)
+        found = DottedNameResolver().maybe_resolve(value)
     except Exception as error:  # importing a module can raise anything
-        keyword = key.replace(".", "_")
-        raise SettingsError(
-            [f"{keyword} (proxy_fetch() or proxy_forward()): {value!r} can't be imported: {error}"]
-        ) from error
+        raise _hook_fault(key, value, f"can't be imported: {error}") from error
+    if found is not None and not callable(found):
+        raise _hook_fault(key, value, "is not callable")
+    return found
+
+
+def _hook_fault(key: str, value: Any, problem: str) -> SettingsError:
+    return SettingsError([f"{key.replace('.', '_')} (proxy_fetch() or proxy_forward()): {value!r} {problem}"])
 
 
 def _checked_url(url: str) -> tuple[Origin, str]:
@@ -311,9 +326,7 @@ def _new_fields(
             value = client.request.headers.get(name)
             if value is not None and name.lower() not in names:
                 fields.append((name, value))
-    if sending.via:
-        fields.append(("Via", sending.via))
-    return fields
+    return fields + via_field(client.environ, sending)
 
 
 def _fetch_body(client: ClientRequest, body: Any, fields: Fields, sending: RequestPolicy) -> Body | None:

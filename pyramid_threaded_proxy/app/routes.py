@@ -50,6 +50,8 @@ class Route:
     balancer: Balancer
     #: Mounts of other routes below this one's, from there on.
     inner: tuple[str, ...] = ()
+    #: Whether a page at the mount without its slash would miss what it names relative to itself.
+    wants_slash: bool = False
 
     @property
     def is_prefix(self) -> bool:

@@ -171,7 +171,7 @@ class Relay:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
         yield IN_BATCH
         exchange, policy = self._exchange, self._policy
-        fields = policy.answer_fields.select(head.fields, *self._prepared.public[:2])
+        fields = policy.answer_fields.select(head.fields, self._prepared.public)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
         if policy.hooks.response is not None:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
@@ -216,7 +216,7 @@ class Relay:
         client, connection = self._client, self._connection
         assert connection is not None
         protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
-        fields = self._policy.answer_fields.select(head.fields, *self._prepared.public[:2])
+        fields = self._policy.answer_fields.select(head.fields, self._prepared.public)
         answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._prepared.application_fields))
         self._exchange.response = answer
         hook = self._policy.hooks.response
