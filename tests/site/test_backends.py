@@ -27,9 +27,9 @@ from waitress import wasyncore
 from werkzeug.middleware.proxy_fix import ProxyFix
 from wsgidav.wsgidav_app import WsgiDAVApp
 
-from tests.support.peers import PATIENCE, Policy, Site, route
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.waiting import PATIENCE
 
-MakeSite = Callable[..., Site]
 TRUSTING = {"trusted_proxy": "*", "trusted_proxy_headers": "x-forwarded-proto x-forwarded-host x-forwarded-for"}
 
 

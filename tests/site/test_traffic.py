@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pyramid.authorization import Allow
 from pyramid.config import Configurator
 
-from tests.support.peers import Answer, Origin, Policy, Script, Site, answering, echo, received, route
+from tests.support.origin import MakeOrigin, Script, answering, echo
+from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.wire import Answer, received
 
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 TRUSTING = {"trusted_proxy": "*", "trusted_proxy_headers": "x-forwarded-proto x-forwarded-host x-forwarded-for"}
 
 
