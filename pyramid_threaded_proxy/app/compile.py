@@ -17,6 +17,8 @@ from pyramid_threaded_proxy.app.declared import Declared
 from pyramid_threaded_proxy.app.routes import Inner, RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.hooks import NAMES, Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
+from pyramid_threaded_proxy.http.names import OVERRIDES
+from pyramid_threaded_proxy.http.public import Told
 from pyramid_threaded_proxy.http.query import QueryRules
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
 from pyramid_threaded_proxy.http.target import UpstreamPattern
@@ -60,14 +62,17 @@ def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: fro
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
         authorization=settings.request_authorization == "pass",
-        drop=drop | rules.names | process.own_fields,
+        drop=drop
+        | rules.names
+        | process.own_fields
+        | (frozenset() if settings.request_overrides == "pass" else OVERRIDES),
         only=settings.request_only,
     )
     return RequestPolicy(
         settings=settings,
         fields=fields,
         rules=rules,
-        via=f"1.1 {process.via}" if process.via else "",
+        via=process.via,
         query=QueryRules(settings.query_remove, settings.query_only, settings.query_set),
         upgrade=frozenset(settings.upgrade),
         origins=frozenset(settings.origins),
@@ -82,8 +87,10 @@ def _answer_policy(
         rewrite_cookies=settings.rewrite_cookies,
         rewrite_location=settings.rewrite_location,
         bases=bases,
+        told=_told(settings),
         private=settings.cache == "private" and not settings.public,
         only=settings.response_only,
+        dropped_cookie=_DroppedCookies(settings.name),
     )
     rules = ResponseRules.compile(
         settings.response_set, settings.response_add, settings.response_default, settings.response_remove
@@ -97,6 +104,35 @@ def _answer_policy(
         rules=rules,
         hooks=hooks,
     )
+
+
+def _told(settings: RouteSettings) -> Told:
+    """What of the public place the upstream is told, by the fields that go up."""
+    fields = settings.forwarded
+    removed = {name.lower() for name in settings.request_remove}
+    return Told(
+        prefix=fields in ("x-forwarded", "both") and "x-forwarded-prefix" not in removed,
+        host=settings.preserve_host or fields != "none",
+        scheme=fields != "none",
+    )
+
+
+class _DroppedCookies:
+    """Says once of each own cookie that a route's upstream sets it. Any thread."""
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+        self._said: set[str] = set()
+
+    def __call__(self, name: str) -> None:
+        if name not in self._said:
+            self._said.add(name)
+            log.warning(
+                "%s: the upstream sets the cookie %r, which never reaches the client because proxy.own_cookies names "
+                "it as the application's own: a login there will not last; rename one of the two",
+                self._route,
+                name,
+            )
 
 
 def timeouts_of(settings: RouteSettings) -> Timeouts:
@@ -121,15 +157,20 @@ def location_bases(settings: RouteSettings, balancer: Balancer) -> tuple[str, ..
     )
 
 
-def tls_of(settings: RouteSettings) -> Tls:
-    """What the settings say of TLS, with the files looked into now. Raises `ValueRefused`."""
-    tls = Tls(
+def tls_settings(settings: RouteSettings) -> Tls:
+    """What the settings say of TLS."""
+    return Tls(
         settings.tls_verify,
         settings.tls_ca_file,
         settings.tls_cert_file,
         settings.tls_key_file,
         settings.tls_server_name,
     )
+
+
+def tls_of(settings: RouteSettings) -> Tls:
+    """The same, with the files looked into now. Raises `ValueRefused`."""
+    tls = tls_settings(settings)
     if tls.ca_file is not None or tls.cert_file is not None:
         new_context(tls)
     if not tls.verify:
@@ -160,7 +201,9 @@ def compile_route(registry: Registry, process: ProcessSettings, declared: Declar
         drop=frozenset({csrf} if csrf else ()),
     )
     preflight = None if settings.preflight == "ask" else _preflight_rules(settings, process, declared.hooks, rules)
-    return Route(settings, rules, declared.mount, balancer, inner, preflight)
+    return Route(
+        settings, rules, declared.mount, balancer, inner, preflight, wants_slash=_wants_slash(settings, balancer)
+    )
 
 
 #: What a browser says in a preflight (Fetch 4.8), and nothing of who asks.
@@ -179,6 +222,14 @@ def _preflight_rules(settings: RouteSettings, process: ProcessSettings, hooks: H
     )  # fmt: skip
     made = compile_rules(bare, process, replace(hooks, request=None))
     return replace(made, answer=replace(rules.answer, hooks=replace(hooks, request=None)), anonymous=True)
+
+
+def _wants_slash(settings: RouteSettings, balancer: Balancer) -> bool:
+    if settings.pattern is not None:
+        return False
+    if settings.slash is None:
+        return all(one.base == "" or one.base.endswith("/") for one in balancer.upstreams)
+    return settings.slash == "redirect"
 
 
 def probed(route: Route) -> Probed | None:

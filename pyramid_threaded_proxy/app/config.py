@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,7 +19,7 @@ from pyramid.path import AssetResolver
 from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.tweens import EXCVIEW
 
-from pyramid_threaded_proxy.app.compile import make_hooks
+from pyramid_threaded_proxy.app.compile import make_hooks, tls_settings
 from pyramid_threaded_proxy.app.declared import CATEGORY, ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import HostPredicate
@@ -25,15 +27,15 @@ from pyramid_threaded_proxy.app.request_methods import ProxyExchanges, RequestMe
 from pyramid_threaded_proxy.app.startup import application_created
 from pyramid_threaded_proxy.app.views import ProxyView
 from pyramid_threaded_proxy.detach.access import install
-from pyramid_threaded_proxy.hooks import Hooks
+from pyramid_threaded_proxy.hooks import NAMES
 from pyramid_threaded_proxy.http.target import escaped_path
-from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import RouteSettings, load_settings, route_from_keywords
+from pyramid_threaded_proxy.upstream.tls import file_faults
 
 
 def include(config: Configurator) -> None:
     """What ``config.include("pyramid_threaded_proxy")`` does: nothing is started by it."""
-    settings = load_settings(config.registry.settings or {}, _path)
+    settings = load_settings(config.registry.settings or {}, _path, partial(_faults, config))
     config.registry[ENGINE] = Engine(config.registry, settings.process)
     install()
     config.add_directive("add_proxy_route", add_proxy_route)
@@ -43,14 +45,8 @@ def include(config: Configurator) -> None:
     config.add_route_predicate("proxied_host", HostPredicate)
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(application_created, ApplicationCreated)
-    faults: list[str] = []
     for route in settings.routes:
-        try:
-            _declare(config, route, "the settings")
-        except SettingsError as error:
-            faults += error.faults
-    if faults:
-        raise SettingsError(faults)
+        _declare(config, route, "the settings")
 
 
 def _path(spec: str) -> str:
@@ -65,13 +61,14 @@ def add_proxy_route(config: Configurator, name: str, **keys: Any) -> None:
 
     Raises `SettingsError` at once for what is wrong with the keys; conflicts show when the configuration is committed.
     """
-    _declare(config, route_from_keywords(name, keys), "add_proxy_route()")
+    _declare(config, route_from_keywords(name, keys, judge=partial(_faults, config)), "add_proxy_route()")
 
 
 def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None:
     """One action for the conflicts and the introspectable; route and view are Pyramid's own."""
     every = all_declared(config.registry)
-    hooks, factory = _imported(config, settings)
+    hooks = make_hooks(settings, lambda key, value: config.maybe_dotted(value))
+    factory = config.maybe_dotted(settings.factory)
     declared = Declared(settings, hooks, _mount(config.route_prefix, settings), origin, len(every))
     every.append(declared)
     intr = config.introspectable(CATEGORY, settings.name, settings.name, "proxied route")
@@ -106,32 +103,28 @@ def _declare(config: Configurator, settings: RouteSettings, origin: str) -> None
         )
 
 
-def _imported(config: Configurator, settings: RouteSettings) -> tuple[Hooks, Any]:
-    """The hooks and the factory that dotted names stand for. Raises `SettingsError` for all that can't be imported."""
-    faults: list[str] = []
-
-    def resolve(key: str, value: Any) -> Any:
+def _faults(config: Configurator, settings: RouteSettings) -> Iterator[tuple[str, str]]:
+    """What is wrong with a route's names and files, and where it is included."""
+    for path in (*(f"hooks.{name}" for name in NAMES), "factory"):
         try:
-            return config.maybe_dotted(value)
+            found = config.maybe_dotted(getattr(settings, path.replace(".", "_")))
         except Exception as error:  # importing a module can raise anything
-            faults.append(f"proxy.routes.{settings.name}.{key}: {value!r} can't be imported: {error}")
-
-    found = make_hooks(settings, resolve), resolve("factory", settings.factory)
-    if faults:
-        raise SettingsError(faults)
-    return found
+            yield path, f"can't be imported: {error}"
+        else:
+            if found is not None and not callable(found):
+                yield path, f"is not callable, but a {type(found).__name__}"
+    yield from file_faults(tls_settings(settings))
+    if settings.prefix is not None and "{" in (config.route_prefix or ""):
+        yield "prefix", f"the route prefix {config.route_prefix!r} has placeholders: give `pattern` instead"
 
 
 def _mount(route_prefix: str | None, settings: RouteSettings) -> str:
     """The public path of the route, escaped, without a slash at its end; a pattern's is what stands before its first
-    placeholder: cookies of its upstream are confined to that. Raises `SettingsError`."""
+    placeholder: cookies of its upstream are confined to that."""
     outer = "/" + route_prefix.strip("/") if route_prefix else ""
     if settings.prefix is None:
         pattern = outer + "/" + (settings.pattern or "").lstrip("/")
         return _escaped(re.split(r"[{*:]", pattern, maxsplit=1)[0].rpartition("/")[0])
-    if "{" in outer:
-        key = f"proxy.routes.{settings.name}.prefix"
-        raise SettingsError([f"{key}: the route prefix {route_prefix!r} has placeholders: give `pattern` instead"])
     return (_escaped(outer) + settings.prefix).rstrip("/")
 
 

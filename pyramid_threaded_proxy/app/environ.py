@@ -110,6 +110,11 @@ class ClientRequest:
         file = self.environ["wsgi.input"]
         return Body(file=file, length=length, start=0 if seekable else None, owned=seekable) if length else None
 
+    def asks_for_a_page(self) -> bool:
+        """Whether it may be sent elsewhere: what asks for another protocol, or brings a body, goes where it says."""
+        environ = self.environ
+        return environ["REQUEST_METHOD"] in ("GET", "HEAD") and "HTTP_UPGRADE" not in environ
+
     def wants_head_alone(self) -> bool:
         """Whether the client sent HEAD, whatever became of it since: it decides whether an answer has a body."""
         channel = self.channel

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pyramid_threaded_proxy.app.upgrade import comparable
 from pyramid_threaded_proxy.http.names import Fields
+from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.target import join, rest_below
 from pyramid_threaded_proxy.relay.destination import Destination
-from pyramid_threaded_proxy.relay.prepared import Public
 
 
 def backends_own_origin(fields: Fields, public: Public, destination: Destination, let_in: frozenset[str]) -> Fields:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from pyramid.httpexceptions import (
+    HTTPBadGateway,
     HTTPBadRequest,
     HTTPException,
     HTTPMethodNotAllowed,
@@ -35,9 +37,10 @@ from pyramid_threaded_proxy.hooks import RequestHook
 from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
+from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.target import check_upstream_target
 from pyramid_threaded_proxy.relay.destination import Destination
-from pyramid_threaded_proxy.relay.prepared import PreparedExchange, Public, Recheck
+from pyramid_threaded_proxy.relay.prepared import PreparedExchange, Recheck
 from pyramid_threaded_proxy.upstream.balance import Balancer
 from pyramid_threaded_proxy.upstream.origin import Origin
 from pyramid_threaded_proxy.upstream.urls import split_url
@@ -52,6 +55,8 @@ def http_error(error: RequestRefused) -> HTTPException:
     """The HTTP exception that tells the client which rule its request breaks."""
     if error.status == 413:
         return HTTPRequestEntityTooLarge(error.rule)
+    if error.status == 502:
+        return HTTPBadGateway(error.rule)
     return HTTPBadRequest(error.rule)
 
 
@@ -115,7 +120,7 @@ def prepare(
     _check_method(rules.methods, environ["REQUEST_METHOD"])
     client.check_message()
     body = None if rules.anonymous else client.body(sending.settings.max_body)
-    fields = _own_fields(client, destination.origin, sending, public.prefix)
+    fields = destination.fields(_own_fields(client, destination.origin, sending, public.prefix))
     if sending.settings.request_origin == "upstream":
         fields = backends_own_origin(fields, public, destination, sending.origins)
     sent = UpstreamRequest(environ["REQUEST_METHOD"], str(destination.origin), destination.target, fields, body)
@@ -138,11 +143,10 @@ def _own_fields(client: ClientRequest, origin: Origin, sending: RequestPolicy, p
     environ, settings = client.environ, sending.settings
     client_host = environ.get("HTTP_HOST")
     host = client_host if settings.preserve_host and client_host else origin.authority
-    fields = [("Host", host), *sending.fields.select(environ)]
-    if sending.via:
-        fields.append(("Via", sending.via))
-    if settings.forwarded != "none":
-        address, trusted = peer(environ)
+    address, trusted = peer(environ)
+    tells = settings.forwarded != "none"
+    fields = [("Host", host), *sending.fields.select(environ, tells and bool(trusted)), *via_field(environ, sending)]
+    if tells:
         fields += forwarded_fields(
             settings.forwarded,
             peer=address,
@@ -153,6 +157,12 @@ def _own_fields(client: ClientRequest, origin: Origin, sending: RequestPolicy, p
             environ=environ,
         )
     return fields
+
+
+def via_field(environ: Mapping[str, Any], sending: RequestPolicy) -> Fields:
+    """Our own Via, with the version of the request that was received (RFC 9110 7.6.3)."""
+    version = "1.0" if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else "1.1"
+    return [("Via", f"{version} {sending.via}")] if sending.via else []
 
 
 def new_exchange(client: ClientRequest, rules: Rules, sent: UpstreamRequest) -> Exchange:

@@ -27,17 +27,20 @@ from pyramid_threaded_proxy.app.prepare import (
     new_exchange,
     prepare,
     upstream_query,
+    via_field,
 )
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
+from pyramid_threaded_proxy.app.second_target import BelowMount, SecondTargets, has_second_target, refused_anywhere
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
+from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.target import check_upstream_target, join
 from pyramid_threaded_proxy.limits.in_flight import InFlight
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
-from pyramid_threaded_proxy.relay.prepared import Check, Public, Recheck
+from pyramid_threaded_proxy.relay.prepared import Check, Recheck
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.load import ProcessSettings, RouteSettings, fetch_settings, overlaid
 from pyramid_threaded_proxy.upstream.balance import Upstream
@@ -144,6 +147,8 @@ def _url_destination(
     permit = partial(_permitted, engine)
     origin = permit(_checked_url(url)[0])
     query = upstream_query(client, rules, mount, client.raw_target()[1])
+    if has_second_target(client.environ):
+        SecondTargets(client, refused_anywhere, keep_host=False)
     return Destination(origin, _url_target(url, path, query), permit=permit)
 
 
@@ -151,11 +156,17 @@ def _route_destination(route: Route, client: ClientRequest, path: str, rules: Ru
     """Where a path below a route's upstreams goes."""
     query = upstream_query(client, rules, mount, client.raw_target()[1])
     matched = client.request.matchdict or {}
+    keep_host = rules.request.settings.preserve_host
+    second = None
+    if has_second_target(client.environ):
+        judge = BelowMount(mount, lambda upstream, rest, query: _route_target(upstream, rest, query, matched))
+        second = SecondTargets(client, judge, keep_host).at
     choice = UpstreamChoice(
         route.balancer,
         balancing_user(route.balancer, client, rules),
         lambda upstream: _route_target(upstream, path, query, matched),
-        rules.request.settings.preserve_host,
+        keep_host,
+        second,
     )
     return Destination(choice.upstream.origin, choice.target, choice)
 
@@ -268,12 +279,16 @@ def _with_hooks(rules: Rules, hooks: Hooks) -> Rules:
 
 def _imported(key: str, value: Any) -> Any:
     try:
-        return DottedNameResolver().maybe_resolve(value)
+        found = DottedNameResolver().maybe_resolve(value)
     except Exception as error:  # importing a module can raise anything
-        keyword = key.replace(".", "_")
-        raise SettingsError(
-            [f"{keyword} (proxy_fetch() or proxy_forward()): {value!r} can't be imported: {error}"]
-        ) from error
+        raise _hook_fault(key, value, f"can't be imported: {error}") from error
+    if found is not None and not callable(found):
+        raise _hook_fault(key, value, "is not callable")
+    return found
+
+
+def _hook_fault(key: str, value: Any, problem: str) -> SettingsError:
+    return SettingsError([f"{key.replace('.', '_')} (proxy_fetch() or proxy_forward()): {value!r} {problem}"])
 
 
 def _checked_url(url: str) -> tuple[Origin, str]:
@@ -313,9 +328,7 @@ def _new_fields(
             value = client.request.headers.get(name)
             if value is not None and name.lower() not in names:
                 fields.append((name, value))
-    if sending.via:
-        fields.append(("Via", sending.via))
-    return fields
+    return fields + via_field(client.environ, sending)
 
 
 def _fetch_body(client: ClientRequest, body: Any, fields: Fields, sending: RequestPolicy) -> Body | None:

@@ -64,6 +64,8 @@ class Route:
     inner: tuple[Inner, ...] = ()
     #: What holds for a CORS preflight that needs no permission; None where it does.
     preflight: Rules | None = None
+    #: Whether a page at the mount without its slash would miss what it names relative to itself.
+    wants_slash: bool = False
 
     @property
     def is_prefix(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyramid.httpexceptions import HTTPNoContent
+from pyramid.httpexceptions import HTTPMovedPermanently, HTTPNoContent
 from pyramid.request import Request
 from pyramid.response import Response
 
@@ -13,11 +13,15 @@ from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare, upstream_query
 from pyramid_threaded_proxy.app.routes import Route, Rules
+from pyramid_threaded_proxy.app.second_target import RouteJudge, SecondTargets, has_second_target
 from pyramid_threaded_proxy.exceptions import RequestRefused
-from pyramid_threaded_proxy.http.target import escaped_path
+from pyramid_threaded_proxy.http.names import Fields
+from pyramid_threaded_proxy.http.public import Public
+from pyramid_threaded_proxy.http.target import escaped_path, rest_below
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
-from pyramid_threaded_proxy.relay.prepared import Public, Recheck
+from pyramid_threaded_proxy.relay.prepared import Recheck
 from pyramid_threaded_proxy.relay.recheck import QUESTION, PermissionQuestion, question_for, route_check
+from pyramid_threaded_proxy.upstream.balance import Upstream
 
 
 class ProxyView:
@@ -53,6 +57,9 @@ class ProxyView:
         script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict
         mount = escaped_path(script_name) + route.mount if script_name else route.mount
         path, sent_query = client.raw_target()
+        public = Public(client.public_url(), mount, mount if route.is_prefix else None)
+        if route.wants_slash and mount and client.asks_for_a_page() and rest_below(path, mount) == "":
+            return HTTPMovedPermanently(f"{public.url}{mount}/" + ("" if sent_query is None else f"?{sent_query}"))
         host = client.environ.get("HTTP_HOST", "")
         query = upstream_query(client, rules, mount, sent_query)
         choice = UpstreamChoice(
@@ -60,10 +67,15 @@ class ProxyView:
             balancing_user(route.balancer, client, rules),
             lambda upstream: route.target(upstream, path, query, mount, matched, host),
             route.settings.preserve_host,
+            self._second(route, client),
         )
         destination = Destination(choice.upstream.origin, choice.target, choice)
-        public = Public(client.public_url(), mount, mount if route.is_prefix else None)
         return prepare(client, rules, destination, public, recheck)
+
+    def _second(self, route: Route, client: ClientRequest) -> Callable[[Upstream, Fields], Fields] | None:
+        if not has_second_target(client.environ):
+            return None
+        return SecondTargets(client, RouteJudge(self._engine.routes, client), route.settings.preserve_host).at
 
     def _recheck(self, route: Route, environ: Mapping[str, Any]) -> Recheck | None:
         interval, router = route.settings.recheck, self._engine.router

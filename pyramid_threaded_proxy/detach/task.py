@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Protocol
 
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, get_header_lines
 from waitress.task import WSGITask
 
 from pyramid_threaded_proxy.http.names import Fields
@@ -63,6 +63,8 @@ class Parser(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         HTTPRequestParser.parse_header(self, header_plus)
         headers = self.headers
+        if ", " in headers.get("COOKIE", ""):
+            headers["COOKIE"] = _cookies_of(header_plus)
         self.asks_upgrade = "UPGRADE" in headers
         if self.body_rcv is None:
             # waitress would answer 100 and take the next request for the rest of this one (RFC 9110 10.1.1).
@@ -70,6 +72,14 @@ class Parser(HTTPRequestParser):
         if self.chunked and "CONTENT_LENGTH" in headers:
             # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1).
             self.connection_close = True
+
+
+def _cookies_of(head: bytes) -> str:
+    """The Cookie fields of a head that waitress took, joined as cookies are (RFC 6265 4.2.1): it joins them by commas,
+    which are part of a value then."""
+    fields = [line.partition(b":") for line in get_header_lines(head.partition(b"\r\n")[2])]
+    values = [value.strip(b" \t").decode("latin-1") for name, _, value in fields if name.lower() == b"cookie"]
+    return "; ".join(filter(None, values))
 
 
 class Task(WSGITask):

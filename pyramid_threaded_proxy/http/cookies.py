@@ -2,18 +2,18 @@
 
 WebOb's reader is the judge, because it is what the application reads its cookies with. It finds a cookie behind every
 character that can't stand in a name, and what it finds depends on quotes in other cookies. So a name of ours that is
-followed by "=" counts wherever WebOb could begin to read a name. RFC 6265 tells cases apart in names; the guard of own
-names does not.
+followed by "=" counts wherever WebOb could begin to read a name. Cases are told apart, as RFC 6265, WebOb and browsers
+do: SESSION is another cookie than session.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from webob.cookies import parse_cookie
 
-from pyramid_threaded_proxy.http.target import rest_below
+from pyramid_threaded_proxy.http.public import Public, Rules, by_rule, public_path
 
 # What WebOb lets stand in a name (webob.cookies); a name begins behind anything else, or behind a date.
 _NAME_CHARACTERS = r"\w~!@#$%^&*()+\-`.?|:/{}<>'"
@@ -24,14 +24,13 @@ class OwnCookies:
     """The names of the application's own cookies, and where a text could hold one."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = tuple(sorted({name.lower() for name in names}))
+        self._names = tuple(sorted(set(names)))
         alternatives = "|".join(re.escape(name) for name in self._names)
-        pattern = rf"(?:(?<![{_NAME_CHARACTERS}=])|GMT)(?:{alternatives})\s*="
-        self._assigned = re.compile(pattern, re.ASCII | re.IGNORECASE)
+        pattern = rf"(?:(?<![{_NAME_CHARACTERS}=])|GMT)({alternatives})\s*="
+        self._assigned = re.compile(pattern, re.ASCII)
 
     def mentioned_in(self, text: str) -> bool:
         """Whether a name of ours occurs at all; if not, no reader finds one."""
-        text = text.lower()
         for name in self._names:  # noqa: SIM110 - a call less for each cookie than with any()
             if name in text:
                 return True
@@ -39,11 +38,16 @@ class OwnCookies:
 
     def assigned_in(self, text: str) -> bool:
         """Whether WebOb could read a cookie of ours out of `text`, whatever stands before and behind it."""
-        return self.mentioned_in(text) and self._assigned.search(text) is not None
+        return self.found_in(text) is not None
+
+    def found_in(self, text: str) -> str | None:
+        """The name of the first of ours that could be read."""
+        match = self._assigned.search(text) if self.mentioned_in(text) else None
+        return None if match is None else match[1]
 
     def read_in(self, text: str) -> bool:
         """Whether WebOb reads a cookie of ours out of `text` as it stands."""
-        return self.mentioned_in(text) and any(name.lower() in self._names for name in _names_read(text))
+        return self.mentioned_in(text) and any(name in self._names for name in _names_read(text))
 
 
 def _names_read(text: str) -> list[str]:
@@ -103,29 +107,47 @@ _LONGEST_ATTRIBUTE = 1024
 
 
 class SetCookieFilter:
-    """Which Set-Cookie fields of an upstream reach the client, and how they are confined to the mount."""
+    """Which Set-Cookie fields of an upstream reach the client, and how they are confined to the mount.
 
-    def __init__(self, own: Iterable[str], *, rewrite: bool, base_paths: tuple[str, ...]) -> None:
+    `rewrite` are rules for paths that go first; None confines nothing. `told` says that the upstream knows the mount.
+
+    `dropped` is told the name of each own cookie that an upstream would have set, in whatever thread `public` runs.
+    """
+
+    def __init__(
+        self,
+        own: Iterable[str],
+        *,
+        rewrite: Rules | None,
+        base_paths: tuple[str, ...],
+        told: bool,
+        dropped: Callable[[str], None],
+    ) -> None:
         self._own = OwnCookies(own)
+        self._dropped = dropped
         self._rewrite = rewrite
         self._base_paths = base_paths
+        self._told = told
 
-    def public(self, value: str, mount: str | None) -> str | None:
-        """The field value for the client, or None if it must not be set. A `mount` of None confines nothing.
+    def public(self, value: str, public: Public) -> str | None:
+        """The field value for the client, or None if it must not be set. Without a mount nothing is confined.
 
         Dropped are our own cookies in whatever spelling the client would send them back, cookies without a name
         (RFC 6265bis 5.7), and those that would hide the ones behind them from WebOb.
         """
         pair, _, attributes = value.partition(";")
         name = pair.partition("=")[0].strip(" \t")
-        if "=" not in pair or not name or self._own.assigned_in(pair) or _runs_on(pair):
+        if (own := self._own.found_in(pair)) is not None:
+            self._dropped(own)
             return None
-        if not self._rewrite or mount is None:
+        if "=" not in pair or not name or _runs_on(pair):
+            return None
+        if self._rewrite is None or public.mount is None:
             return value
         # A __Host- cookie is valid for the path "/" alone (RFC 6265bis 4.1.3.2).
-        return None if name.lower().startswith("__host-") else self._confined(pair, attributes, mount)
+        return None if name.lower().startswith("__host-") else self._confined(pair, attributes, public)
 
-    def _confined(self, pair: str, attributes: str, mount: str) -> str:
+    def _confined(self, pair: str, attributes: str, public: Public) -> str:
         path = ""
         kept = [pair]
         for attribute in attributes.split(";"):
@@ -136,15 +158,10 @@ class SetCookieFilter:
             elif name and name != "domain":
                 kept.append(attribute)
         # Without a Path the client would take the directory of the request, which is above the mount for the mount.
-        public = self._public_path(path, mount.rstrip("/"))
-        if len(public) > _LONGEST_ATTRIBUTE:
-            public = mount.rstrip("/") or "/"
-        return f"{';'.join(kept)}; Path={public}"
-
-    def _public_path(self, path: str, mount: str) -> str:
-        if path.startswith("/") and path != "/":
-            for base in self._base_paths:
-                rest = rest_below(path, base)
-                if rest is not None:
-                    return mount + rest or "/"
-        return mount or "/"
+        mount = (public.mount or "").rstrip("/") or "/"
+        confined = by_rule(path, self._rewrite or ())
+        if confined is None and path.startswith("/") and path != "/":
+            confined = public_path(path, self._base_paths, public, self._told)
+        if confined is None or len(confined) > _LONGEST_ATTRIBUTE:
+            confined = mount
+        return f"{';'.join(kept)}; Path={confined or '/'}"

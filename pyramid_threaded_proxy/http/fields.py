@@ -8,7 +8,7 @@ naming it there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any
@@ -17,13 +17,14 @@ from pyramid_threaded_proxy.exceptions import FieldRefused
 from pyramid_threaded_proxy.http.cookies import CookieFilter, SetCookieFilter
 from pyramid_threaded_proxy.http.names import (
     CONNECTION_FIELDS,
+    IDENTITY,
     NOT_IN_A_VALUE,
     TOKEN,
     Fields,
     NameTable,
     connection_options,
 )
-from pyramid_threaded_proxy.http.target import LocationMap
+from pyramid_threaded_proxy.http.public import LocationMap, Public, Rules, Told
 
 _NEVER_UP = CONNECTION_FIELDS | {
     "host", "forwarded", "x-real-ip", "proxy", "cookie", "content-type",
@@ -45,8 +46,8 @@ class RequestFields:
     """The client's fields that go upstream; built once per route.
 
     `own_cookies` never go up, of the others those in `cookies` (None: any). `authorization` lets that field pass.
-    `drop` are the lower-case names that the application sets itself, or keeps; of the others those in `only` (None:
-    any) go up, and what a switched connection needs.
+    `drop` are the lower-case names of others that stay home: those that the application sets itself among them. Of the
+    rest those in `only` (None: any) go up, and what a switched connection needs.
     """
 
     def __init__(
@@ -62,14 +63,15 @@ class RequestFields:
         self._only = only
         self._cookies = CookieFilter(own_cookies, cookies) if self._wants("cookie", drop) else None
         self._content_type = self._wants("content-type", drop)
-        self._names = NameTable(self._name_of)
+        self._trusted_names = NameTable(self._name_of)
+        self._names = NameTable(self._name_of_a_stranger)
 
-    def select(self, environ: Mapping[str, Any]) -> Fields:
+    def select(self, environ: Mapping[str, Any], trusted: bool = False) -> Fields:
         """The fields to send, from a WSGI environ. Framing, Host, Via and the forwarded fields are the caller's.
 
-        Raises `FieldRefused` for a value with a control character.
+        A `trusted` peer may say who asks (`IDENTITY`). Raises `FieldRefused` for a value with a control character.
         """
-        names = self._names
+        names = self._trusted_names if trusted else self._names
         # Servers join repeated fields: where the last one is empty, white space is left at the end (RFC 9110 5.5).
         fields = [(name, value.strip(" \t")) for key, value in environ.items() if (name := names[key])]
         if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
@@ -97,6 +99,10 @@ class RequestFields:
         if not self._wants(lower, self._dropped) or lower.startswith("x-forwarded") or not TOKEN.fullmatch(name):
             return ""
         return name
+
+    def _name_of_a_stranger(self, key: str) -> str:
+        name = self._name_of(key)
+        return "" if name.lower() in IDENTITY else name
 
 
 def _is_let_through(name: str, only: frozenset[str] | None) -> bool:
@@ -145,39 +151,45 @@ def _is_ipv6(text: str) -> bool:
 
 
 # What is done with a field of an answer. Plain numbers: each is looked at for each field.
-_KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _CACHE_CONTROL = range(6)
+_KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _REFRESH, _CACHE_CONTROL = range(7)
 
 
 class AnswerFields:
     """The upstream's fields that go to the client; built once per route.
 
-    `bases` are the URLs of the route's upstreams. `private` keeps the answer out of shared caches. `only` are the
-    lower-case names that may pass (None: any), besides what a switched connection needs.
+    `bases` are the URLs of the route's upstreams, `told` is what these know of the public place. The rules of
+    `rewrite_location` and `rewrite_cookies` are None where nothing is rewritten. `private` keeps the answer out of
+    shared caches. `only` are the lower-case names that may pass (None: any), besides what a switched connection needs.
+    `dropped_cookie` is told the name of each own cookie that an upstream would have set.
     """
 
     def __init__(
         self,
         *,
         own_cookies: frozenset[str],
-        rewrite_cookies: bool,
-        rewrite_location: bool,
+        rewrite_cookies: Rules | None,
+        rewrite_location: Rules | None,
         bases: tuple[str, ...],
+        told: Told,
         private: bool,
+        dropped_cookie: Callable[[str], None],
         only: frozenset[str] | None = None,
     ) -> None:
         self._only = only
-        self._locations = LocationMap(bases)
-        self._cookies = SetCookieFilter(own_cookies, rewrite=rewrite_cookies, base_paths=self._locations.paths)
-        self._rewrite_location = rewrite_location
+        self._locations = LocationMap(bases, told, rewrite_location or ())
+        self._cookies = SetCookieFilter(
+            own_cookies,
+            rewrite=rewrite_cookies,
+            base_paths=self._locations.paths,
+            told=told.prefix,
+            dropped=dropped_cookie,
+        )
+        self._rewrite_location = rewrite_location is not None
         self._private = private
         self._actions = NameTable(self._action_for)
 
-    def select(self, fields: Fields, public_url: str, mount: str | None) -> Fields:
-        """The fields to answer with. Framing is the caller's, and is made anew.
-
-        `public_url` is scheme and authority as the client sees them; `mount` is the public path of the upstream's
-        base, or None where nothing is to be rewritten.
-        """
+    def select(self, fields: Fields, public: Public) -> Fields:
+        """The fields to answer with. Framing is the caller's, and is made anew."""
         actions, has_connection = self._actions, False
         kept: Fields = []
         said: list[str] = []
@@ -187,22 +199,25 @@ class AnswerFields:
                 kept.append(field)
             elif action == _CONNECTION:
                 if has_connection or field[1].lower() not in _USUAL_OPTIONS:
-                    return self.select(_without_named(fields), public_url, mount)
+                    return self.select(_without_named(fields), public)
                 has_connection = True
             elif action == _CACHE_CONTROL:
                 said.append(field[1])
             elif action != _DROP:
-                kept += self._rewritten(field, action, public_url, mount)
+                kept += self._rewritten(field, action, public)
         if self._private:
             kept.append(("Cache-Control", _private_caching(", ".join(said))))
         return kept
 
-    def _rewritten(self, field: tuple[str, str], action: int, public_url: str, mount: str | None) -> Fields:
+    def _rewritten(self, field: tuple[str, str], action: int, public: Public) -> Fields:
         name, value = field
         if action == _SET_COOKIE:
-            cookie = self._cookies.public(value, mount)
+            cookie = self._cookies.public(value, public)
             return [] if cookie is None else [(name, cookie)]
-        return [field] if mount is None else [(name, self._locations.public(value, public_url, mount))]
+        if public.mount is None:
+            return [field]
+        mapped = self._locations.refreshed if action == _REFRESH else self._locations.public
+        return [(name, mapped(value, public))]
 
     def _action_for(self, name: str) -> int:
         lower = name.lower()
@@ -216,6 +231,8 @@ class AnswerFields:
             return _SET_COOKIE
         if self._rewrite_location and lower in ("location", "content-location"):
             return _LOCATION
+        if self._rewrite_location and lower == "refresh":
+            return _REFRESH
         if self._private and lower.endswith(_SHARED_CACHE_FIELDS):
             return _DROP
         return _CACHE_CONTROL if self._private and lower == "cache-control" else _KEEP

@@ -26,6 +26,15 @@ FRAMING: frozenset[str] = frozenset({"content-length", "transfer-encoding"})
 #: Made anew for each connection: nobody's to pass on, to set or to override.
 CONNECTION_FIELDS: frozenset[str] = HOP_BY_HOP | FRAMING
 
+#: Some backends read another target, or another method, in these than the request has that was permitted.
+OVERRIDES: frozenset[str] = frozenset({
+    "x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override",
+})  # fmt: skip
+#: Who asks, as servers in front tell it; a client could be anybody in them.
+IDENTITY: frozenset[str] = frozenset({
+    "true-client-ip", "x-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "remote-user", "x-remote-user",
+})  # fmt: skip
+
 #: The schemes that are spoken, with their own ports (RFC 9110 4.2).
 PORTS = {"http": 80, "https": 443}
 

@@ -7,12 +7,11 @@ bytes, or it is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
-from pyramid_threaded_proxy.http.names import without_default_port
 from pyramid_threaded_proxy.http.query import QueryRules, parameter_names
 from pyramid_threaded_proxy.http.template import template_parts
 
@@ -25,7 +24,6 @@ _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _DOT_SEGMENT = re.compile(r"(?:\A|/)\.\.?(?:[/;]|\Z)")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_REFERENCE = re.compile(r"(?:(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#\\]*))?([^?#]*)(.*)", re.DOTALL)
 
 
 def split_target(raw: str) -> tuple[str, str | None]:
@@ -180,44 +178,6 @@ def _escaped(name: str, value: str | tuple[str, ...], safe: str) -> str:
         return quote(value, safe=safe)
     except UnicodeEncodeError:
         raise ValueRefused(f"the value of {{{name}}} can't be written in UTF-8: {value!r}") from None
-
-
-class LocationMap:
-    """Maps URLs and absolute paths below the base of an upstream to the public ones; built once per route."""
-
-    def __init__(self, bases: Iterable[str]) -> None:
-        parts = [urlsplit(base) for base in bases]
-        origins = [(_origin(base.scheme, base.netloc), base.scheme, base.path.rstrip("/")) for base in parts]
-        # The most specific base decides where an absolute path is below several.
-        self._bases = sorted(origins, key=lambda item: -len(item[2]))
-        self.paths = tuple(path for _, _, path in self._bases)
-
-    def public(self, reference: str, public_url: str, mount: str) -> str:
-        """The public form of a Location or Content-Location; unchanged if it is relative or below no base.
-
-        `public_url` is scheme and authority as the client sees them; an absolute path stays one.
-        """
-        match = _REFERENCE.match(reference)
-        if match is None or (match[2] is None and not match[3].startswith("/")):
-            return reference
-        scheme, authority, path, tail = match.groups()
-        for origin, base_scheme, base in self._bases:
-            if authority is not None and _origin(scheme or base_scheme, authority) != origin:
-                continue
-            rest = rest_below(path, base)
-            if rest is not None:
-                return _public_reference(mount.rstrip("/") + rest, authority is not None, public_url) + tail
-        return reference
-
-
-def _public_reference(path: str, is_url: bool, public_url: str) -> str:
-    # A browser takes "//x" and "/\x" for another host: such a path needs its own origin in front.
-    return public_url + path if is_url or path[1:2] in ("/", "\\") else path or "/"
-
-
-def _origin(scheme: str, authority: str) -> str:
-    scheme, authority = scheme.lower(), authority.lower()
-    return f"{scheme}://{without_default_port(authority, scheme)}"
 
 
 #: What may stand unescaped in a path (RFC 3986 3.3): a made path differs from a sent one as little as it can.

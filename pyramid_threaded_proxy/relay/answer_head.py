@@ -130,7 +130,7 @@ class AnswerHead:
     def _pass_interim_on(self, head: ResponseHead) -> Steps:
         prepared = self._prepared
         answer_framing(prepared.exchange.request.method, head)
-        fields = prepared.policy.answer_fields.select(head.fields, prepared.public.url, prepared.public.mount)
+        fields = prepared.policy.answer_fields.select(head.fields, prepared.public)
         yield from self._client.send(self._client.interim(head.status, head.reason, fields))
 
 

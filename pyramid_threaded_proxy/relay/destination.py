@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pyramid_threaded_proxy.exceptions import RequestRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import UpstreamRequest
+from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.origin import Origin
 
@@ -15,13 +16,19 @@ class UpstreamChoice:
 
     `target_of` makes the exchange's target at an upstream; `user` is whose exchange it is (see `Balancer.choose`).
     `keep_host` says that the Host field is the same for all of them. Belongs to the exchange: made in the thread that
-    calls the view, and touched by its task from then on.
+    calls the view, and touched by its task from then on. `second`, where there is one, writes what besides the target
+    depends on the upstream.
     """
 
-    __slots__ = ("_balancer", "_keep_host", "_target_of", "_tried", "resting", "trial", "upstream", "user")
+    __slots__ = ("_balancer", "_keep_host", "_second", "_target_of", "_tried", "resting", "trial", "upstream", "user")
 
     def __init__(
-        self, balancer: Balancer, user: str, target_of: Callable[[Upstream], str], keep_host: bool = False
+        self,
+        balancer: Balancer,
+        user: str,
+        target_of: Callable[[Upstream], str],
+        keep_host: bool = False,
+        second: Callable[[Upstream, Fields], Fields] | None = None,
     ) -> None:
         chosen = balancer.choose(user)
         self.upstream, self.trial = chosen or (balancer.upstreams[0], None)
@@ -31,12 +38,17 @@ class UpstreamChoice:
         self.user = user
         self._target_of = target_of
         self._keep_host = keep_host
+        self._second = second
         self._tried = [self.upstream]
 
     @property
     def target(self) -> str:
         """The exchange's target at the chosen upstream. Raises `RequestRefused` or `ValueRefused`."""
         return self._target_of(self.upstream)
+
+    def fields(self, fields: Fields) -> Fields:
+        """The request's fields as the chosen upstream is sent them. Raises what `second` does."""
+        return fields if self._second is None else self._second(self.upstream, fields)
 
     @property
     def counts_flights(self) -> bool:
@@ -62,9 +74,10 @@ class UpstreamChoice:
         self.upstream = other
         self._tried.append(other)
         try:
-            request.target = self.target
+            target, fields = self.target, self.fields(request.fields)
         except (RequestRefused, ValueRefused):
             return False  # its own base makes another path of it
+        request.target, request.fields = target, fields
         request.origin = str(other.origin)
         if not self._keep_host:
             request.fields = [_told(field, old.origin, other.origin) for field in request.fields]
@@ -117,6 +130,10 @@ class Destination:
     def is_alone(self) -> bool:
         """Whether there is no other upstream that could be asked instead."""
         return self.choice is None or self.choice.is_alone
+
+    def fields(self, fields: Fields) -> Fields:
+        """The request's fields as they go there."""
+        return fields if self.choice is None else self.choice.fields(fields)
 
     def next_upstream(self, request: UpstreamRequest) -> bool:
         """Turn to another upstream of the route's; whether there is one that may be asked."""

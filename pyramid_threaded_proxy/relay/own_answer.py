@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import webob
+from webob.acceptparse import create_accept_header
 from webob.exc import status_map
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
@@ -21,6 +23,8 @@ log = logging.getLogger("pyramid_threaded_proxy.own_answer")
 
 #: Characters: reading a longer Accept takes WebOb long, and other exchanges wait meanwhile.
 _LONGEST_ACCEPT = 1024
+#: Our own preference comes first.
+_FORMS = ("text/html", "application/json", "text/plain")
 
 #: What the client is told; the exception itself is for the log.
 _EXPLANATIONS = {
@@ -34,7 +38,7 @@ _EXPLANATIONS = {
 
 def error_response(error: ExchangeFailed, accept: str) -> webob.Response:
     """What the client gets for an exchange that failed before its head: WebOb's own, in a form that it accepts."""
-    made = status_map[error.status](_EXPLANATIONS.get(error.status))
+    made = status_map[error.status](_EXPLANATIONS.get(error.status), json_formatter=_json_body)
     if error.status == 503:
         made.headers["Retry-After"] = "1"
     return _rendered(made, accept)
@@ -42,9 +46,33 @@ def error_response(error: ExchangeFailed, accept: str) -> webob.Response:
 
 def _rendered(made: Any, accept: str) -> webob.Response:
     """An HTTP exception, of WebOb's or of Pyramid's, with its page, which it makes when it is called."""
-    if len(accept) > _LONGEST_ACCEPT:
-        accept = ""
-    return webob.Request.blank("/", headers={"Accept": accept or "*/*"}).get_response(made)
+    form = best_form(accept) if len(accept) <= _LONGEST_ACCEPT else _FORMS[0]
+    return webob.Request.blank("/", headers={"Accept": form}).get_response(made)
+
+
+def _json_body(body: str, status: str, title: str, environ: Mapping[str, Any]) -> dict[str, str]:
+    """The members that WebOb's and Pyramid's own have, without the markup that `body` has."""
+    return {"message": _EXPLANATIONS.get(int(status[:3]), title), "code": status, "title": title}
+
+
+def best_form(accept: str) -> str:
+    """Which of HTML, JSON and text to answer in: by quality, then as the client names them (RFC 9110 12.5.1).
+
+    Text where it takes none of them: an error is better said than not.
+    """
+    parsed = create_accept_header(accept or None).parsed
+    if parsed is None:
+        return _FORMS[0]
+    ranges = [(item[0].partition(";")[0].lower(), item[1], place) for place, item in enumerate(parsed)]
+    best = (0.0, 0, _FORMS[-1])
+    for form in _FORMS:
+        for name in (form, form.partition("/")[0] + "/*", "*/*"):  # the most specific range decides
+            found = [(quality, -place, form) for known, quality, place in ranges if known == name]
+            if found:
+                if max(found)[:2] > best[:2] and max(found)[0] > 0:
+                    best = max(found)
+                break
+    return best[2]
 
 
 def opening(client: Client, answer: UpstreamAnswer, framing: Framing, length: int | None) -> bytes:

@@ -10,6 +10,7 @@ from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields
 from pyramid_threaded_proxy.http.names import Fields
+from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.rules import ResponseRules
 from pyramid_threaded_proxy.limits.admission import Limits, Slot
 from pyramid_threaded_proxy.relay.destination import Destination
@@ -35,17 +36,6 @@ class Recheck(NamedTuple):
 
     interval: float
     check: Check
-
-
-class Public(NamedTuple):
-    """What the client sees of an upstream."""
-
-    #: Scheme and authority.
-    url: str
-    #: The path that the upstream's own URLs are mapped to; None: nothing is rewritten.
-    mount: str | None
-    #: The path that the upstream is told (X-Forwarded-Prefix); None: it is told none.
-    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,10 @@ __all__ = [
     "route_from_keywords",
 ]
 
+#: Looks at what only the application can tell, names that are imported and files that are used: yields the path of
+#: each faulty key, and what is wrong with it.
+Judge = Callable[[RouteSettings], Iterable[tuple[str, str]]]
+
 _FETCH_KEYS = tuple(key for key in ROUTE_KEYS if key.fetch)
 _FETCH_DEFAULTS = {key.attribute: DEFAULTS[key] for key in ROUTE_KEYS} | {"upstream": ()}
 
@@ -53,29 +57,39 @@ _FIELD = re.compile(r"(?<![^.])(?:request|response)\.(?:set|add|default)\..*", r
 _NAME_RULE = "the name of a route is letters, digits, _ and -"
 
 
-def load_settings(ini: Mapping[str, object], resolve_path: Callable[[str], str]) -> Settings:
+def nothing_to_say(route: RouteSettings) -> Iterable[tuple[str, str]]:
+    """A `Judge` that finds no fault."""
+    return ()
+
+
+def load_settings(
+    ini: Mapping[str, object], resolve_path: Callable[[str], str], judge: Judge = nothing_to_say
+) -> Settings:
     """The settings under ``proxy.`` in Pyramid's settings, and those of the YAML file that ``proxy.file`` names.
 
-    `resolve_path` turns that name, a path or an asset spec, into the path of a file. Raises `SettingsError`.
+    `resolve_path` turns that name, a path or an asset spec, into the path of a file; `judge` looks at each route.
+    Raises `SettingsError`.
     """
     faults: list[str] = []
     written = _merged(ini_entries(ini), faults)
     entries = {**_merged(_yaml_entries(written.get("proxy.file"), resolve_path, faults), faults), **written}
     process, routes = _divided(entries.values(), faults)
-    settings = Settings(_process(process, faults), tuple(_routes(routes, faults)))
+    settings = Settings(_process(process, faults), tuple(_routes(routes, faults, judge)))
     if faults:
         raise SettingsError(faults)
     return settings
 
 
-def route_from_keywords(name: str, keywords: Mapping[str, object], origin: str = "add_proxy_route()") -> RouteSettings:
+def route_from_keywords(
+    name: str, keywords: Mapping[str, object], origin: str = "add_proxy_route()", judge: Judge = nothing_to_say
+) -> RouteSettings:
     """The settings of a route declared in Python, its keys written with ``_`` for ``.``. Raises `SettingsError`."""
     faults: list[str] = []
     if not isinstance(name, str) or not _is_name(name):
         raise SettingsError([Entry("NAME", name, origin).fault(_NAME_RULE)])
     home = f"proxy.routes.{name}."
     section = Section(home, ROUTE_KEYS, _keyword_entries(home, keywords, origin, faults), faults, in_python=True)
-    route = _route(name, section, origin)
+    route = _route(name, section, origin, judge)
     if faults:
         raise SettingsError(faults)
     return route
@@ -188,16 +202,16 @@ def _process(entries: dict[str, Entry], faults: list[str]) -> ProcessSettings:
     return ProcessSettings(**values, own_cookies_given="own_cookies" in entries)
 
 
-def _routes(routes: dict[str, dict[str, Entry]], faults: list[str]) -> Iterator[RouteSettings]:
+def _routes(routes: dict[str, dict[str, Entry]], faults: list[str], judge: Judge) -> Iterator[RouteSettings]:
     for name, entries in routes.items():
         home, origin = f"proxy.routes.{name}", next(iter(entries.values())).origin
         if _is_name(name):
-            yield _route(name, Section(f"{home}.", ROUTE_KEYS, entries, faults), origin)
+            yield _route(name, Section(f"{home}.", ROUTE_KEYS, entries, faults), origin, judge)
         else:
             faults.append(Entry(home, name, origin).fault(_NAME_RULE))
 
 
-def _route(name: str, section: Section, origin: str) -> RouteSettings:
+def _route(name: str, section: Section, origin: str, judge: Judge) -> RouteSettings:
     """One route; where anything about it was reported, its values are of no use."""
     values = section.values()
     section.faults.extend(place_faults(section, origin))
@@ -208,4 +222,8 @@ def _route(name: str, section: Section, origin: str) -> RouteSettings:
     section.faults.extend(origin_faults(section, values))
     if values["host"] is not None and values["pattern"] is None:
         values["prefix"] = values["prefix"] or "/"
-    return RouteSettings(**values, name=name)
+    route = RouteSettings(**values, name=name)
+    known = {fault.partition(" = ")[0] for fault in section.faults}
+    found = [(path, problem) for path, problem in judge(route) if section.good(path)]
+    section.faults.extend(section.entries[path].fault(text) for path, text in found if section.home + path not in known)
+    return route

@@ -64,6 +64,7 @@ class RouteSettings:
     #: None stands for ``*``.
     request_cookies: frozenset[str] | None
     request_authorization: Literal["drop", "pass"]
+    request_overrides: Literal["drop", "pass"]
     response_set: FieldValues
     response_add: FieldValues
     response_default: FieldValues
@@ -71,8 +72,10 @@ class RouteSettings:
     response_only: frozenset[str] | None
     preserve_host: bool
     forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
-    rewrite_location: bool
-    rewrite_cookies: bool
+    #: Rules that go before the usual mapping; None stands for false.
+    rewrite_location: FieldValues | None
+    rewrite_cookies: FieldValues | None
+    slash: Literal["redirect", "pass"] | None
     #: In lower case.
     upgrade: tuple[str, ...]
     #: Besides the application's own; ``*`` among them stands for all.
@@ -284,7 +287,9 @@ ROUTE_KEYS: tuple[Key, ...] = (
     ),
     Key(
         "request.add", values.template, None, _TEMPLATE,
-        "this field is sent upstream beside those of its name", names=values.request_field,
+        "this field is sent upstream beside those of its name that `request.set` or we ourselves give; what the client "
+        "sent under the name is dropped",
+        names=values.request_field,
     ),
     Key(
         "request.remove", values.list_of(values.request_field), "", f"{_FIELDS}, and without underscores",
@@ -303,6 +308,11 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "request.authorization", values.choice("drop", "pass"), "drop", "`drop` or `pass`",
         "`pass` sends the client's `Authorization` upstream",
+    ),
+    Key(
+        "request.overrides", values.choice("drop", "pass"), "drop", "`drop` or `pass`",
+        "`pass` sends the client's `X-Original-URL`, `X-Rewrite-URL`, `X-HTTP-Method-Override`, `X-HTTP-Method` and "
+        "`X-Method-Override` upstream: some servers read another path or method in them than was permitted",
     ),
     Key(
         "response.set", values.field_value, None, "text", "this field is sent to the client, instead of the upstream's",
@@ -337,12 +347,20 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "waitress trusts that peer",
     ),
     Key(
-        "rewrite_location", values.boolean, "true", _BOOLEAN,
-        "map the upstream's own URL in `Location` and `Content-Location` to the public one",
+        "rewrite_location", values.rewriting(urls=True), "true", f"{_BOOLEAN}; or rules such as `/app/ -> /tool/`",
+        "map the upstream's own URL in `Location`, `Content-Location` and `Refresh` to the public one. Rules go before "
+        "that: of a value that begins with the first, that is replaced by the second; both are a path or a URL",
     ),
     Key(
-        "rewrite_cookies", values.boolean, "true", _BOOLEAN,
-        "drop the `Domain` of the upstream's cookies and confine their `Path` to the mount",
+        "rewrite_cookies", values.rewriting(urls=False), "true", f"{_BOOLEAN}; or rules such as `/app -> /tool`",
+        "drop the `Domain` of the upstream's cookies and confine their `Path` to the mount. Rules for paths go before "
+        "that, and may lead out of the mount",
+    ),
+    Key(
+        "slash", values.choice("redirect", "pass"), None, "`redirect` or `pass`",
+        "what a GET or HEAD for the mount without a slash behind it gets: `redirect` is a 301 to the mount with its "
+        "slash, so that relative links lead below it; `pass` asks the upstream for its base",
+        unset="`redirect` where the upstream's base is its root or ends in a slash, otherwise `pass`", fetch=False,
     ),
     Key(
         "upgrade", values.list_of(values.protocol), "", "names of protocols, such as `websocket`; never HTTP's own",

@@ -6,6 +6,7 @@ A reader judges one value alone; what several keys must agree on is judged in `s
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -212,6 +213,26 @@ def _size(written: str) -> int:
         clear = f"{amount}{unit[0].upper()}iB"
         raise ValueFault(f"has a unit that may mean 1000 or 1024: write {clear}, or the number of bytes")
     raise ValueFault(f"has the unknown unit {unit!r}")
+
+
+def rewriting(urls: bool) -> Reader:
+    """A boolean, or rules ``FROM -> TO``: pairs of paths, or with `urls` also of URLs. None stands for false."""
+
+    def read(value: object) -> tuple[tuple[str, str], ...] | None:
+        if isinstance(plain(value), bool) or (isinstance(value, str) and "->" not in value):
+            return () if boolean(value) else None
+        found = " ".join(words(value)).split()
+        rules = tuple(zip(found[::3], found[2::3], strict=False))
+        if not found or len(found) % 3 or set(found[1::3]) != {"->"}:
+            raise ValueFault("is neither true, false nor rules such as /app/ -> /tool/")
+        for side in itertools.chain(*rules):
+            if not re.fullmatch(r"/(?!/)[^\\]*" + (r"|https?://[^/?#\\]+(/[^\\]*)?" if urls else ""), side):
+                raise ValueFault(f"{side!r} is no absolute path{' or URL' if urls else ''}")
+            if not side.isascii() or not side.isprintable() or ";" in side:
+                raise ValueFault(f"{side!r} holds a character that is escaped in URLs, or a semicolon")
+        return rules
+
+    return read
 
 
 # Names

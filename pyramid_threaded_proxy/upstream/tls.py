@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -111,6 +111,33 @@ def _would_block() -> NoReturn:
     raise BlockingIOError(errno.EAGAIN, "the TLS layer waits") from None
 
 
+class TlsFileRefused(ValueRefused):
+    """The file that the setting `key` names does not hold what it should."""
+
+    def __init__(self, key: str, path: str | None, problem: str) -> None:
+        super().__init__(f"{key} {path!r} {problem}")
+        self.key = key
+        self.problem = problem
+
+
+def file_faults(tls: Tls) -> Iterator[tuple[str, str]]:
+    """The settings whose files can't be used, and why: all that can't be read, or the one that can't be understood."""
+    readable = True
+    for key, path in (("ca_file", tls.ca_file), ("cert_file", tls.cert_file), ("key_file", tls.key_file)):
+        try:
+            if path is not None:
+                with open(path, "rb"):
+                    pass
+        except (OSError, ValueError) as error:
+            readable = False
+            yield f"tls.{key}", f"can't be read: {reason_of(error)}"
+    if readable and (tls.ca_file is not None or tls.cert_file is not None):
+        try:
+            new_context(tls)
+        except TlsFileRefused as error:
+            yield error.key, error.problem
+
+
 def new_context(tls: Tls) -> ssl.SSLContext:
     """The context for connections to upstreams; reads files. Raises `ValueRefused` naming the setting at fault."""
     context = _trusting(tls)
@@ -126,7 +153,7 @@ def new_context(tls: Tls) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert_file, tls.key_file, _no_password)
         except (OSError, ValueError) as error:
             key = f" with tls.key_file {tls.key_file!r}" if tls.key_file else ""
-            raise ValueRefused(f"tls.cert_file {tls.cert_file!r}{key} can't be used: {reason_of(error)}") from None
+            raise TlsFileRefused("tls.cert_file", tls.cert_file, f"can't be used{key}: {reason_of(error)}") from None
     return context
 
 
@@ -134,7 +161,7 @@ def _trusting(tls: Tls) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=tls.ca_file)
     except (OSError, ValueError) as error:
-        raise ValueRefused(f"tls.ca_file {tls.ca_file!r} can't be used: {reason_of(error)}") from None
+        raise TlsFileRefused("tls.ca_file", tls.ca_file, f"can't be used: {reason_of(error)}") from None
 
 
 def _no_password() -> str:

@@ -135,21 +135,27 @@ def test_a_prefix_below_placeholders() -> None:
 
 
 def test_dotted_names_that_lead_nowhere_are_named() -> None:
-    """Hooks and factories that can't be imported are start-up errors, all at once, each with its key and value."""
+    """Hooks and factories that can't be imported or called, files that can't be read and an upstream that no request
+    could reach are start-up errors, with all the others, each with its key and value."""
     settings = {
         **route("a", UPSTREAM, hooks__request="nowhere.at_all", factory="tests.support.missing"),
-        **route("b", UPSTREAM, hooks__complete="tests.support:missing"),
+        **route("b", UPSTREAM, hooks__complete="tests.support:missing", hooks__error="tests.app.test_config:KEYS"),
+        **route("c", "http://h/v2%C2%80", tls__ca_file="/nowhere/ca.pem", max_body="much"),
     }
     config = Configurator(settings=settings)
     with pytest.raises(SettingsError) as caught:
         config.include("pyramid_threaded_proxy")
     found = caught.value.faults
-    assert [line.partition(": ")[0] for line in found] == [
-        "proxy.routes.a.hooks.request",
-        "proxy.routes.a.factory",
-        "proxy.routes.b.hooks.complete",
+    said = [line.partition(" (the ini settings): ") for line in found]
+    assert sorted((key, problem.partition(":")[0]) for key, _, problem in said) == [
+        ("proxy.routes.a.factory = 'tests.support.missing'", "can't be imported"),
+        ("proxy.routes.a.hooks.request = 'nowhere.at_all'", "can't be imported"),
+        ("proxy.routes.b.hooks.complete = 'tests.support:missing'", "can't be imported"),
+        ("proxy.routes.b.hooks.error = 'tests.app.test_config:KEYS'", "is not callable, but a dict"),
+        ("proxy.routes.c.max_body = 'much'", "is not a size; allowed"),
+        ("proxy.routes.c.tls.ca_file = '/nowhere/ca.pem'", "can't be read"),
+        ("proxy.routes.c.upstream = 'http://h/v2%C2%80'", "could never be asked for"),
     ]
-    assert "'nowhere.at_all' can't be imported" in found[0]
 
 
 # Tweens

@@ -151,8 +151,10 @@ def test_names_exist(page: str) -> None:
 
 
 #: Field names that look like classes.
-HEADER_NAMES = {"Connection", "Trailer", "Upgrade", "Expect", "Forwarded", "Host", "Location", "Range", "Via", "Vary",
-                "Link", "Domain", "Path", "Proxy", "Cookie", "Authorization", "Origin"}  # fmt: skip
+HEADER_NAMES = {
+    "Authorization", "Connection", "Cookie", "Destination", "Domain", "Expect", "Forwarded", "Host", "Link",
+    "Location", "Origin", "Path", "Proxy", "Range", "Refresh", "Trailer", "Upgrade", "Vary", "Via",
+}  # fmt: skip
 
 
 def is_word_of_the_examples(page: str, name: str) -> bool:

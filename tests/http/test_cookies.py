@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from webob.cookies import RequestCookies, parse_cookie
 
 from pyramid_threaded_proxy.http.cookies import CookieFilter, OwnCookies, SetCookieFilter
+from pyramid_threaded_proxy.http.public import Public
 
 OWN = frozenset({"session", "auth_tkt"})
 PIECES = st.sampled_from([
@@ -31,7 +32,8 @@ def names_read(text: str) -> set[str]:
         ("session=S; a=1", "a=1"),
         ("a=1; session=S", "a=1"),
         ("session=S", ""),
-        ("SESSION=S; a=1", "a=1"),
+        ("SESSION=S; a=1", "SESSION=S; a=1"),
+        ("SESSION=S; session=T; Auth_Tkt=1", "SESSION=S; Auth_Tkt=1"),
         ("my_session=1; sessions=2; session.x=3", "my_session=1; sessions=2; session.x=3"),
         ("a=1, session=S", "a=1"),
         ("session=S, a=1", "a=1"),
@@ -69,11 +71,11 @@ def test_a_quote_over_several_cookies() -> None:
 @example('x="; session="; y="; a="b, session=S"')
 @example('b="y=Mon, 01-Jan-2020 00:00:00 GMTsession=a"; session=1; a="')
 def test_webob_finds_no_own_cookie(text: str) -> None:
-    """Whatever the client sends, WebOb's reader finds no own cookie in what goes up, in whatever case."""
+    """Whatever the client sends, WebOb's reader finds no own cookie in what goes up."""
     for allowed in (None, frozenset({"a", "my_session", "session"})):
         kept = CookieFilter(OWN, allowed).select(text)
         names = names_read(kept)
-        assert not {name.lower() for name in names} & OWN
+        assert not names & OWN
         assert allowed is None or names <= allowed
 
 
@@ -86,7 +88,7 @@ def test_webob_finds_no_own_cookie(text: str) -> None:
 def test_no_own_value_goes_up(before: str, name: str, behind: str) -> None:
     """Not only the name of an own cookie stays home: what WebOb reads as its value is nowhere in what goes up."""
     text = f"{before}{name}S3CRET{behind}"
-    if any(b"S3CRET" in value and name.decode().lower() in OWN for name, value in parse_cookie(text)):
+    if any(b"S3CRET" in value and name.decode() in OWN for name, value in parse_cookie(text)):
         assert "S3CRET" not in CookieFilter(OWN, None).select(text)
 
 
@@ -96,7 +98,7 @@ def test_the_guard_finds_what_webob_finds_anywhere(before: str, text: str, behin
     own = OwnCookies(OWN)
     if any(own.assigned_in(part) for part in (before, text, behind)):
         return
-    assert not {name.lower() for name in names_read(f"{before}; {text}; {behind}")} & OWN
+    assert not names_read(f"{before}; {text}; {behind}") & OWN
 
 
 @pytest.mark.parametrize(
@@ -145,8 +147,14 @@ def test_hostile_text_is_read_in_linear_time(text: str) -> None:
     assert time.process_time() - began < 5
 
 
-def set_cookie(value: str, mount: str | None = "/m", rewrite: bool = True) -> str | None:
-    return SetCookieFilter(OWN, rewrite=rewrite, base_paths=("/v2",)).public(value, mount)
+def set_cookie(value: str, mount: str | None = "/m", rewrite: bool = True, prefix: str | None = None) -> str | None:
+    dropped: list[str] = []
+    rules = SetCookieFilter(
+        OWN, rewrite=() if rewrite else None, base_paths=("/v2",), told=prefix is not None, dropped=dropped.append
+    )
+    public = rules.public(value, Public("http://site", mount, prefix))
+    assert public is None or not dropped
+    return public
 
 
 @pytest.mark.parametrize(
@@ -179,7 +187,7 @@ def test_set_cookie_is_confined(value: str, public: str) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "session=evil", "Session=evil", "session =evil; Path=/", " session=evil", "a=1,session=evil",
+        "session=evil", "session =evil; Path=/", " session=evil", "a=1,session=evil",
         "a=1 session=evil",
         "x session=evil", "\xe9session=evil", "=session=evil", "=x", "session", "nameless", "", "; Path=/",
         "__Host-a=1; Secure; Path=/", "__host-a=1", 'a="', 'a=x,b="y', 'a="\\"', 'b="y session=evil"',
@@ -223,3 +231,38 @@ def test_upstream_cookies_never_touch_ours(values: list[str], place: int) -> Non
 def test_webob_is_the_reader_of_the_application() -> None:
     """The judge is what an application's `request.cookies` reads with."""
     assert RequestCookies({"HTTP_COOKIE": "x=1, session=S"})["session"] == "S"
+
+
+def test_dropped_cookies_are_told() -> None:
+    """Each own cookie that an upstream sets is told by the name that WebOb would find; others are dropped silently."""
+    told: list[str] = []
+    rules = SetCookieFilter(OWN, rewrite=(), base_paths=(), told=False, dropped=told.append)
+    values = ["session=1", "a=1, auth_tkt=2", "Session=1", "__Host-a=1", "nameless", 'a="']
+    assert [rules.public(value, Public("http://site", "/m")) for value in values] == [
+        None,
+        None,
+        "Session=1; Path=/m",
+        None,
+        None,
+        None,
+    ]
+    assert told == ["session", "auth_tkt"]
+
+
+@pytest.mark.parametrize(
+    ("path", "public"),
+    [("/m", "/m"), ("/m/admin", "/m/admin"), ("/mx", "/m"), ("/v2/x", "/m/x"), ("/", "/m"), ("/admin", "/m")],
+)
+def test_paths_of_an_upstream_that_knows_the_mount(path: str, public: str) -> None:
+    """A path at or below the mount is left where a prefix was sent; all else is confined as ever."""
+    assert set_cookie(f"a=1; Path={path}", prefix="/m") == f"a=1; Path={public}"
+
+
+def test_rules_for_paths() -> None:
+    """Rules go first, and may lead out of the mount; own cookies stay guarded, Domain goes."""
+    rules = SetCookieFilter(OWN, rewrite=(("/app", "/"), ("/x/", "/y/")), base_paths=("",), told=True, dropped=print)
+    public = Public("http://site", "/m", "/m")
+    values = ["a=1; Path=/app", "a=1; Domain=d; Path=/x/z", "a=1; Path=/z", "a=1", "session=1; Path=/app"]
+    assert [rules.public(value, public) for value in values] == [
+        "a=1; Path=/", "a=1; Path=/y/z", "a=1; Path=/m/z", "a=1; Path=/m", None
+    ]  # fmt: skip

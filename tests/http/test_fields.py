@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pyramid_threaded_proxy.exceptions import FieldRefused
 from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields, check_host, merge_application_fields
 from pyramid_threaded_proxy.http.names import HOP_BY_HOP, Fields, connection_options
+from pyramid_threaded_proxy.http.public import NOTHING_TOLD, Public
 
 OWN = frozenset({"session"})
 NAMES = st.sampled_from([
@@ -30,10 +31,17 @@ def request_fields(
     return rules.select(environ)
 
 
-def answer_fields(fields: Fields, mount: str | None = "/m", private: bool = False, **keys: bool) -> Fields:
-    switches = {"rewrite_cookies": True, "rewrite_location": True, **keys}
-    rules = AnswerFields(own_cookies=OWN, bases=("http://up.example/v2",), private=private, **switches)
-    return rules.select(fields, "https://site.example", mount)
+def answer_fields(fields: Fields, mount: str | None = "/m", private: bool = False, **keys: None) -> Fields:
+    switches = {"rewrite_cookies": (), "rewrite_location": (), **keys}
+    rules = AnswerFields(
+        own_cookies=OWN,
+        bases=("http://up.example/v2",),
+        private=private,
+        told=NOTHING_TOLD,
+        dropped_cookie=print,
+        **switches,
+    )
+    return rules.select(fields, Public("https://site.example", mount))
 
 
 @pytest.mark.parametrize(
@@ -221,14 +229,14 @@ def test_location_is_rewritten() -> None:
     fields = [("Location", "http://up.example/v2/x"), ("content-location", "/v2/y")]
     assert answer_fields(fields) == [("Location", "https://site.example/m/x"), ("content-location", "/m/y")]
     assert answer_fields(fields, mount=None) == fields
-    assert answer_fields(fields, rewrite_location=False) == fields
+    assert answer_fields(fields, rewrite_location=None) == fields
 
 
 def test_own_cookies_are_never_set() -> None:
     """An upstream can't set an own cookie, with rewriting or without."""
     fields = [("Set-Cookie", "session=evil"), ("Set-Cookie", "a=1; Path=/")]
     assert answer_fields(fields) == [("Set-Cookie", "a=1; Path=/m")]
-    assert answer_fields(fields, rewrite_cookies=False) == [("Set-Cookie", "a=1; Path=/")]
+    assert answer_fields(fields, rewrite_cookies=None) == [("Set-Cookie", "a=1; Path=/")]
 
 
 @pytest.mark.parametrize(
@@ -296,3 +304,20 @@ def test_application_framing_is_ignored() -> None:
     answer = [("Content-Length", "3"), ("A", "1")]
     application = [("Content-Length", "0"), ("Connection", "A"), ("Transfer-Encoding", "chunked")]
     assert merge_application_fields(answer, application) == answer
+
+
+IDENTITY = [
+    "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "CF-Connecting-IP", "Remote-User", "X-Remote-User",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_who_asks_is_said_by_trusted_peers_alone(name: str) -> None:
+    """A client could be anybody in these; of a front server that is trusted they go up, unless the application's
+    own override bears the name."""
+    rules = RequestFields(own_cookies=OWN, cookies=None, authorization=False, drop=frozenset())
+    environ = {"HTTP_" + name.upper().replace("-", "_"): "admin", "HTTP_X_KEPT": "1"}
+    assert rules.select(environ) == [("X-Kept", "1")]
+    assert tuple(value for _, value in rules.select(environ, trusted=True)) == ("admin", "1")
+    ours = RequestFields(own_cookies=OWN, cookies=None, authorization=False, drop=frozenset({name.lower()}))
+    assert ours.select(environ, trusted=True) == [("X-Kept", "1")]

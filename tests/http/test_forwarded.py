@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_threaded_proxy.http.forwarded import ForwardedMode, forwarded_fields
+from pyramid_threaded_proxy.http.forwarded import ForwardedMode, forwarded_fields, nodes_of
 
 CAME = {
     "HTTP_X_FORWARDED_FOR": "10.0.0.9", "HTTP_X_FORWARDED_HOST": "came.example", "HTTP_X_FORWARDED_PROTO": "https",
@@ -68,18 +68,80 @@ def test_trusted_peer() -> None:
         ("X-Forwarded-By", "front"),
     ]
     assert fields("x-forwarded", mount=None, trusted=trusted)[3] == ("X-Forwarded-Prefix", "/came")
-    assert fields("rfc7239", trusted=trusted) == fields("rfc7239")
+    assert fields("rfc7239", trusted=trusted - {"x-forwarded-for"}) == fields("rfc7239")
 
 
 def test_trust_is_by_field() -> None:
     """Only the named fields of a trusted peer count."""
     assert fields("both", trusted=frozenset({"x-forwarded-proto", "forwarded"})) == [
-        ("X-Forwarded-For", "192.0.2.1"),
+        ("X-Forwarded-For", "10.0.0.9, 192.0.2.1"),
         ("X-Forwarded-Host", "site.example"),
         ("X-Forwarded-Proto", "https"),
         ("X-Forwarded-Prefix", "/m"),
         ("Forwarded", "for=10.0.0.9, for=192.0.2.1;host=site.example;proto=http"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("chain", "elements"),
+    [
+        ("10.0.0.9", "for=10.0.0.9"),
+        ("10.0.0.9,2001:db8::1 ,, unknown", 'for=10.0.0.9, for="[2001:db8::1]", for=unknown'),
+        ("10.0.0.9:8080, [2001:db8::1]:80, [::1]", 'for=10.0.0.9, for="[2001:db8::1]", for="[::1]"'),
+        ('_hidden, x;proto=https, a"b', "for=_hidden, for=unknown, for=unknown"),
+        ("::ffff:10.0.0.9", 'for="[::ffff:10.0.0.9]"'),
+    ],
+)
+def test_a_chain_goes_on_in_forwarded(chain: str, elements: str) -> None:
+    """Whoever asked before goes on from X-Forwarded-For into Forwarded (RFC 7239 7.4), if the peer is trusted."""
+    came = {"HTTP_X_FORWARDED_FOR": chain}
+    assert continued("rfc7239", came, "x-forwarded-for") == [
+        ("Forwarded", f"{elements}, for=192.0.2.1;host=site.example;proto=http")
+    ]
+    assert continued("rfc7239", came, "x-forwarded-proto") == fields("rfc7239")
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "chain"),
+    [
+        ("for=10.0.0.9", "10.0.0.9"),
+        ('For="[2001:db8::1]:4711";proto=http , , for="10.0.0.8:80"', "2001:db8::1, 10.0.0.8"),
+        ("for=_hidden;by=10.0.0.1, proto=https", "_hidden, unknown"),
+        ('for="_a\\b"; host="a,b;for=9.9.9.9", for=unknown', "_ab, unknown"),
+        ('for=10.0.0.9, for="10.0.0.8', ""),
+        ("for=10.0.0.9, x", ""),
+        ("for=10.0.0.9;for=10.0.0.8", ""),
+        ("for=somebody", "unknown"),
+    ],
+)
+def test_a_chain_goes_on_in_x_forwarded_for(forwarded: str, chain: str) -> None:
+    """And back; a Forwarded field that breaks RFC 7239 4 tells nothing."""
+    came = {"HTTP_FORWARDED": forwarded}
+    found = dict(continued("x-forwarded", came, "forwarded"))["X-Forwarded-For"]
+    assert found == (f"{chain}, 192.0.2.1" if chain else "192.0.2.1")
+    assert continued("x-forwarded", came, "x-forwarded-for") == fields("x-forwarded")
+
+
+def continued(mode: ForwardedMode, came: dict[str, str], trusted: str) -> list[tuple[str, str]]:
+    return forwarded_fields(
+        mode, peer="192.0.2.1", host="site.example", scheme="http", mount="/m", trusted=frozenset({trusted}),
+        environ=came,
+    )  # fmt: skip
+
+
+@given(st.lists(st.ip_addresses(), min_size=1, max_size=5))
+def test_chains_round_trip(addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> None:
+    """A chain that goes into Forwarded and back is the same."""
+    chain = ", ".join(map(str, addresses))
+    ((_, forwarded),) = continued("rfc7239", {"HTTP_X_FORWARDED_FOR": chain}, "x-forwarded-for")
+    assert ", ".join(nodes_of(forwarded)) == f"{chain}, 192.0.2.1"
+
+
+@given(st.text(st.sampled_from(list('for=,;"\\[]:.1a_ \t')), max_size=30))
+def test_any_forwarded_field_is_read(text: str) -> None:
+    """Whatever a front server sends, what is made of it are addresses, hidden names or unknown."""
+    for node in nodes_of(text) + nodes_of(f"for={text}") + nodes_of(f'for="{text}"'):
+        assert node == "unknown" or re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]+|_[\w.-]+", node)
 
 
 @pytest.mark.parametrize("mount", [None, ""])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import TargetRefused, ValueRefused
 from pyramid_threaded_proxy.http.target import (
-    LocationMap,
     UpstreamPattern,
     check_upstream_target,
     join,
@@ -280,44 +279,3 @@ def test_pattern_values() -> None:
 def test_public_path_matches(raw: str, path_info: str, script_name: str, matches: bool) -> None:
     """What Pyramid was given is the raw path unescaped once (PEP 3333), without any slash collapsed."""
     assert public_path_matches(raw, path_info, script_name) is matches
-
-
-@pytest.mark.parametrize(
-    ("reference", "public"),
-    [
-        ("http://up.example:9000/v2/x?q#f", "https://site.example/m/x?q#f"),
-        ("HTTP://UP.example:9000/v2", "https://site.example/m"),
-        ("//up.example:9000/v2/x", "https://site.example/m/x"),
-        ("/v2/x?http://a/v2", "/m/x?http://a/v2"),
-        ("/v2", "/m"),
-        ("/v2/", "/m/"),
-        ("/v2/special/x", "/m/x"),
-        ("http://second.example/special/y", "http://second.example/special/y"),
-        ("http://second.example:80/v2/special/y", "https://site.example/m/y"),
-        ("http://up.example/v2/x", "http://up.example/v2/x"),
-        ("https://up.example:9000/v2/x", "https://up.example:9000/v2/x"),
-        ("http://a@up.example:9000/v2/x", "http://a@up.example:9000/v2/x"),
-        ("/v2x", "/v2x"),
-        ("/login", "/login"),
-        ("x/y", "x/y"),
-        ("?q", "?q"),
-        ("", ""),
-        ("mailto:a@b", "mailto:a@b"),
-    ],
-)
-def test_location(reference: str, public: str) -> None:
-    """URLs and absolute paths below a base become public ones; all else stays as it came (RFC 9110 10.2.2)."""
-    bases = LocationMap(["http://up.example:9000/v2", "http://second.example/v2/special/"])
-    assert bases.public(reference, "https://site.example", "/m") == public
-
-
-@pytest.mark.parametrize("path", ["//other.example/", "/\\other.example/"])
-def test_location_of_another_host(path: str) -> None:
-    """A path that a browser would take for another host after mapping is written as a URL of ours."""
-    assert LocationMap(["http://h/v2"]).public("/v2" + path, "http://site", "") == "http://site" + path
-
-
-def test_location_of_the_root() -> None:
-    """Below the root everything is mapped, and a root mount leaves at least a slash."""
-    assert LocationMap(["http://h"]).public("/a", "http://site", "/m") == "/m/a"
-    assert LocationMap(["http://h/v2"]).public("/v2?q", "http://site", "/") == "/?q"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import logging
 import socket
 import struct
@@ -316,15 +317,22 @@ def test_an_interim_answer_restarts_the_read_timeout_only(origin: MakeOrigin, si
     [
         ("text/html,*/*;q=0.1", "text/html", b"<title>502 Bad Gateway</title>"),
         ("application/json", "application/json", b'"code": "502 Bad Gateway"'),
+        ("application/json, text/plain, */*", "application/json", b'{"message": "The server behind'),
+        ("text/html;q=0.5, application/json;q=0.9", "application/json", b'"title": "Bad Gateway"}'),
+        ("text/plain, text/html", "text/plain", b"502 Bad Gateway"),
+        ("*/*", "text/html", b"<h1>"),
         ("text/plain", "text/plain", b"502 Bad Gateway"),
     ],
 )
 def test_errors_come_in_a_form_that_the_client_accepts(
     origin: MakeOrigin, site: MakeSite, accept: str, kind: str, sign: bytes
 ) -> None:
-    """The relay's own errors are HTML, JSON or text, by Accept."""
+    """The relay's own errors are HTML, JSON or text, by quality and order in Accept; JSON holds no markup."""
     answer = site(route("r", origin(answering(b"x")).url)).get("/r/", {"Accept": accept})
     assert ((answer.one("Content-Type") or "").partition(";")[0], sign in answer.body) == (kind, True)
+    if kind == "application/json":
+        said = json.loads(answer.body)
+        assert not [text for text in said.values() if "<" in text or "\n" in text]
 
 
 def test_an_error_for_head_has_no_body(origin: MakeOrigin, site: MakeSite) -> None:

@@ -96,8 +96,9 @@ def test_route_defaults() -> None:
         require_csrf=None, factory=None, methods=None, order=0, before=False, host=None, preflight="ask",
         query_remove=(), query_only=None, query_set=(), request_origin="pass", request_only=None, response_only=None,
         request_set=(), request_add=(), request_remove=(),
-        request_cookies=None, request_authorization="drop", response_set=(), response_add=(), response_default=(),
-        response_remove=(), preserve_host=False, forwarded="x-forwarded", rewrite_location=True, rewrite_cookies=True,
+        request_cookies=None, request_authorization="drop", request_overrides="drop", slash=None,
+        response_set=(), response_add=(), response_default=(),
+        response_remove=(), preserve_host=False, forwarded="x-forwarded", rewrite_location=(), rewrite_cookies=(),
         upgrade=(), origins=(), cache="private", recheck=None, total_timeout=None, idle_timeout=3600.0,
         max_exchanges=None, max_exchanges_per_user=None,
         hooks_request=None, hooks_response=None, hooks_headers=None, hooks_complete=None,
@@ -673,6 +674,35 @@ def test_contradictions(more: dict[str, str], at: str) -> None:
     assert found.startswith(f"{HOME}{at} = ")
     assert "give one of them" in found
     assert route(request__set={"X": "1"}, request__add={"X": "2"}, response__remove="X", response__add={"X": "3"})
+
+
+@pytest.mark.parametrize("key", ["rewrite_location", "rewrite_cookies"])
+def test_rewriting(key: str) -> None:
+    """True, false, or rules in order; in YAML a list, too."""
+    for value, expected in (
+        ("yes", ()), (False, None), ("off", None), ("/a -> /b", (("/a", "/b"),)),
+        (["/a/ -> /b/", "/c -> /"], (("/a/", "/b/"), ("/c", "/"))),
+        ("/a -> /b\n/c -> /d", (("/a", "/b"), ("/c", "/d"))),
+    ):  # fmt: skip
+        assert getattr(route(**{key: value}), key) == expected
+    urls = (("http://h:8/a/", "https://site/b"),)
+    if key == "rewrite_location":
+        assert route(rewrite_location="http://h:8/a/ -> https://site/b").rewrite_location == urls
+    else:
+        assert "no absolute path" in fault(key, "http://h:8/a/ -> /b")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "maybe", "/a ->", "-> /b", "/a -> /b /c", "/a /b", "a -> /b", "//h -> /b", "/a -> //h", "/a -> /b;c",
+        "/a -> /\xe9", 5,
+    ],
+)  # fmt: skip
+def test_bad_rules(value: object) -> None:
+    """Rules are pairs of absolute paths, or URLs, as they stand on the wire."""
+    for key in ("rewrite_location", "rewrite_cookies"):
+        assert fault(key, value)
 
 
 # Places and upstreams
