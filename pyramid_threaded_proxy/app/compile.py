@@ -54,17 +54,19 @@ def compile_rules(
 
 def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: frozenset[str]) -> RequestPolicy:
     rules = RequestRules.compile(settings.request_set, settings.request_add, settings.request_remove)
+    ours = {process.request_id_header.lower()} | ({"traceparent", "tracestate"} if process.trace == "drop" else set())
     fields = RequestFields(
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
         authorization=settings.request_authorization == "pass",
-        drop=drop | rules.names,
+        drop=drop | rules.names | ours,
     )
     return RequestPolicy(
         settings=settings,
         fields=fields,
         rules=rules,
         via=f"1.1 {process.via}" if process.via else "",
+        request_id_header=process.request_id_header,
         upgrade=frozenset(settings.upgrade),
         origins=frozenset(settings.origins),
     )
@@ -78,6 +80,7 @@ def _answer_policy(
         rewrite_cookies=settings.rewrite_cookies,
         rewrite_location=settings.rewrite_location,
         bases=bases,
+        drop=frozenset({process.request_id_header.lower()}),
         private=settings.cache == "private" and not settings.public,
     )
     rules = ResponseRules.compile(
@@ -91,6 +94,7 @@ def _answer_policy(
         answer_fields=fields,
         rules=rules,
         hooks=hooks,
+        request_id_header=process.request_id_header,
     )
 
 

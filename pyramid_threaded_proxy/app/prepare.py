@@ -24,6 +24,7 @@ from pyramid_threaded_proxy.app.environ import (
     ClientRequest,
     given_body,
 )
+from pyramid_threaded_proxy.app.refusals import note_refusal
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Rules
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
@@ -94,21 +95,25 @@ def prepare(
     Raises `RequestRefused` for what is wrong with the request, HTTP 403 and 405, and whatever the hook raises.
     """
     environ, sending = client.environ, rules.request
-    _check_method(rules.methods, environ["REQUEST_METHOD"])
+    _check_method(client, rules)
     client.check_message()
     body = client.body(sending.settings.max_body)
     fields = _own_fields(client, destination.origin, sending, public.prefix)
     sent = UpstreamRequest(environ["REQUEST_METHOD"], str(destination.origin), destination.target, fields, body)
-    exchange = new_exchange(client, rules.name, sent)
+    exchange = new_exchange(client, rules, sent)
+    if sending.request_id_header:
+        fields.append((sending.request_id_header, exchange.request_id))
     if sending.rules:
         sent.fields = sending.rules.apply(sent.fields, TemplateValues(client.request, exchange))
     upgrade = asked_protocols(client, sending, body)
     return finish(client, exchange, rules, destination, public, recheck, upgrade)
 
 
-def _check_method(allowed: frozenset[str] | None, method: str) -> None:
+def _check_method(client: ClientRequest, rules: Rules) -> None:
     """After authorization: what a route allows is nobody's business who may not use it."""
+    allowed, method = rules.methods, client.environ["REQUEST_METHOD"]
     if method in NEVER or (allowed is not None and method not in allowed):
+        note_refusal(client.request, rules.name, "method")
         known = allowed or {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
         raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})
 
@@ -135,12 +140,17 @@ def _own_fields(client: ClientRequest, origin: Origin, sending: RequestPolicy, p
     return fields
 
 
-def new_exchange(client: ClientRequest, route: str, sent: UpstreamRequest) -> Exchange:
+def new_exchange(client: ClientRequest, rules: Rules, sent: UpstreamRequest) -> Exchange:
     """The exchange for a request, of whoever the security policy says is asking."""
     request = client.request
     userid = request.authenticated_userid
     exchange = Exchange(
-        route, sent, None if userid is None else str(userid), client.environ.get("REMOTE_ADDR"), request.registry
+        rules.name,
+        sent,
+        None if userid is None else str(userid),
+        client.environ.get("REMOTE_ADDR"),
+        request.registry,
+        client.given_id(rules.request.request_id_header),
     )
     if access_log.isEnabledFor(logging.INFO):
         exchange.log_values = client.log_values()

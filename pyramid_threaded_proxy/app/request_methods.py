@@ -27,6 +27,7 @@ from pyramid_threaded_proxy.app.prepare import (
     new_exchange,
     prepare,
 )
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
@@ -92,7 +93,7 @@ def proxy_fetch(
     if method in NEVER:
         raise ValueRefused(f"proxy_fetch() never sends {method}")
     client = ClientRequest(request)
-    exchange = new_exchange(client, rules.name, UpstreamRequest(method, str(origin), target, [], None))
+    exchange = new_exchange(client, rules, UpstreamRequest(method, str(origin), target, [], None))
     _fill(exchange, client, headers, body, rules.request)
     public = Public(client.public_url(), None)
     return finish(client, exchange, rules, destination, public, _recheck(settings, recheck_with))
@@ -132,6 +133,7 @@ def proxy_forward(
         public = Public(client.public_url(), mount, mount)
         return prepare(client, rules, destination, public, _recheck(given, recheck_with))
     except RequestRefused as error:
+        note_refusal(request, rules.name, reason_of(error))
         raise http_error(error) from None
 
 
@@ -288,9 +290,12 @@ def _fill(
     """Give a new request its fields and its body."""
     sent = exchange.request
     fields = _new_fields(client, sent, headers, sending)
+    if sending.request_id_header and not any(name.lower() == sending.request_id_header.lower() for name, _ in fields):
+        fields.append((sending.request_id_header, exchange.request_id))
     try:
         sent.body = _fetch_body(client, body, fields, sending)
     except RequestRefused as error:
+        note_refusal(client.request, exchange.route, reason_of(error))
         raise http_error(error) from None
     sent.fields = sending.rules.apply(fields, TemplateValues(client.request, exchange))
 

@@ -165,7 +165,10 @@ class ProxyResponse(Response):
             try:
                 self.admit(environ)
             except (TooManyExchanges, UpstreamsResting) as error:
-                return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
+                refusal = unavailable(error)
+                if header := prepared.policy.request_id_header:
+                    refusal.headers[header] = prepared.exchange.request_id
+                return refusal(environ, start_response)  # type: ignore[no-any-return]
         self._prepared = None
         environ.pop(SLOT, None)  # it is this exchange's: middleware may call the application again
         channel = self._channel_of(environ)

@@ -25,6 +25,8 @@ class RequestPolicy:
     fields: RequestFields
     rules: RequestRules
     via: str
+    #: The field that bears the exchange's id; empty stands for none.
+    request_id_header: str
     upgrade: frozenset[str]
     origins: frozenset[str]
 

@@ -12,6 +12,7 @@ from pyramid.response import Response
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.http.target import escaped_path
@@ -36,6 +37,7 @@ class ProxyView:
         try:
             return self._answer(self._engine.routes[self._name], ClientRequest(request))
         except RequestRefused as error:
+            note_refusal(request, self._name, reason_of(error))
             raise http_error(error) from None
 
     def _answer(self, route: Route, client: ClientRequest) -> Response:

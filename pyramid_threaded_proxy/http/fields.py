@@ -135,7 +135,8 @@ _KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _CACHE_CONTROL = range(6)
 class AnswerFields:
     """The upstream's fields that go to the client; built once per route.
 
-    `bases` are the URLs of the route's upstreams. `private` keeps the answer out of shared caches.
+    `bases` are the URLs of the route's upstreams. `private` keeps the answer out of shared caches. `drop` are the
+    lower-case names of fields that are made anew.
     """
 
     def __init__(
@@ -146,11 +147,13 @@ class AnswerFields:
         rewrite_location: bool,
         bases: tuple[str, ...],
         private: bool,
+        drop: frozenset[str] = frozenset(),
     ) -> None:
         self._locations = LocationMap(bases)
         self._cookies = SetCookieFilter(own_cookies, rewrite=rewrite_cookies, base_paths=self._locations.paths)
         self._rewrite_location = rewrite_location
         self._private = private
+        self._drop = _NEVER_DOWN | drop
         self._actions = NameTable(self._action_for)
 
     def select(self, fields: Fields, public_url: str, mount: str | None) -> Fields:
@@ -189,7 +192,7 @@ class AnswerFields:
         lower = name.lower()
         if lower == "connection":
             return _CONNECTION
-        if lower in _NEVER_DOWN or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
+        if lower in self._drop or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
             return _DROP
         if lower == "set-cookie":
             return _SET_COOKIE

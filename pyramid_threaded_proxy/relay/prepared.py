@@ -59,6 +59,8 @@ class AnswerPolicy:
     answer_fields: AnswerFields
     rules: ResponseRules
     hooks: Hooks
+    #: The field that bears the exchange's id on the answer; empty stands for none.
+    request_id_header: str = ""
 
 
 class PreparedExchange:

@@ -29,6 +29,9 @@ class ProcessSettings:
     fetch_allow: tuple[str, ...] | None = None
     #: In seconds.
     drain_timeout: float = 10.0
+    #: The field that bears an exchange's id, both ways; empty stands for none.
+    request_id_header: str = "X-Request-Id"
+    trace: Literal["pass", "drop"] = "pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,15 @@ PROCESS_KEYS: tuple[Key, ...] = (
         "what `proxy_fetch`, and `proxy_forward` to a URL, may reach; a name that is let in by an address or network "
         "is resolved once, and that address is used",
         unset="any",
+    ),
+    Key(
+        "request_id.header", values.request_id_field, "X-Request-Id", "the name of a field, or nothing",
+        "bears the id of an exchange, upstream and on every answer and error page of ours. The id is made by us; one "
+        "of `[A-Za-z0-9._-]`, 8 to 128 of them, is taken over from a peer that waitress trusts. Empty sends none",
+    ),
+    Key(
+        "trace", values.choice("pass", "drop"), "pass", "`pass` or `drop`",
+        "whether the client's `traceparent` and `tracestate` go upstream",
     ),
 )  # fmt: skip
 
