@@ -273,7 +273,7 @@ def in_a_row(where: Site, function: Callable[[], None]) -> None:
 
 
 def routes_in(handler: accesslog.BufferedFileHandler) -> list[str]:
-    return [line.split()[-6] for line in text(handler).splitlines()]
+    return [line.split()[-7] for line in text(handler).splitlines()]
 
 
 def test_the_lines_of_a_turn_are_written_together(site: MakeSite, buffered: accesslog.BufferedFileHandler) -> None:
