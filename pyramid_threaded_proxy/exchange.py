@@ -154,13 +154,25 @@ class UpstreamAnswer:
 class Stats:
     """What an exchange moved and when. Times are `time.monotonic()`, None for a stage that was not reached."""
 
-    __slots__ = ("attempts", "bytes_down", "bytes_up", "connected", "finished", "first_byte", "started", "upstream")
+    __slots__ = (
+        "attempts",
+        "authorized",
+        "bytes_down",
+        "bytes_up",
+        "connected",
+        "finished",
+        "first_byte",
+        "started",
+        "upstream",
+    )
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.connected: float | None = None
         self.first_byte: float | None = None
         self.finished: float | None = None
+        #: Seconds from the request read to its exchange admitted; None where nobody counts, or the server is another.
+        self.authorized: float | None = None
         self.attempts = 0
         self.upstream = ""
         #: Body bytes sent upstream.

@@ -455,7 +455,7 @@ def test_a_record_is_what_logging_makes(caplog: pytest.LogCaptureFixture) -> Non
     assert 0 <= later == pytest.approx((stock.created - ours.created) * 1000, abs=1)
     assert ours.msecs == pytest.approx(ours.created % 1 * 1000, abs=1)
     names: list[str] = []
-    thread = threading.Thread(target=lambda: names.append(accesslog._record("").threadName or ""), name="another")
+    thread = threading.Thread(target=lambda: names.append(accesslog._record("", {}).threadName or ""), name="another")
     thread.start()
     thread.join()
     assert names == ["another"]

@@ -20,6 +20,10 @@ BESIDE = {"demo"}
 #: What each room, or module of the root, may import; besides, all may import `exceptions`.
 MAY_IMPORT: dict[str, set[str]] = {
     "app": {
+        "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events",
+        "status",
+    },
+    "status": {
         "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events"
     },
     "relay": {"upstream", "loop", "limits", "http", "settings.table", "exchange", "hooks"},
@@ -41,11 +45,12 @@ ROOMS = set(MAY_IMPORT) - ROOT
 
 #: Who may know what is not ours, by room or by module.
 KNOWS = {
-    "pyramid": {"app", "tween", "settings", "__init__"},
+    "pyramid": {"app", "tween", "settings", "status.views", "__init__"},
     "zope": {"app"},
     "waitress": {"detach"},
     "urllib3": {"upstream"},
     "yaml": {"settings.sources"},
+    "prometheus_client": {"status.metrics"},
     "webob": {"app", "exchange", "hooks", "relay.relay", "relay.own_answer", "http.cookies"},
 }
 #: Bytes and text alone.

@@ -22,6 +22,7 @@ from pyramid_threaded_proxy.app.declared import CATEGORY, ENGINE, TWEEN, Declare
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.request_methods import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.app.startup import application_created
+from pyramid_threaded_proxy.app.status import declare_status
 from pyramid_threaded_proxy.app.views import ProxyView
 from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.hooks import Hooks
@@ -41,6 +42,8 @@ def include(config: Configurator) -> None:
     config.add_request_method(ProxyExchanges(config.registry[ENGINE].in_flight), "proxy_exchanges")
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(application_created, ApplicationCreated)
+    if settings.process.status_prefix is not None:
+        declare_status(config, settings.process)
     faults: list[str] = []
     for route in settings.routes:
         try:

@@ -152,7 +152,7 @@ def new_exchange(client: ClientRequest, rules: Rules, sent: UpstreamRequest) -> 
         request.registry,
         client.given_id(rules.request.request_id_header),
     )
-    if access_log.isEnabledFor(logging.INFO):
+    if access_log.isEnabledFor(logging.INFO) or request.registry[ENGINE].status is not None:
         exchange.log_values = client.log_values()
     return exchange
 

@@ -34,8 +34,11 @@ def reason_of(error: Refused) -> str:
 
 
 def note_refusal(request: Request, route: str, reason: str) -> None:
-    """Have the page that the application makes of it bear the request's id. In the thread of the request."""
-    header = request.registry[ENGINE].settings.request_id_header
+    """Count it, and have the page that the application makes of it bear its id. In the thread of the request."""
+    engine = request.registry[ENGINE]
+    if engine.status is not None:
+        engine.status.refused(route, reason)
+    header = engine.settings.request_id_header
     if header:
         given = ClientRequest(request).given_id(header)
         request.add_response_callback(partial(_name, header, given or new_request_id()))

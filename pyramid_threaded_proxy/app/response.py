@@ -15,6 +15,7 @@ from webob.response import ResponseBodyFile
 from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
 from pyramid_threaded_proxy.detach.access import channel_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.detach.task import new_status
@@ -166,6 +167,7 @@ class ProxyResponse(Response):
                 self.admit(environ)
             except (TooManyExchanges, UpstreamsResting) as error:
                 refusal = unavailable(error)
+                note_refusal(self._client.request, prepared.exchange.route, reason_of(error))
                 if header := prepared.policy.request_id_header:
                     refusal.headers[header] = prepared.exchange.request_id
                 return refusal(environ, start_response)  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ from zope.interface import implementedBy
 from pyramid_threaded_proxy.app.compile import compile_route, probed
 from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.status import unguarded_status
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
 
@@ -35,6 +36,7 @@ def application_created(event: ApplicationCreated) -> None:
     faults = [
         *_taken_names(registry, every),
         *_unguarded(registry, every),
+        *unguarded_status(registry, engine.settings),
         *_missing_tween(registry),
         *_compile_all(registry, engine, every),
     ]

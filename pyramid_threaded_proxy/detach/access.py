@@ -50,6 +50,11 @@ def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
     return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
 
 
+def received_at(channel: DetachableChannel) -> float:
+    """When bytes of the client's came last, by `time.time()`: while a request runs, those of this request."""
+    return float(channel.last_activity)
+
+
 def url_prefix(channel: DetachableChannel) -> str:
     """The prefix that waitress was told its URLs have; "" where there is none."""
     return str(channel.adj.url_prefix)

@@ -28,7 +28,6 @@ from pyramid_threaded_proxy.hooks import run_answering_hook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import ResponseHead, render_head
-from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.waits import CHECK_CANCELLED, IN_BATCH, Call, Ready, Steps
@@ -172,7 +171,7 @@ class Relay:
             raise AnswerRefused("bytes came behind an answer that has no body (RFC 9112 6.3)")
         yield IN_BATCH
         exchange, policy = self._exchange, self._policy
-        fields = self._select_fields(head)
+        fields = self._prepared.fields_for_client(head.fields)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
         if policy.hooks.response is not None:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
@@ -200,13 +199,6 @@ class Relay:
             yield from self._move_rest(reader)
         self._keep_connection(head, framing)
 
-    def _select_fields(self, head: ResponseHead) -> Fields:
-        """The upstream's fields that may reach the client, and the exchange's id."""
-        fields = self._policy.answer_fields.select(head.fields, *self._prepared.public[:2])
-        if self._policy.request_id_header:
-            fields.append((self._policy.request_id_header, self._exchange.request_id))
-        return fields
-
     def _begin(
         self, answer: UpstreamAnswer, framing: Framing, length: int | None, reader: BodyReader
     ) -> tuple[bytes | memoryview, int]:
@@ -224,7 +216,7 @@ class Relay:
         client, connection = self._client, self._connection
         assert connection is not None
         protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
-        fields = self._select_fields(head)
+        fields = self._prepared.fields_for_client(head.fields)
         answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, self._prepared.application_fields))
         self._exchange.response = answer
         hook = self._policy.hooks.response

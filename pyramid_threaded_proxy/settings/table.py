@@ -32,6 +32,11 @@ class ProcessSettings:
     #: The field that bears an exchange's id, both ways; empty stands for none.
     request_id_header: str = "X-Request-Id"
     trace: Literal["pass", "drop"] = "pass"
+    #: Where the status page stands; None: there is none, and nothing is counted.
+    status_prefix: str | None = None
+    status_permission: str | None = None
+    #: None: nobody may do anything there.
+    status_control_permission: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,17 @@ PROCESS_KEYS: tuple[Key, ...] = (
     Key(
         "trace", values.choice("pass", "drop"), "pass", "`pass` or `drop`",
         "whether the client's `traceparent` and `tracestate` go upstream",
+    ),
+    Key(
+        "status.prefix", urls.prefix, None, "a path from `/` on, as a route's `prefix`",
+        "where the status page, its JSON and the metrics stand; needs `status.permission`",
+        unset="off: nothing is counted",
+    ),
+    Key("status.permission", values.permission, None, "a permission's name", "the Pyramid permission to see them"),
+    Key(
+        "status.control_permission", values.permission, None, "a permission's name",
+        "the Pyramid permission to close exchanges there, and to rest, drain and wake upstreams",
+        unset="nobody may",
     ),
 )  # fmt: skip
 

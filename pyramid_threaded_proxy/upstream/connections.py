@@ -156,6 +156,11 @@ class OriginPool(Owner):
         self._due = FOREVER  # when it will do so next
         self._known: tuple[float, list[str]] = (0.0, [])  # until when these addresses are believed
 
+    @property
+    def idle(self) -> int:
+        """How many connections are kept for the next exchange. Any thread."""
+        return len(self._idle)
+
     # Making
 
     def connect(self, timeout: float) -> Connection:
