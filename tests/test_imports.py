@@ -13,7 +13,7 @@ PACKAGE = "pyramid_threaded_proxy"
 FOLDER = ROOT / PACKAGE
 
 #: Values, and what users name by dotted path. Everything else stands in a room.
-ROOT = {"__init__", "tween", "accesslog", "exceptions", "exchange", "hooks", "events"}
+ROOT = {"__init__", "scripts", "tween", "accesslog", "exceptions", "exchange", "hooks", "events"}
 #: Stand beside the rest and import public names only.
 BESIDE = {"demo"}
 
@@ -39,13 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {"http.names"},
     "exceptions": set(),
     "tween": {"app", "http"},
+    "scripts": {"app", "settings", "upstream"},
     "__init__": {"app", "settings", "limits", "exchange", "events"},
 }  # fmt: skip
 ROOMS = set(MAY_IMPORT) - ROOT
 
 #: Who may know what is not ours, by room or by module.
 KNOWS = {
-    "pyramid": {"app", "tween", "settings", "status.views", "__init__"},
+    "pyramid": {"app", "tween", "scripts", "settings", "status.views", "__init__"},
     "zope": {"app"},
     "waitress": {"detach"},
     "urllib3": {"upstream"},

@@ -148,6 +148,11 @@ class ProxyResponse(Response):
         """The live channel; the request's own is known. Middleware may call the response with another environ."""
         return self._client.channel if environ is self._client.environ else channel_of(environ)
 
+    @property
+    def prepared(self) -> PreparedExchange:
+        """What would be sent. Raises `ProxyResponseError` once it is."""
+        return self._pending()
+
     def _pending(self) -> PreparedExchange:
         if self._prepared is None:
             raise ProxyResponseError("a ProxyResponse can be called once: its exchange is under way already")

@@ -13,12 +13,13 @@ from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare
 from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
+from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import RequestRefused
 from pyramid_threaded_proxy.http.target import escaped_path
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
 from pyramid_threaded_proxy.relay.prepared import Public, Recheck
-from pyramid_threaded_proxy.relay.recheck import QUESTION, PermissionQuestion, question_for, route_check
+from pyramid_threaded_proxy.relay.recheck import EXPLAINED, QUESTION, PermissionQuestion, question_for, route_check
 
 
 class ProxyView:
@@ -35,10 +36,14 @@ class ProxyView:
             question.answer(request.authenticated_userid)
             return HTTPNoContent()
         try:
-            return self._answer(self._engine.routes[self._name], ClientRequest(request))
+            answer = self._answer(self._engine.routes[self._name], ClientRequest(request))
         except RequestRefused as error:
             note_refusal(request, self._name, reason_of(error))
             raise http_error(error) from None
+        if EXPLAINED in request.environ and isinstance(answer, ProxyResponse):
+            request.environ[EXPLAINED](answer)
+            return HTTPNoContent()
+        return answer
 
     def _answer(self, route: Route, client: ClientRequest) -> Response:
         script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict

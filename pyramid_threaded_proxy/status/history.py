@@ -39,6 +39,7 @@ class Track:
         self.step = step
         self.length = length
         self.current = -1
+        self._first = -1  # of what was before this process, nothing is known
         self._values = {name: array("d", [nan if name in SHARES else 0.0]) * length for name in SERIES}
         self._waits = [0] * (len(BOUNDS) + 1)
 
@@ -47,6 +48,8 @@ class Track:
         step = int(now // self.step)
         if step <= self.current:
             return
+        if self._first < 0:
+            self._first = step
         self._finish()
         for number in range(max(self.current + 1, step - self.length + 1), step + 1):
             for name, values in self._values.items():
@@ -74,7 +77,7 @@ class Track:
 
     def since(self, number: int) -> dict[str, list[float | None]]:
         """Of each series the finished steps after `number`, as far as they are kept, oldest first."""
-        first = max(number + 1, self.current - self.length + 1, 0)
+        first = max(number + 1, self.current - self.length + 1, self._first)
         places = [one % self.length for one in range(first, self.current)]
         return {
             name: [None if isnan(value := values[place]) else value for place in places]

@@ -67,7 +67,7 @@ def figure(plot: Plot, series: dict[str, list[float | None]], limit: int) -> str
         for label, (sign, colour) in zip(plot.labels, plot.signs, strict=True)
     )
     if plot.kind == "level":
-        keys += '<span class="key"><span class="kl">╌</span> limit</span>'
+        keys += f'<span class="key"><span class="kl">╌</span> limit {limit}</span>'
     return (
         f'<figure class="card" data-plot="{plot.name}"><figcaption><b>{escape(plot.caption)}</b>{keys}</figcaption>'
         f"{drawing(plot, series, limit)}{_values_table(plot, series)}</figure>"

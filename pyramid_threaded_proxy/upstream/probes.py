@@ -72,7 +72,7 @@ class Probes:
         """Ask one upstream, and note what it says. A pool thread."""
         health = upstream.health
         try:
-            status = self._status(probed, upstream)
+            status = self.status(probed, upstream)
         except (ExchangeFailed, OSError) as error:
             reason = f"its probe failed: {error}"
         else:
@@ -80,7 +80,8 @@ class Probes:
         if health.probe_failed() if reason else health.probe_succeeded():
             self._tell(probed.route, upstream, reason)
 
-    def _status(self, probed: Probed, upstream: Upstream) -> int:
+    def status(self, probed: Probed, upstream: Upstream) -> int:
+        """Ask one upstream, and note nothing. May block; raises `ExchangeFailed` and `OSError`."""
         connect, read = (min(seconds, PATIENCE) for seconds in probed.patience)
         connection = self._upstreams.pool(upstream.origin, False, probed.tls).connect(connect)
         try:
