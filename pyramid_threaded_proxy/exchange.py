@@ -197,6 +197,7 @@ class Exchange:
         "request",
         "response",
         "route",
+        "span",
         "state",
         "stats",
         "userid",
@@ -225,6 +226,8 @@ class Exchange:
         self.stats = Stats()
         #: Method, path without query, protocol, referer without query and user agent: for the access log.
         self.log_values: tuple[str, str, str, str, str] = ("-", "-", "-", "-", "-")
+        #: OpenTelemetry's span of it, where the request has one.
+        self.span: Any = None
         self._request_id = request_id
 
     @property

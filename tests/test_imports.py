@@ -52,6 +52,7 @@ KNOWS = {
     "urllib3": {"upstream"},
     "yaml": {"settings.sources"},
     "prometheus_client": {"status.metrics"},
+    "opentelemetry": {"app.tracing"},
     "webob": {"app", "exchange", "hooks", "relay.relay", "relay.own_answer", "http.cookies"},
 }
 #: Bytes and text alone.

@@ -22,7 +22,7 @@ from pyramid_threaded_proxy.app.declared import CATEGORY, ENGINE, TWEEN, Declare
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.request_methods import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.app.startup import application_created
-from pyramid_threaded_proxy.app.status import declare_status
+from pyramid_threaded_proxy.app.status import declare_status, proxy_collector
 from pyramid_threaded_proxy.app.views import ProxyView
 from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.hooks import Hooks
@@ -37,6 +37,7 @@ def include(config: Configurator) -> None:
     config.registry[ENGINE] = Engine(config.registry, settings.process)
     install()
     config.add_directive("add_proxy_route", add_proxy_route)
+    config.add_directive("proxy_collector", proxy_collector)
     config.add_request_method(RequestMethod(proxy_fetch), "proxy_fetch")
     config.add_request_method(RequestMethod(proxy_forward), "proxy_forward")
     config.add_request_method(ProxyExchanges(config.registry[ENGINE].in_flight), "proxy_exchanges")

@@ -14,6 +14,7 @@ from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.observed import EngineObserved
 from pyramid_threaded_proxy.app.operator_log import LimitLog, MisuseLog, answer_refused
 from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Body, Exchange
@@ -161,6 +162,8 @@ class Engine:
         event = ExchangeFinished(exchange) if self.registry.has_listeners else None
         if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):
             event = None
+        if exchange.span is not None:
+            end_span(exchange)
         if self.status is not None:
             self.status.ended(exchange)
         nobody_asks = hook is None and event is None

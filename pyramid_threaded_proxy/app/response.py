@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
+from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.detach.access import channel_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.detach.task import new_status
@@ -225,4 +226,5 @@ class _Handover:
     def abandon(self) -> None:
         """Something else answered, or the client left: nothing goes upstream."""
         self._prepared.exchange.request.close_body()
+        end_span(self._prepared.exchange)
         self._prepared.release()

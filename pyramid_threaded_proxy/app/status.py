@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.registry import Registry
@@ -26,6 +27,16 @@ def declare_status(config: Configurator, settings: ProcessSettings) -> None:
         # Its own forms are checked by itself, whatever the application checks.
         config.add_view(view, route_name=name, request_method=method, permission=permission, require_csrf=False)
     config.action(("proxied status", prefix), lambda: config.registry.setdefault(_SEEN, guards(config.registry)))
+
+
+def proxy_collector(config: Configurator) -> Any:
+    """``config.proxy_collector()``: what a registry of `prometheus_client` can register; counting begins with it.
+
+    Raises `ImportError` without `prometheus_client` (extra ``metrics``).
+    """
+    from pyramid_threaded_proxy.status.metrics import ProxyCollector
+
+    return ProxyCollector(config.registry[ENGINE].count())
 
 
 def unguarded_status(registry: Registry, settings: ProcessSettings) -> Iterator[str]:

@@ -21,10 +21,10 @@ _SCRIPT = (_FOLDER / "page.js").read_text(encoding="utf-8")
 
 EXCHANGES = ("User", "Route", "Request", "Upstream", "Stage", "Age", "Up", "Down", "Rate")
 UPSTREAMS = ("Route", "Upstream", "State", "Why", "Seconds left", "Last probe", "In flight", "Kept", "Last 2 min")
-LIMITS = ("Route", "In flight", "Limit", *REASONS)
+LIMITS = ("Route", "Last 2 min", "In flight", "Limit", *REASONS)
 FAILURES = ("When", "Route", "User", "Request", "Upstream", "Status", "Ended", "Rule", "Id")
 _NUMBERS = frozenset({"Age", "Up", "Down", "Rate", "In flight", "Kept", "Limit", "Seconds left", "Status", *REASONS})
-_LONG = frozenset({"Request", "Rule", "Why", "Upstream"})
+_LONG = frozenset({"Request", "Rule", "Why"})
 
 
 def document(found: Mapping[str, Any], asked: Asked, path: str, token: str, nonce: str) -> str:
@@ -45,7 +45,7 @@ def document(found: Mapping[str, Any], asked: Asked, path: str, token: str, nonc
         "route": escape(asked.route),
         "exchanges": _table("exchanges", EXCHANGES, map(_exchange_row, found["exchanges"]), path, token),
         "upstreams": _table("upstreams", UPSTREAMS, _upstream_rows(found), path, token),
-        "limits": _table("limits", LIMITS, map(_limit_row, found["limits"])),
+        "limits": _table("limits", LIMITS, _limit_rows(found)),
         "failures": _table("failures", FAILURES, map(_failure_row, found["failures"])),
         # In a data block only the way out of it has to be closed.
         "data": json.dumps(found).replace("<", "\\u003c"),
@@ -146,9 +146,11 @@ def _upstream_rows(found: Mapping[str, Any]) -> Iterable[Row]:
         yield cells, {"route": one["route"], "upstream": one["upstream"]}, actions
 
 
-def _limit_row(one: Mapping[str, Any]) -> Row:
-    refused = [str(one["refused"].get(reason, 0)) for reason in REASONS]
-    return [one["route"] or "the process", str(one["active"]), str(one["limit"]), *refused], {}, ()
+def _limit_rows(found: Mapping[str, Any]) -> Iterable[Row]:
+    for one in found["limits"]:
+        refused = [str(one["refused"].get(reason, 0)) for reason in REASONS]
+        line = Markup(spark(found["sparks"].get(one["route"], [])))
+        yield [one["route"] or "the process", line, str(one["active"]), str(one["limit"]), *refused], {}, ()
 
 
 def _failure_row(one: Mapping[str, Any]) -> Row:

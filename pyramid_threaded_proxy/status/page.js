@@ -140,8 +140,8 @@ const TABLES = {
     [one.seconds_left ?? -1, one.seconds_left === null ? "–" : duration(one.seconds_left)],
     [one.probe ? one.probe.when : 0, one.probe ? `${one.probe.well ? "well" : "not well"}, ${ago(one.probe.when)}` : "–"],
     [one.active], [one.idle], [one.spark.join(), spark(one.spark)]], { route: one.route, upstream: one.upstream }, one.state === "up" ? ["rest", "drain"] : ["wake"]],
-  limits: one => [one.route, [[one.route, one.route || "the process"], [one.active], [one.limit], ...REASONS.map(reason => [one.refused[reason] || 0])], {}, []],
-  failures: one => [one.request_id + one.when, [[one.when, new Date(one.when * 1000).toUTCString().slice(5, 11) + new Date(one.when * 1000).toISOString().slice(11, 19)],
+  limits: one => [one.route, [[one.route, one.route || "the process"], [one.spark.join(), spark(one.spark)], [one.active], [one.limit], ...REASONS.map(reason => [one.refused[reason] || 0])], {}, []],
+  failures: one => [one.request_id + one.when, [[one.when, new Date(one.when * 1000).toUTCString().slice(5, 12) + new Date(one.when * 1000).toISOString().slice(11, 19)],
     [one.route], [one.userid, one.userid || "–"], [`${one.method} ${one.path}`], [one.upstream], [one.code], [one.ended], [one.rule], [one.request_id]], {}, []],
 }
 const sorting = {}, known = {}
@@ -208,7 +208,7 @@ const show = () => {
   say("count", `${found.in_flight} exchanges` + (found.in_flight > shown.length ? `, the ${shown.length} longest` : ""))
   update("exchanges", shown)
   update("upstreams", found.upstreams.map(one => ({ ...one, spark: found.sparks[`${one.route} ${one.upstream}`] || [] })))
-  update("limits", found.limits)
+  update("limits", found.limits.map(one => ({ ...one, spark: found.sparks[one.route] || [] })))
   update("failures", found.failures)
 }
 const join = (name, news) => {

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -74,3 +75,14 @@ def ini() -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(delimiters=("=",))
     parser.optionxform = str  # type: ignore[method-assign,assignment]
     return parser
+
+
+def example_modules(page: str, monkeypatch: pytest.MonkeyPatch) -> list[ModuleType]:
+    """The Python examples of a page, each a module that is loaded as it stands there."""
+    made = []
+    for block in blocks(page, "python"):
+        module = ModuleType(f"example_{len(made)}_of_{page.partition('.')[0]}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(block.text, page, "exec"), module.__dict__)
+        made.append(module)
+    return made
