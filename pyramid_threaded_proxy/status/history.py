@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import isnan, nan
 
-from pyramid_threaded_proxy.status.counts import BOUNDS, Ended, quantile
+from pyramid_threaded_proxy.status.counts import BOUNDS, Cell, quantile
 
 #: How exchanges end, in few words: these are the colours of the page.
 GROUPS = ("whole", "client", "upstream", "closed", "fault")
@@ -71,9 +71,9 @@ class Track:
         values, place = self._values[name], self.current % self.length
         values[place] = max(values[place], value)
 
-    def wait(self, bucket: int) -> None:
-        """A first byte came after a time that lies in `bucket`."""
-        self._waits[bucket] += 1
+    def wait(self, waits: Sequence[int]) -> None:
+        """So many first bytes came after a time that lies in each bucket."""
+        self._waits = [known + more for known, more in zip(self._waits, waits, strict=True)]
 
     def since(self, number: int) -> dict[str, list[float | None]]:
         """Of each series the finished steps after `number`, as far as they are kept, oldest first."""
@@ -121,16 +121,16 @@ class History:
         for track in self._tracks:
             track.advance(now)
 
-    def add(self, one: Ended, upstream: str, bucket: Callable[[float], int]) -> None:
-        """Count an exchange that is over in the present second and minute."""
-        group = group_of(one.ended)
-        for track in self._tracks:
-            track.add(group, 1)
-            if one.first_byte is not None:
-                track.wait(bucket(one.first_byte))
+    def add(self, cells: Mapping[Cell, int], waits: Sequence[int]) -> None:
+        """Count exchanges that are over in the present second and minute: how many of each kind, and first bytes."""
         second = self.seconds.current
-        self.sparks[one.route, ""].add(second)
-        self.sparks[one.route, upstream].add(second)
+        for cell, count in cells.items():
+            for track in self._tracks:
+                track.add(group_of(cell.ended), count)
+            self.sparks[cell.route, ""].add(second, count)
+            self.sparks[cell.route, cell.upstream].add(second, count)
+        for track in self._tracks:
+            track.wait(waits)
 
     def note(self, up: float, down: float, active: int) -> None:
         """Bytes that were moved since the last time, and how many exchanges are in flight."""

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from pyramid_threaded_proxy.accesslog import how_it_ended, shown_status
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.status.counts import BOUNDS, Counts, Ended
+from pyramid_threaded_proxy.status.counts import BOUNDS, FIRST_BYTE, Cell, Counts, Ended
 from pyramid_threaded_proxy.status.history import History
 from pyramid_threaded_proxy.upstream.balance import Upstream
 
@@ -112,7 +112,7 @@ class Status:
         code, word = shown_status(exchange), how_it_ended(exchange)
         connected, first_byte, finished = stats.connected, stats.first_byte, stats.finished
         self._ended.append(
-            Ended(
+            (
                 exchange.route,
                 exchange.request.method,
                 code,
@@ -157,10 +157,7 @@ class Status:
     def _count(self) -> Moving:
         # Half a second back: what a tick finds, right at the beginning of a second, is of the one before.
         self.history.advance(self._clock() - 0.5)
-        while self._ended:
-            one = self._ended.popleft()
-            self.counts.add(one)
-            self.history.add(one, self.counts.upstream_label(one.route, one.upstream), _bucket)
+        self._count_ended()
         while self._refused:
             self.counts.refused[self._refused.popleft()] += 1
         while self._lags:
@@ -168,6 +165,20 @@ class Status:
         moving = self._moving()
         self._note_bytes(moving)
         return moving
+
+    def _count_ended(self) -> None:
+        """The history learns of all of them at once: for each it would take longer than the rest."""
+        cells: dict[Cell, int] = {}
+        waits = [0] * (len(BOUNDS) + 1)
+        while self._ended:
+            one = self._ended.popleft()
+            cell = self.counts.add(one)
+            cells[cell] = cells.get(cell, 0) + 1
+            first_byte = one[FIRST_BYTE]
+            if first_byte is not None:
+                waits[bisect_left(BOUNDS, first_byte)] += 1
+        if cells:
+            self.history.add(cells, waits)
 
     def _moving(self) -> Moving:
         """After counting what has ended: an exchange that ends meanwhile is missing for a moment, and never twice."""
@@ -192,10 +203,6 @@ class Status:
                 moved[way] += total - shown[way]
                 shown[way] = total
         self.history.note(moved[0], moved[1], sum(self.observed.active().values()))
-
-
-def _bucket(seconds: float) -> int:
-    return bisect_left(BOUNDS, seconds)
 
 
 def _failure(exchange: Exchange, code: int, ended: str) -> Failure:

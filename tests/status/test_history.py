@@ -53,7 +53,7 @@ def test_first_bytes_become_quantiles() -> None:
     track = Track(1, 10)
     track.advance(5)
     for _ in range(10):
-        track.wait(5)
+        track.wait([0] * 5 + [1] + [0] * 14)
     track.advance(6)
     found = track.since(-1)
     assert 0.075 < (found["p50"][0] or 0) < (found["p99"][0] or 0) <= 0.1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyramid_threaded_proxy.status.counts import BOUNDS, Ended
+from pyramid_threaded_proxy.status.counts import BOUNDS
 from pyramid_threaded_proxy.status.metrics import ProxyCollector, exposition
 from pyramid_threaded_proxy.status.status import Status
 from tests.support.observed import Nothing
@@ -219,7 +219,7 @@ def test_an_application_has_a_registry_of_its_own(busy: Site) -> None:
 def test_whatever_reaches_a_label_is_read_back(name: str, method: str, end: str, upstream: str) -> None:
     """Quotes, backslashes and line ends stay in their label, and the text stays readable."""
     status = Status(Nothing(), lambda route: frozenset({upstream}))
-    status._ended.append(Ended(name, method, 200, end, upstream, 1, 0, 0, None, None, 0.1, 0.2))
+    status._ended.append((name, method, 200, end, upstream, 1, 0, 0, None, None, 0.1, 0.2))
     text = exposition(status, "")[0].decode()
     lines = [line for line in text.split("\n") if line.startswith("proxy_exchanges_total{")]
     assert len(lines) == 1
