@@ -14,7 +14,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from pyramid.config import Configurator
 
-from tests.support.peers import Origin, OriginWire, Script, Site, answering, echo, received, route, wait_until
+from tests.support.origin import Origin, Script, answering, echo
+from tests.support.site import Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import OriginWire, received
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

@@ -18,8 +18,9 @@ from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.status.counts import REASONS
 from tests.status.test_metrics import TABLE
 from tests.support.docs import BIN, PAGES, blocks, example_modules, quoted, rows, section
+from tests.support.origin import Origin, Script, echo
 from tests.support.paths import ROOT
-from tests.support.peers import Origin, Script, Site, echo, route
+from tests.support.site import Site, route
 
 DOCS = ROOT / "docs"
 ID = re.compile("[0-9a-f]{32}")

@@ -16,7 +16,10 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.environ import _REQUEST_ID
 from pyramid_threaded_proxy.exchange import new_request_id
-from tests.support.peers import Answer, Origin, Script, Site, answering, echo, received, route, wait_until
+from tests.support.origin import Origin, Script, answering, echo
+from tests.support.site import Site, route
+from tests.support.waiting import wait_until
+from tests.support.wire import Answer, received
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

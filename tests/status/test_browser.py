@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.site.test_demo import Browser, eventually
-from tests.support.peers import Origin, OriginWire, Script, Site, route
+from tests.support.origin import Origin, Script
+from tests.support.site import Site, route
 from tests.support.status import COOKIE, STATUS, watched
+from tests.support.wire import OriginWire
 
 MakeOrigin = Callable[[Script], Origin]
 MakeSite = Callable[..., Site]

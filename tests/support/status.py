@@ -9,7 +9,8 @@ from typing import Any
 from pyramid.authorization import Allow
 from pyramid.config import Configurator
 
-from tests.support.peers import Answer, Policy, Site
+from tests.support.site import Policy, Site
+from tests.support.wire import Answer
 
 STATUS = {
     "proxy.status.prefix": "/status",
