@@ -23,9 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events",
         "status",
     },
-    "status": {
-        "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events"
-    },
+    "status": {"upstream", "loop", "accesslog", "exchange"},
     "relay": {"upstream", "loop", "limits", "http", "settings.table", "exchange", "hooks"},
     "detach": {"loop", "limits", "exchange", "http.names"},
     "upstream": {"loop", "http"},

@@ -24,9 +24,8 @@ from pyramid.session import SignedCookieSessionFactory
 from pyramid_threaded_proxy import scripts
 from pyramid_threaded_proxy.app.explain import environ_of, masked
 from tests.support.certificates import Authority
-from tests.support.origin import Origin, Script, echo
+from tests.support.origin import MakeOrigin, Origin, echo
 
-MakeOrigin = Callable[[Script], Origin]
 CALLS: list[str] = []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
@@ -14,13 +14,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from pyramid.config import Configurator
 
-from tests.support.origin import Origin, Script, answering, echo
-from tests.support.site import Site, route
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, received
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 
 FRONT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

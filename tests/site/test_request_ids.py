@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +15,10 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.environ import _REQUEST_ID
 from pyramid_threaded_proxy.exchange import new_request_id
-from tests.support.origin import Origin, Script, answering, echo
-from tests.support.site import Site, route
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
 from tests.support.wire import Answer, received
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 
 OURS = re.compile("[0-9a-f]{32}")
 TRUSTING = {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}}

@@ -11,13 +11,10 @@ from typing import Any
 import pytest
 
 from tests.site.test_demo import Browser, eventually
-from tests.support.origin import Origin, Script
-from tests.support.site import Site, route
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, Site, route
 from tests.support.status import COOKIE, STATUS, watched
 from tests.support.wire import OriginWire
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
 

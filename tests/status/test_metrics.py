@@ -21,13 +21,10 @@ from pyramid_threaded_proxy.status.counts import BOUNDS
 from pyramid_threaded_proxy.status.metrics import ProxyCollector, exposition
 from pyramid_threaded_proxy.status.status import Status
 from tests.support.observed import Nothing
-from tests.support.origin import Origin, Script, answering, echo
-from tests.support.site import Site, route
+from tests.support.origin import MakeOrigin, answering, echo
+from tests.support.site import MakeSite, Site, route
 from tests.support.status import STATUS, watched
 from tests.support.waiting import wait_until
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 
 #: Names, types and labels, as docs/metrics.md and DESIGN.md have them.
 TABLE = {

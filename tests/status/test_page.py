@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
@@ -24,14 +23,11 @@ from pyramid_threaded_proxy.status.status import Status
 from pyramid_threaded_proxy.status.units import duration, size
 from pyramid_threaded_proxy.status.views import COOKIE
 from tests.support.observed import Nothing
-from tests.support.origin import Origin, Script, echo
-from tests.support.site import Site, route
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import MakeSite, Site, route
 from tests.support.status import STATUS, act, page, watched
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire
-
-MakeOrigin = Callable[[Script], Origin]
-MakeSite = Callable[..., Site]
 
 
 class Texts(HTMLParser):
