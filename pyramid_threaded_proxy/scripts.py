@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import ssl
 import sys
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{asked.site}: {error}")
     try:
         return _run(asked, application, engine)
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return GOOD
     except (Usage, CannotRemember) as error:
         return _complain(str(error))
 

@@ -156,10 +156,8 @@ class Explainer:
 
     def _cookies_of(self, asked: Asked) -> str:
         """The cookies that the application's own `remember` makes for a user; a session's as well."""
-        request = self._application.request_factory(environ_of(Asked("GET", "/", address=asked.address)))
-        request.registry = self._registry
         response = Response()
-        with self._application.request_context(request.environ) as request:
+        with self._application.request_context(environ_of(Asked("GET", "/", address=asked.address))) as request:
             for name, value in remember(request, asked.userid):
                 response.headers.add(name, value)
             request._process_response_callbacks(response)
