@@ -95,10 +95,10 @@ def test_the_table_of_the_logs_names_is_that_of_the_code() -> None:
 
 
 def test_the_page_of_metrics_has_a_view_that_works(
-    origin: Callable[[Script], Origin], site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    origin: Callable[[Script], Origin], site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An application that registers the collector itself exposes what it counts, without a status page."""
-    (module,) = example_modules("metrics.md", monkeypatch)
+    (module,) = example_modules("metrics.md", tmp_path, monkeypatch)
 
     def configure(config: Configurator) -> None:
         config.set_security_policy(_Anybody())
