@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
-PROGRAMS := nginx haproxy chromium curl openssl litmus
+PROGRAMS := nginx haproxy chromium curl openssl litmus prometheus promtool
 
 .PHONY: serve test applications lint docs bench clean
 

@@ -13,6 +13,8 @@ and waitress gets the connection back. The way of a request, by room:
 `loop/`        threads, waiting, time: what runs an exchange and knows none
 `http/`        pure bytes and text: the rules of HTTP
 `accesslog`    one line an exchange
+`status/`      one place that counts, and what an operator sees of it: metrics, page, JSON
+`scripts`      `pproxy`: what the routes are, and what would become of a request
 =============  ==========================================================================================
 
 Imports point down this table; `tests/test_imports.py` has the directions. `exchange` and `exceptions` are values that

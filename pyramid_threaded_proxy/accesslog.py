@@ -1,11 +1,13 @@
 """One line an exchange, on the logger ``pyramid_threaded_proxy.access``.
 
-The combined format, then route, upstream, attempts, seconds to connect / first byte / end, body bytes up / down, and
-how it ended. Paths and Referer are shown without their query, cookies and Authorization not at all.
+The combined format, then route, upstream, attempts, seconds to connect / first byte / end, body bytes up / down,
+how it ended, and the exchange's id. Paths and Referer are shown without their query, cookies and Authorization not at
+all. A record bears the same values as attributes (`VALUES`), and `JsonFormatter` writes them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import os
@@ -40,7 +42,7 @@ def how_it_ended(exchange: Exchange) -> str:
     return error.ended if isinstance(error, ExchangeFailed) else "failed"
 
 
-def _status(exchange: Exchange) -> int:
+def shown_status(exchange: Exchange) -> int:
     """The status that the client got, or would have got; 408 and 499 where it was the client that ended it."""
     error, answer = exchange.error, exchange.response
     if answer is not None and (answer.status == 101 or not isinstance(error, (ClientGone, ClientTimedOut))):
@@ -48,8 +50,12 @@ def _status(exchange: Exchange) -> int:
     return error.status if isinstance(error, ExchangeFailed) else 500
 
 
-def _seconds(since: float, until: float | None) -> str:
-    return "-" if until is None else f"{until - since:.3f}"
+def _between(since: float, until: float | None) -> float | None:
+    return None if until is None else round(until - since, 6)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.3f}"
 
 
 @lru_cache(maxsize=2)
@@ -70,7 +76,8 @@ def write(exchange: Exchange, later: bool = False) -> None:
 
 
 def _write(exchange: Exchange) -> None:
-    access_log.handle(_record(_line(exchange)))
+    values = _values(exchange)
+    access_log.handle(_record(_line(values), values))
     if exchange.error is not None:
         access_log.debug("%s %s: %s", exchange.route, exchange.request_id, exchange.error)
 
@@ -97,19 +104,22 @@ class BufferedFileHandler(logging.handlers.WatchedFileHandler):
             self.handleError(record)
 
 
-def _record(line: str) -> logging.LogRecord:
+def _record(line: str, shown: dict[str, Any]) -> logging.LogRecord:
     """What `Logger.info` makes, without its look through the stack for who called it.
 
     Nor is it found out for each line what is the same for all of them.
     """
     if logging.getLogRecordFactory() is not logging.LogRecord or type(access_log) is not logging.Logger:
-        return _new_record(line)
+        record = _new_record(line)
+        record.__dict__.update(shown)
+        return record
     known = _known_of_records(threading.current_thread(), os.getpid())
     record = logging.LogRecord.__new__(logging.LogRecord)
     record.__dict__ = values = known.copy()
     values["msg"], values["created"] = line, (created := time.time())
     values["msecs"] = int(created % 1 * 1000) + 0.0
     values["relativeCreated"] += (created - known["created"]) * 1000
+    values.update(shown)
     return record
 
 
@@ -123,17 +133,73 @@ def _known_of_records(thread: threading.Thread, process: int) -> dict[str, Any]:
     return vars(_new_record(""))
 
 
-def _line(exchange: Exchange) -> str:
-    stats, values = exchange.stats, exchange.log_values
-    if _UNSAFE.search("".join(values)):
-        method, path, protocol, referer, agent = map(_shown, values)
+def _values(exchange: Exchange) -> dict[str, Any]:
+    """What a record says of an exchange, by the names of `VALUES`."""
+    stats = exchange.stats
+    method, path, protocol, referer, agent = exchange.log_values
+    started, finished = stats.started, stats.finished
+    return {
+        "client_addr": exchange.client_addr,
+        "userid": exchange.userid,
+        "method": method,
+        "path": path,
+        "protocol": protocol,
+        "status": shown_status(exchange),
+        "referer": referer,
+        "user_agent": agent,
+        "route": exchange.route,
+        "upstream": exchange.request.origin,
+        "attempts": stats.attempts,
+        "connect_seconds": _between(started, stats.connected),
+        "first_byte_seconds": _between(started, stats.first_byte),
+        "total_seconds": _between(started, finished),
+        "bytes_up": stats.bytes_up,
+        "bytes_down": stats.bytes_down,
+        "ended": how_it_ended(exchange),
+        "request_id": exchange.request_id,
+    }
+
+
+#: The attributes of a record, in the order of the line.
+VALUES = (
+    "client_addr", "userid", "method", "path", "protocol", "status", "referer", "user_agent", "route", "upstream",
+    "attempts", "connect_seconds", "first_byte_seconds", "total_seconds", "bytes_up", "bytes_down", "ended",
+    "request_id",
+)  # fmt: skip
+
+
+def _line(values: dict[str, Any]) -> str:
+    texts = (values["method"], values["path"], values["protocol"], values["referer"], values["user_agent"])
+    if _UNSAFE.search("".join(texts)):
+        method, path, protocol, referer, agent = map(_shown, texts)
     else:
-        method, path, protocol, referer, agent = values
-    user = "-" if not exchange.userid else _shown(exchange.userid[:256]).replace(" ", "\\x20")
-    started = stats.started
+        method, path, protocol, referer, agent = texts
+    userid = values["userid"]
+    user = "-" if not userid else _shown(userid[:256]).replace(" ", "\\x20")
+    times = "/".join([_seconds(values[f"{what}_seconds"]) for what in ("connect", "first_byte", "total")])
     return (
-        f'{exchange.client_addr or "-"} - {user} [{_clock(int(time.time()))}] "{method} {path} {protocol}" '
-        f'{_status(exchange)} {stats.bytes_down} "{referer}" "{agent}" {exchange.route} {exchange.request.origin} '
-        f"{stats.attempts} {_seconds(started, stats.connected)}/{_seconds(started, stats.first_byte)}/"
-        f"{_seconds(started, stats.finished)} {stats.bytes_up}/{stats.bytes_down} {how_it_ended(exchange)}"
+        f'{values["client_addr"] or "-"} - {user} [{_clock(int(time.time()))}] "{method} {path} {protocol}" '
+        f'{values["status"]} {values["bytes_down"]} "{referer}" "{agent}" {values["route"]} {values["upstream"]} '
+        f"{values['attempts']} {times} {values['bytes_up']}/{values['bytes_down']} {values['ended']} "
+        f"{values['request_id']}"
     )
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record of the access log as one JSON object a line, in ASCII; other records with level, logger, message.
+
+    For ini files: ``class = pyramid_threaded_proxy.accesslog.JsonFormatter`` in a ``[formatter_…]`` section. Any
+    thread. Seconds and bytes are numbers, what is not known is null, and `time` is RFC 3339 in UTC.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said: dict[str, Any] = {"time": f"{second}.{int(record.msecs):03d}Z"}
+        known = vars(record)
+        if record.name == access_log.name and "request_id" in known:
+            said |= {name: known[name] for name in VALUES}
+        else:
+            said |= {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
+            if record.exc_info:
+                said["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(said)

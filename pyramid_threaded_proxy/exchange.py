@@ -12,6 +12,21 @@ from webob.headers import ResponseHeaders
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.http.names import Fields
 
+#: Ids that were made and not given out yet: one call of the system's for many. Appending and taking are single steps.
+_fresh_ids: list[str] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh_ids.clear)  # a child's ids are its own
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits that nobody can guess. Any thread."""
+    try:
+        return _fresh_ids.pop()
+    except IndexError:
+        digits = os.urandom(16 * 64).hex()
+        _fresh_ids.extend(digits[start : start + 32] for start in range(32, len(digits), 32))
+        return digits[:32]
+
 
 class Body:
     """A request body to be sent upstream; `repeatable` tells whether it can be sent twice.
@@ -140,13 +155,25 @@ class UpstreamAnswer:
 class Stats:
     """What an exchange moved and when. Times are `time.monotonic()`, None for a stage that was not reached."""
 
-    __slots__ = ("attempts", "bytes_down", "bytes_up", "connected", "finished", "first_byte", "started", "upstream")
+    __slots__ = (
+        "attempts",
+        "authorized",
+        "bytes_down",
+        "bytes_up",
+        "connected",
+        "finished",
+        "first_byte",
+        "started",
+        "upstream",
+    )
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.connected: float | None = None
         self.first_byte: float | None = None
         self.finished: float | None = None
+        #: Seconds from the request read to its exchange admitted; None where nobody counts, or the server is another.
+        self.authorized: float | None = None
         self.attempts = 0
         self.upstream = ""
         #: Body bytes sent upstream.
@@ -171,6 +198,7 @@ class Exchange:
         "request",
         "response",
         "route",
+        "span",
         "state",
         "stats",
         "userid",
@@ -199,13 +227,15 @@ class Exchange:
         self.stats = Stats()
         #: Method, path without query, protocol, referer without query and user agent: for the access log.
         self.log_values: tuple[str, str, str, str, str] = ("-", "-", "-", "-", "-")
+        #: OpenTelemetry's span of it, where the request has one.
+        self.span: Any = None
         self._request_id = request_id
 
     @property
     def request_id(self) -> str:
-        """32 hexadecimal digits, made by us and never taken from the client."""
+        """32 hexadecimal digits, made by us; or what a trusted peer has called this request."""
         if self._request_id is None:
-            self._request_id = os.urandom(16).hex()
+            self._request_id = new_request_id()
         return self._request_id
 
     @property

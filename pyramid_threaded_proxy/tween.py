@@ -14,6 +14,7 @@ from pyramid_threaded_proxy.app.admit import unavailable
 from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import is_for
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.http.target import escaped_path, rest_below
@@ -31,20 +32,26 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
         try:
             response = handler(request)
         except URLDecodeError as error:
-            if not _is_below_a_mount(request, registry[ENGINE]):
+            route = _route_below(request, registry[ENGINE])
+            if route is None:
                 raise
+            note_refusal(request, route, "target")
             raise HTTPBadRequest("the path's escapes are not UTF-8 (RFC 3987 3.2)") from error
         if isinstance(response, ProxyResponse):
             try:
                 response.admit(request.environ)
             except (TooManyExchanges, UpstreamsResting) as error:
+                note_refusal(request, response.proxy_exchange.route, reason_of(error))
                 raise unavailable(error) from None
         return response
 
     return proxy_tween
 
 
-def _is_below_a_mount(request: Request, engine: Engine) -> bool:
+def _route_below(request: Request, engine: Engine) -> str | None:
+    """The name of a route that the path is below the mount of, for the Host that was asked."""
     path, host = escaped_path(request.environ.get("PATH_INFO", "")), request.environ.get("HTTP_HOST", "")
-    routes = [route for route in engine.routes.values() if route.is_prefix and is_for(route.settings.host, host)]
-    return any(rest_below(path, route.mount) is not None for route in routes)
+    for name, route in engine.routes.items():
+        if route.is_prefix and is_for(route.settings.host, host) and rest_below(path, route.mount) is not None:
+            return name
+    return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from tests.support.waiting import wait_until
 LINE = re.compile(
     r'(?P<client>\S+) - (?P<user>\S+) \[(?P<time>[^]]+)\] "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<size>\d+) '
     r'"(?P<referer>[^"]*)" "(?P<agent>[^"]*)" (?P<route>\S+) (?P<upstream>\S+) (?P<attempts>\d+) '
-    r"(?P<times>[-0-9.]+/[-0-9.]+/[-0-9.]+) (?P<up>\d+)/(?P<down>\d+) (?P<end>\S+)"
+    r"(?P<times>[-0-9.]+/[-0-9.]+/[-0-9.]+) (?P<up>\d+)/(?P<down>\d+) (?P<end>\S+) (?P<id>\S+)"
 )
 
 
@@ -66,6 +68,7 @@ def test_a_line_holds_what_is_documented(
     wait_until(lambda: where.engine.admission.in_flight == 0)
     where.get("/reports/a")
     first, second = lines(2)
+    assert re.fullmatch("[0-9a-f]{32}", first.pop("id"))
     when = time.strptime(first.pop("time"), "%d/%b/%Y:%H:%M:%S +0000")
     assert abs(time.mktime(when) - time.mktime(time.gmtime())) < 60
     connect, first_byte, total = map(float, first.pop("times").split("/"))
@@ -123,6 +126,54 @@ def test_whatever_is_shown_stays_in_its_quotes(text: str) -> None:
     assert re.fullmatch(r"[ -~]*", shown := accesslog._shown(text))
     assert '"' not in shown
     assert len(re.findall(r"\\(?!x[0-9a-f]{2,})", shown)) == 0
+
+
+def test_a_record_bears_the_values_of_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    """What the line says stands in the record's attributes as well, as numbers where it is numbers."""
+    caplog.set_level(logging.INFO, accesslog.access_log.name)
+    made = exchange(userid="ann", log_values=("GET", "/a", "HTTP/1.1", "-", "me/1"))
+    made.stats.bytes_down, made.stats.first_byte = 5, made.stats.started + 0.25
+    accesslog.write(made)
+    (record,) = caplog.records
+    said = {name: getattr(record, name) for name in accesslog.VALUES}
+    assert said == {
+        "client_addr": "10.0.0.1", "userid": "ann", "method": "GET", "path": "/a", "protocol": "HTTP/1.1",
+        "status": 500, "referer": "-", "user_agent": "me/1", "route": "r", "upstream": "http://a:80", "attempts": 0,
+        "connect_seconds": None, "first_byte_seconds": 0.25, "total_seconds": 0.0, "bytes_up": 0, "bytes_down": 5,
+        "ended": "whole", "request_id": made.request_id,
+    } | {"status": said["status"]}  # fmt: skip
+    assert set(accesslog._values(made)) == set(accesslog.VALUES)
+
+
+def json_line(record: logging.LogRecord) -> dict[str, Any]:
+    """The one line that `JsonFormatter` makes of a record."""
+    line = accesslog.JsonFormatter().format(record)
+    assert line.isascii()
+    assert "\n" not in line
+    read: dict[str, Any] = json.loads(line)
+    return read
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_json_line_is_one_line(user: str, path: str, agent: str) -> None:
+    """Whatever a client sends stays one object on one line, and can be read back as it was."""
+    made = exchange(userid=user, log_values=("GET", path, "HTTP/1.1", "-", agent))
+    values = accesslog._values(made)
+    read = json_line(accesslog._record(accesslog._line(values), values))
+    assert (read["userid"], read["path"], read["user_agent"]) == (user, path, agent)
+    assert list(read) == ["time", *accesslog.VALUES]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", read["time"])
+
+
+def test_a_json_line_of_another_logger() -> None:
+    """Records that are no exchange's have level, logger and message, and their traceback."""
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        record = logging.Logger("x.y").makeRecord("x.y", logging.ERROR, "", 0, "no %s", ("way",), sys.exc_info())
+    read = json_line(record)
+    assert (read["level"], read["logger"], read["message"]) == ("ERROR", "x.y", "no way")
+    assert read["traceback"].endswith("ValueError: a\nb")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +274,7 @@ def in_a_row(where: Site, function: Callable[[], None]) -> None:
 
 
 def routes_in(handler: accesslog.BufferedFileHandler) -> list[str]:
-    return [line.split()[-6] for line in text(handler).splitlines()]
+    return [line.split()[-7] for line in text(handler).splitlines()]
 
 
 def test_the_lines_of_a_turn_are_written_together(site: MakeSite, buffered: accesslog.BufferedFileHandler) -> None:
@@ -391,6 +442,8 @@ def test_a_record_is_what_logging_makes(caplog: pytest.LogCaptureFixture) -> Non
     before = time.time()
     accesslog.write(exchange())
     ours = caplog.records[-1]
+    for name in accesslog.VALUES:
+        del ours.__dict__[name]
     stock = accesslog._new_record(ours.getMessage())
     assert {name: type(value) for name, value in vars(ours).items()} == {
         name: type(value) for name, value in vars(stock).items()
@@ -403,7 +456,7 @@ def test_a_record_is_what_logging_makes(caplog: pytest.LogCaptureFixture) -> Non
     assert 0 <= later == pytest.approx((stock.created - ours.created) * 1000, abs=1)
     assert ours.msecs == pytest.approx(ours.created % 1 * 1000, abs=1)
     names: list[str] = []
-    thread = threading.Thread(target=lambda: names.append(accesslog._record("").threadName or ""), name="another")
+    thread = threading.Thread(target=lambda: names.append(accesslog._record("", {}).threadName or ""), name="another")
     thread.start()
     thread.join()
     assert names == ["another"]

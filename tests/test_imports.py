@@ -13,15 +13,17 @@ PACKAGE = "pyramid_threaded_proxy"
 FOLDER = ROOT / PACKAGE
 
 #: Values, and what users name by dotted path. Everything else stands in a room.
-ROOT = {"__init__", "tween", "accesslog", "exceptions", "exchange", "hooks", "events"}
+ROOT = {"__init__", "scripts", "tween", "accesslog", "exceptions", "exchange", "hooks", "events"}
 #: Stand beside the rest and import public names only.
 BESIDE = {"demo"}
 
 #: What each room, or module of the root, may import; besides, all may import `exceptions`.
 MAY_IMPORT: dict[str, set[str]] = {
     "app": {
-        "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events"
+        "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events",
+        "status",
     },
+    "status": {"upstream", "loop", "accesslog", "exchange"},
     "relay": {"upstream", "loop", "limits", "http", "settings.table", "exchange", "hooks"},
     "detach": {"loop", "limits", "exchange", "http.names"},
     "upstream": {"loop", "http"},
@@ -35,17 +37,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {"http.names"},
     "exceptions": set(),
     "tween": {"app", "http"},
+    "scripts": {"app", "settings", "upstream"},
     "__init__": {"app", "settings", "limits", "exchange", "events"},
 }  # fmt: skip
 ROOMS = set(MAY_IMPORT) - ROOT
 
 #: Who may know what is not ours, by room or by module.
 KNOWS = {
-    "pyramid": {"app", "tween", "settings", "__init__"},
+    "pyramid": {"app", "tween", "scripts", "settings", "status.views", "__init__"},
     "zope": {"app"},
     "waitress": {"detach"},
     "urllib3": {"upstream"},
     "yaml": {"settings.sources"},
+    "prometheus_client": {"status.metrics"},
+    "opentelemetry": {"app.tracing"},
     "webob": {"app", "exchange", "hooks", "relay.relay", "relay.own_answer", "http.cookies"},
 }
 #: Bytes and text alone.

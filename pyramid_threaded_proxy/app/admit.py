@@ -7,13 +7,15 @@ remembers it, for a request that is tried again (pyramid_retry) and must not be 
 
 from __future__ import annotations
 
+import time
 import weakref
 from typing import Any
 
 from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.detach.access import at_task_end, descriptor_of
+from pyramid_threaded_proxy.app.tracing import begin_span
+from pyramid_threaded_proxy.detach.access import at_task_end, descriptor_of, received_at
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.events import ExchangeStarted
 from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, TooManyExchanges, UpstreamsResting
@@ -45,6 +47,10 @@ def admit(
         if channel is not None:
             at_task_end(channel, slot.release)
     is_new, prepared.slot = prepared.slot is None, slot
+    if is_new:
+        begin_span(prepared.exchange)
+    if engine.status is not None and channel is not None:
+        prepared.exchange.stats.authorized = max(0.0, time.time() - received_at(channel))
     if is_new and engine.registry.has_listeners:
         engine.registry.notify(ExchangeStarted(prepared.exchange))
 

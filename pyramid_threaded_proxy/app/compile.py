@@ -16,7 +16,7 @@ from pyramid.registry import Registry
 from pyramid_threaded_proxy.app.declared import Declared
 from pyramid_threaded_proxy.app.routes import Inner, RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.hooks import NAMES, Hooks
-from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields
+from pyramid_threaded_proxy.http.fields import AnswerFields, AnswerRules, RequestFields
 from pyramid_threaded_proxy.http.names import OVERRIDES
 from pyramid_threaded_proxy.http.public import Told
 from pyramid_threaded_proxy.http.query import QueryRules
@@ -58,12 +58,14 @@ def compile_rules(
 
 def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: frozenset[str]) -> RequestPolicy:
     rules = RequestRules.compile(settings.request_set, settings.request_add, settings.request_remove)
+    ours = {process.request_id_header.lower()} | ({"traceparent", "tracestate"} if process.trace == "drop" else set())
     fields = RequestFields(
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
         authorization=settings.request_authorization == "pass",
         drop=drop
         | rules.names
+        | ours
         | process.own_fields
         | (frozenset() if settings.request_overrides == "pass" else OVERRIDES),
         only=settings.request_only,
@@ -74,6 +76,7 @@ def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: fro
         rules=rules,
         via=process.via,
         query=QueryRules(settings.query_remove, settings.query_only, settings.query_set),
+        request_id_header=process.request_id_header,
         upgrade=frozenset(settings.upgrade),
         origins=frozenset(settings.origins),
     )
@@ -83,14 +86,17 @@ def _answer_policy(
     settings: RouteSettings, process: ProcessSettings, hooks: Hooks, bases: tuple[str, ...]
 ) -> AnswerPolicy:
     fields = AnswerFields(
-        own_cookies=process.own_cookies,
-        rewrite_cookies=settings.rewrite_cookies,
-        rewrite_location=settings.rewrite_location,
-        bases=bases,
-        told=_told(settings),
-        private=settings.cache == "private" and not settings.public,
-        only=settings.response_only,
-        dropped_cookie=_DroppedCookies(settings.name),
+        AnswerRules(
+            own_cookies=process.own_cookies,
+            rewrite_cookies=settings.rewrite_cookies,
+            rewrite_location=settings.rewrite_location,
+            bases=bases,
+            told=_told(settings),
+            drop=frozenset({process.request_id_header.lower()}),
+            private=settings.cache == "private" and not settings.public,
+            only=settings.response_only,
+            dropped_cookie=_DroppedCookies(settings.name),
+        )
     )
     rules = ResponseRules.compile(
         settings.response_set, settings.response_add, settings.response_default, settings.response_remove
@@ -103,6 +109,7 @@ def _answer_policy(
         answer_fields=fields,
         rules=rules,
         hooks=hooks,
+        request_id_header=process.request_id_header,
     )
 
 

@@ -25,6 +25,7 @@ from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import HostPredicate
 from pyramid_threaded_proxy.app.request_methods import ProxyExchanges, RequestMethod, proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.app.startup import application_created
+from pyramid_threaded_proxy.app.status import declare_status, proxy_collector
 from pyramid_threaded_proxy.app.views import ProxyView
 from pyramid_threaded_proxy.detach.access import install
 from pyramid_threaded_proxy.hooks import NAMES
@@ -39,12 +40,15 @@ def include(config: Configurator) -> None:
     config.registry[ENGINE] = Engine(config.registry, settings.process)
     install()
     config.add_directive("add_proxy_route", add_proxy_route)
+    config.add_directive("proxy_collector", proxy_collector)
     config.add_request_method(RequestMethod(proxy_fetch), "proxy_fetch")
     config.add_request_method(RequestMethod(proxy_forward), "proxy_forward")
     config.add_request_method(ProxyExchanges(config.registry[ENGINE].in_flight), "proxy_exchanges")
     config.add_route_predicate("proxied_host", HostPredicate)
     config.add_tween(TWEEN, under=EXCVIEW)
     config.add_subscriber(application_created, ApplicationCreated)
+    if settings.process.status_prefix is not None:
+        declare_status(config, settings.process)
     for route in settings.routes:
         _declare(config, route, "the settings")
 

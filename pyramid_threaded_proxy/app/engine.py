@@ -11,8 +11,10 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy.app.observed import EngineObserved
 from pyramid_threaded_proxy.app.operator_log import FailureLog, LimitLog, MisuseLog
 from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Body, Exchange
@@ -31,6 +33,8 @@ from pyramid_threaded_proxy.relay.stream import StreamedAnswer
 from pyramid_threaded_proxy.relay.transfer import Pipes
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.settings.load import ProcessSettings
+from pyramid_threaded_proxy.status.status import Status
+from pyramid_threaded_proxy.status.ticker import Ticker
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import OriginPool, Upstreams
 from pyramid_threaded_proxy.upstream.probes import Probes
@@ -59,9 +63,25 @@ class Engine:
         #: The declared routes by name; complete, and never changed, once the application is created.
         self.routes: dict[str, Route] = {}
         self.probes = Probes(self.scheduler, self.upstreams, self._tell_change)
+        self.observed = EngineObserved(self.routes, self.admission, self.in_flight, self.upstreams, self.scheduler)
+        #: Who counts; None while nobody wants to know.
+        self.status: Status | None = None
+        self._ticker: Ticker | None = None
         self._said_streaming = False
         # The loop in whose time this process was told to let exchanges end at a stop.
         self._joined: LoopOfTasks | None = None
+
+    def count(self) -> Status:
+        """Count from now on, and keep a history; returns what counts. Before the first exchange: at start-up."""
+        if self.status is None:
+            self.status = Status(self.observed, self.routes_upstreams)
+            self._ticker = Ticker(self.status, self.scheduler)
+        return self.status
+
+    def routes_upstreams(self, route: str) -> frozenset[str]:
+        """The URLs of a route's upstreams: what may be a label."""
+        found = self.routes.get(route)
+        return frozenset() if found is None else frozenset(upstream.url for upstream in found.balancer.upstreams)
 
     def relay(self, prepared: PreparedExchange, channel: Channel) -> None:
         """Run an exchange in the loop, on a connection that was detached."""
@@ -72,6 +92,8 @@ class Engine:
         if (total := prepared.policy.timeouts.total) is not None:
             task.limit = prepared.exchange.stats.started + total
         self.probes.start()
+        if self._ticker is not None:
+            self._ticker.start()
         if prepared.recheck is not None:
             PermissionWatch(self.scheduler, task, prepared.exchange, prepared.recheck).start()
         if self._joined is not task.loop:  # a new process has a new one
@@ -111,6 +133,8 @@ class Engine:
 
     def _tell_change(self, route: str, upstream: Upstream, reason: str) -> None:
         """One line and one event for it. A pool thread, or that of a streamed exchange."""
+        if self.status is not None:
+            self.status.reasons[route, upstream.url] = reason
         if reason:
             log.warning("upstream %s of %s is down: %s", upstream.url, route, reason)
             self._notify(UpstreamDown(upstream.url, route))
@@ -139,6 +163,10 @@ class Engine:
         event = ExchangeFinished(exchange) if self.registry.has_listeners else None
         if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):
             event = None
+        if exchange.span is not None:
+            end_span(exchange)
+        if self.status is not None:
+            self.status.ended(exchange)
         nobody_asks = hook is None and event is None
         accesslog.write(exchange, later=nobody_asks)
         return None if nobody_asks else self._tell(exchange, hook, event)
@@ -165,6 +193,7 @@ class Engine:
         return self.settings.drain_timeout
 
     def drain(self) -> None:
+        self.observed.stops = True
         self.scheduler.let_clients_go()
         self.scheduler.loop.post(self._close_idle)
 

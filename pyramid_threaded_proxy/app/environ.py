@@ -27,6 +27,9 @@ _SHOWN = 1024
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@")
 
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
+
+
 class ClientRequest:
     """What the client sent, read from the WSGI environ, and the live channel that it came on.
 
@@ -124,6 +127,13 @@ class ClientRequest:
         """Scheme and authority as the client sees them, after waitress's trust."""
         host = self.environ.get("HTTP_HOST")
         return f"{self.environ['wsgi.url_scheme']}://{host}" if host else str(self.request.host_url)
+
+    def given_id(self, header: str) -> str | None:
+        """What a peer that waitress trusts calls this request, in the field `header`; None where it says nothing."""
+        value = self.environ.get("HTTP_" + header.upper().replace("-", "_")) if header else None
+        if value is None or not _REQUEST_ID.fullmatch(value) or not access.peer(self.environ)[1]:
+            return None
+        return str(value)
 
     def log_values(self) -> tuple[str, str, str, str, str]:
         """What the access log shows: no query and no user of a URL, in target or Referer, gets there."""

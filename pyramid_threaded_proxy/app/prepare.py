@@ -27,6 +27,7 @@ from pyramid_threaded_proxy.app.environ import (
     given_body,
 )
 from pyramid_threaded_proxy.app.own_origin import backends_own_origin
+from pyramid_threaded_proxy.app.refusals import note_refusal
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Rules
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
@@ -106,6 +107,8 @@ def userid_of(client: ClientRequest, rules: Rules) -> str | None:
 def upstream_query(client: ClientRequest, rules: Rules, mount: str | None, query: str | None) -> str | None:
     """The query that goes upstream, by the rules for its parameters. Raises `ValueRefused`."""
     made = rules.request.query
+    if made and client.known_request_id is None:
+        client.known_request_id = client.given_id(rules.request.request_id_header)
     return made.apply(query, TemplateValues(client, rules, mount)) if made else query
 
 
@@ -117,7 +120,7 @@ def prepare(
     Raises `RequestRefused` for what is wrong with the request, HTTP 403 and 405, and whatever the hook raises.
     """
     environ, sending = client.environ, rules.request
-    _check_method(rules.methods, environ["REQUEST_METHOD"])
+    _check_method(client, rules)
     client.check_message()
     body = None if rules.anonymous else client.body(sending.settings.max_body)
     fields = destination.fields(_own_fields(client, destination.origin, sending, public.prefix))
@@ -125,15 +128,19 @@ def prepare(
         fields = backends_own_origin(fields, public, destination, sending.origins)
     sent = UpstreamRequest(environ["REQUEST_METHOD"], str(destination.origin), destination.target, fields, body)
     exchange = new_exchange(client, rules, sent)
+    if sending.request_id_header:
+        fields.append((sending.request_id_header, exchange.request_id))
     if sending.rules:
         sent.fields = sending.rules.apply(sent.fields, TemplateValues(client, rules, public.mount, exchange))
     upgrade = asked_protocols(client, sending, body)
     return finish(client, exchange, rules, destination, public, recheck, upgrade)
 
 
-def _check_method(allowed: frozenset[str] | None, method: str) -> None:
+def _check_method(client: ClientRequest, rules: Rules) -> None:
     """After authorization: what a route allows is nobody's business who may not use it."""
+    allowed, method = rules.methods, client.environ["REQUEST_METHOD"]
     if method in NEVER or (allowed is not None and method not in allowed):
+        note_refusal(client.request, rules.name, "method")
         known = allowed or {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
         raise HTTPMethodNotAllowed(headers={"Allow": ", ".join(sorted(known))})
 
@@ -168,8 +175,9 @@ def via_field(environ: Mapping[str, Any], sending: RequestPolicy) -> Fields:
 def new_exchange(client: ClientRequest, rules: Rules, sent: UpstreamRequest) -> Exchange:
     """The exchange for a request, of whoever the security policy says is asking."""
     address, registry = client.environ.get("REMOTE_ADDR"), client.request.registry
-    exchange = Exchange(rules.name, sent, userid_of(client, rules), address, registry, client.known_request_id)
-    if access_log.isEnabledFor(logging.INFO):
+    known = client.known_request_id or client.given_id(rules.request.request_id_header)
+    exchange = Exchange(rules.name, sent, userid_of(client, rules), address, registry, known)
+    if access_log.isEnabledFor(logging.INFO) or registry[ENGINE].status is not None:
         exchange.log_values = client.log_values()
     return exchange
 

@@ -29,6 +29,7 @@ from pyramid_threaded_proxy.app.prepare import (
     upstream_query,
     via_field,
 )
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Route, Rules
 from pyramid_threaded_proxy.app.second_target import BelowMount, SecondTargets, has_second_target, refused_anywhere
 from pyramid_threaded_proxy.exceptions import ConnectFailed, ProxyError, RequestRefused, TargetRefused, ValueRefused
@@ -137,6 +138,7 @@ def proxy_forward(
         public = Public(client.public_url(), mount, mount)
         return prepare(client, rules, destination, public, _recheck(given, recheck_with))
     except RequestRefused as error:
+        note_refusal(request, rules.name, reason_of(error))
         raise http_error(error) from None
 
 
@@ -305,9 +307,12 @@ def _fill(exchange: Exchange, client: ClientRequest, headers: Headers | None, bo
     """Give a new request its fields and its body."""
     sent, sending = exchange.request, rules.request
     fields = _new_fields(client, sent, headers, sending)
+    if sending.request_id_header and not any(name.lower() == sending.request_id_header.lower() for name, _ in fields):
+        fields.append((sending.request_id_header, exchange.request_id))
     try:
         sent.body = _fetch_body(client, body, fields, sending)
     except RequestRefused as error:
+        note_refusal(client.request, exchange.route, reason_of(error))
         raise http_error(error) from None
     sent.fields = sending.rules.apply(fields, TemplateValues(client, rules, None, exchange))
 

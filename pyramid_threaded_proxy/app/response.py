@@ -15,6 +15,8 @@ from webob.response import ResponseBodyFile
 from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
+from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.detach.access import channel_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.detach.task import new_status
@@ -147,6 +149,11 @@ class ProxyResponse(Response):
         """The live channel; the request's own is known. Middleware may call the response with another environ."""
         return self._client.channel if environ is self._client.environ else channel_of(environ)
 
+    @property
+    def prepared(self) -> PreparedExchange:
+        """What would be sent. Raises `ProxyResponseError` once it is."""
+        return self._pending()
+
     def _pending(self) -> PreparedExchange:
         if self._prepared is None:
             raise ProxyResponseError("a ProxyResponse can be called once: its exchange is under way already")
@@ -165,7 +172,11 @@ class ProxyResponse(Response):
             try:
                 self.admit(environ)
             except (TooManyExchanges, UpstreamsResting) as error:
-                return unavailable(error)(environ, start_response)  # type: ignore[no-any-return]
+                refusal = unavailable(error)
+                note_refusal(self._client.request, prepared.exchange.route, reason_of(error))
+                if header := prepared.policy.request_id_header:
+                    refusal.headers[header] = prepared.exchange.request_id
+                return refusal(environ, start_response)  # type: ignore[no-any-return]
         self._prepared = None
         environ.pop(SLOT, None)  # it is this exchange's: middleware may call the application again
         channel = self._channel_of(environ)
@@ -215,4 +226,5 @@ class _Handover:
     def abandon(self) -> None:
         """Something else answered, or the client left: nothing goes upstream."""
         self._prepared.exchange.request.close_body()
+        end_span(self._prepared.exchange)
         self._prepared.release()

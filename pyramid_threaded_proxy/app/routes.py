@@ -28,6 +28,8 @@ class RequestPolicy:
     rules: RequestRules
     via: str
     query: QueryRules
+    #: The field that bears the exchange's id; empty stands for none.
+    request_id_header: str
     upgrade: frozenset[str]
     origins: frozenset[str]
 

@@ -26,6 +26,7 @@ from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_dec
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import may_meet
 from pyramid_threaded_proxy.app.routes import Inner
+from pyramid_threaded_proxy.app.status import unguarded_status
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.table import RouteSettings
@@ -41,6 +42,7 @@ def application_created(event: ApplicationCreated) -> None:
     faults = [
         *_taken_names(registry, every),
         *_unguarded(registry, every),
+        *unguarded_status(registry, engine.settings),
         *_missing_tween(registry),
         *_compile_all(registry, engine, every),
     ]

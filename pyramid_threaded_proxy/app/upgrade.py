@@ -9,6 +9,7 @@ from pyramid.httpexceptions import (
 )
 
 from pyramid_threaded_proxy.app.environ import ClientRequest
+from pyramid_threaded_proxy.app.refusals import note_refusal
 from pyramid_threaded_proxy.app.routes import RequestPolicy
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.names import connection_options, without_default_port
@@ -29,7 +30,11 @@ def asked_protocols(client: ClientRequest, sending: RequestPolicy, body: Body | 
         return ()
     allowed = [name for word in asked.split(",") if (name := word.strip(" \t").lower()) in sending.upgrade]
     if allowed:
-        _check_origin(client, sending)
+        try:
+            _check_origin(client, sending)
+        except HTTPForbidden:
+            note_refusal(client.request, sending.settings.name, "origin")
+            raise
     return tuple(dict.fromkeys(allowed))
 
 

@@ -12,6 +12,8 @@ from pyramid.response import Response
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare, upstream_query
+from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
+from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import Route, Rules
 from pyramid_threaded_proxy.app.second_target import RouteJudge, SecondTargets, has_second_target
 from pyramid_threaded_proxy.exceptions import RequestRefused
@@ -20,7 +22,7 @@ from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.target import escaped_path, rest_below
 from pyramid_threaded_proxy.relay.destination import Destination, UpstreamChoice
 from pyramid_threaded_proxy.relay.prepared import Recheck
-from pyramid_threaded_proxy.relay.recheck import QUESTION, PermissionQuestion, question_for, route_check
+from pyramid_threaded_proxy.relay.recheck import EXPLAINED, QUESTION, PermissionQuestion, question_for, route_check
 from pyramid_threaded_proxy.upstream.balance import Upstream
 
 
@@ -48,10 +50,16 @@ class ProxyView:
         client = ClientRequest(request)
         try:
             if preflight and route.preflight is not None:
-                return self._answer(route, route.preflight, client)
-            return self._answer(route, route.rules, client, self._recheck(route, client.environ))
+                answer = self._answer(route, route.preflight, client)
+            else:
+                answer = self._answer(route, route.rules, client, self._recheck(route, client.environ))
         except RequestRefused as error:
+            note_refusal(request, self._name, reason_of(error))
             raise http_error(error) from None
+        if EXPLAINED in request.environ and isinstance(answer, ProxyResponse):
+            request.environ[EXPLAINED](answer)
+            return HTTPNoContent()
+        return answer
 
     def _answer(self, route: Route, rules: Rules, client: ClientRequest, recheck: Recheck | None = None) -> Response:
         script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict

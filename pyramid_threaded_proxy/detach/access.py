@@ -52,6 +52,11 @@ def descriptor_of(channel: DetachableChannel) -> tuple[int, bool]:
     return -1 if number is None else int(number), not channel.adj.asyncore_use_poll
 
 
+def received_at(channel: DetachableChannel) -> float:
+    """When bytes of the client's came last, by `time.time()`: while a request runs, those of this request."""
+    return float(channel.last_activity)
+
+
 def sent_method(channel: DetachableChannel) -> str:
     """The method that the client sent, whatever became of it since."""
     return str(channel.requests[0].command)

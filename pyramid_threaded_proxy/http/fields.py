@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyramid_threaded_proxy.exceptions import FieldRefused
 from pyramid_threaded_proxy.http.cookies import CookieFilter, SetCookieFilter
@@ -154,38 +154,44 @@ def _is_ipv6(text: str) -> bool:
 _KEEP, _DROP, _CONNECTION, _SET_COOKIE, _LOCATION, _REFRESH, _CACHE_CONTROL = range(7)
 
 
+class AnswerRules(NamedTuple):
+    """What holds for the fields of a route's answers."""
+
+    own_cookies: frozenset[str]
+    #: Rules for paths; None: cookies go through, but for our own.
+    rewrite_cookies: Rules | None
+    #: Rules for URLs; None: they are left alone.
+    rewrite_location: Rules | None
+    #: The URLs of the route's upstreams.
+    bases: tuple[str, ...]
+    #: What these know of the public place.
+    told: Told
+    #: Whether the answer is kept out of shared caches.
+    private: bool
+    #: Told the name of each own cookie that an upstream would have set.
+    dropped_cookie: Callable[[str], None]
+    #: The lower-case names that may pass (None: any), besides what a switched connection needs.
+    only: frozenset[str] | None = None
+    #: The lower-case names of fields that are made anew.
+    drop: frozenset[str] = frozenset()
+
+
 class AnswerFields:
-    """The upstream's fields that go to the client; built once per route.
+    """The upstream's fields that go to the client; built once per route."""
 
-    `bases` are the URLs of the route's upstreams, `told` is what these know of the public place. The rules of
-    `rewrite_location` and `rewrite_cookies` are None where nothing is rewritten. `private` keeps the answer out of
-    shared caches. `only` are the lower-case names that may pass (None: any), besides what a switched connection needs.
-    `dropped_cookie` is told the name of each own cookie that an upstream would have set.
-    """
-
-    def __init__(
-        self,
-        *,
-        own_cookies: frozenset[str],
-        rewrite_cookies: Rules | None,
-        rewrite_location: Rules | None,
-        bases: tuple[str, ...],
-        told: Told,
-        private: bool,
-        dropped_cookie: Callable[[str], None],
-        only: frozenset[str] | None = None,
-    ) -> None:
-        self._only = only
-        self._locations = LocationMap(bases, told, rewrite_location or ())
+    def __init__(self, rules: AnswerRules) -> None:
+        self._only = rules.only
+        self._locations = LocationMap(rules.bases, rules.told, rules.rewrite_location or ())
         self._cookies = SetCookieFilter(
-            own_cookies,
-            rewrite=rewrite_cookies,
+            rules.own_cookies,
+            rewrite=rules.rewrite_cookies,
             base_paths=self._locations.paths,
-            told=told.prefix,
-            dropped=dropped_cookie,
+            told=rules.told.prefix,
+            dropped=rules.dropped_cookie,
         )
-        self._rewrite_location = rewrite_location is not None
-        self._private = private
+        self._rewrite_location = rules.rewrite_location is not None
+        self._private = rules.private
+        self._drop = _NEVER_DOWN | rules.drop
         self._actions = NameTable(self._action_for)
 
     def select(self, fields: Fields, public: Public) -> Fields:
@@ -223,7 +229,7 @@ class AnswerFields:
         lower = name.lower()
         if lower == "connection":
             return _CONNECTION
-        if lower in _NEVER_DOWN or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
+        if lower in self._drop or lower.startswith(_COMMANDS_TO_A_FRONT_SERVER):
             return _DROP
         if not _is_let_through(lower, self._only):
             return _DROP

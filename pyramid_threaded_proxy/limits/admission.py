@@ -70,6 +70,12 @@ class Admission:
         """Slots taken at this moment."""
         return self._taken - len(self._returned)
 
+    def by_route(self) -> dict[str, int]:
+        """Slots taken at this moment, by route."""
+        with self._lock:
+            self._settle()
+            return dict(self._routes)
+
     def admit(self, route: str = "", userid: str | None = None, limits: Limits = NO_LIMITS) -> Slot:
         """Take a slot for an exchange of `route` for `userid`; raises `TooManyExchanges` when there is none."""
         user = userid if limits.max_exchanges_per_user is not None else None

@@ -23,6 +23,11 @@ class ThreadPool:
         self._stopped = False
         self._threads: list[threading.Thread] = []
 
+    @property
+    def busy(self) -> int:
+        """Threads that run something at this moment. Any thread."""
+        return len(self._threads) - self._idle
+
     def submit(self, function: Callable[[Any], None], argument: Any) -> None:
         """Run ``function(argument)`` in one of the threads. `function` must not raise."""
         thread = None

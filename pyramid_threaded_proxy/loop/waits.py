@@ -306,3 +306,19 @@ class CheckCancelled(Wait):
 
 
 CHECK_CANCELLED = CheckCancelled()
+
+
+def run_here(steps: Returning[Any]) -> Any:
+    """Drive steps in this very thread, each wait blocking it; returns what they return. For what runs beside a site."""
+    value: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            wait = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as end:
+            return end.value
+        value = error = None
+        try:
+            value = wait.block()
+        except Exception as raised:
+            error = raised

@@ -111,7 +111,9 @@ def send_response(response: webob.Response, prepared: PreparedExchange, client: 
 
 def _send(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
     chunks = iter(response.app_iter)
-    fields = merge_application_fields([], response.headerlist)
+    header = prepared.policy.request_id_header
+    ours = [(header, prepared.exchange.request_id)] if header else []
+    fields = merge_application_fields(ours, response.headerlist)
     answer = UpstreamAnswer(response.status_int, response.status[4:], fields)
     answer.fields = merge_application_fields(answer.fields, prepared.application_fields)
     prepared.exchange.response = answer

@@ -49,6 +49,8 @@ class AnswerPolicy:
     answer_fields: AnswerFields
     rules: ResponseRules
     hooks: Hooks
+    #: The field that bears the exchange's id on the answer; empty stands for none.
+    request_id_header: str = ""
 
 
 class PreparedExchange:
@@ -96,6 +98,14 @@ class PreparedExchange:
         self.application_fields: Fields = []
         #: Its slot among the exchanges in flight, once it is admitted; the exchange owns it from the detach on.
         self.slot: Slot | None = None
+
+    def fields_for_client(self, fields: Fields) -> Fields:
+        """The upstream's fields that may reach the client, and the exchange's id."""
+        policy = self.policy
+        kept = policy.answer_fields.select(fields, self.public)
+        if policy.request_id_header:
+            kept.append((policy.request_id_header, self.exchange.request_id))
+        return kept
 
     def release(self) -> None:
         """Give back its slot, and its leave to try an upstream: it has ended, or there will be none. Any thread."""

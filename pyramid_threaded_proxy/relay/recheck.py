@@ -18,6 +18,8 @@ log = logging.getLogger("pyramid_threaded_proxy.recheck")
 
 #: Where the environ of a repeated question keeps its `PermissionQuestion`.
 QUESTION = "pyramid_threaded_proxy.recheck"
+#: Where the environ of a request that is only explained says who wants to hear of it.
+EXPLAINED = "pyramid_threaded_proxy.explained"
 
 _LEFT_BEHIND = ("webob.", "waitress.", "pyramid_threaded_proxy.", "CONTENT_", "HTTP_CONTENT_", "HTTP_TRANSFER_")
 

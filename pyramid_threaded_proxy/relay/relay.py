@@ -187,7 +187,7 @@ class Relay:
             self._note_stray_bytes()
         yield IN_BATCH
         exchange, policy = self._exchange, self._policy
-        fields = policy.answer_fields.select(head.fields, self._prepared.public)
+        fields = self._prepared.fields_for_client(head.fields)
         exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
         if policy.hooks.response is not None:
             instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)

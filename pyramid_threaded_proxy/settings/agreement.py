@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pyramid_threaded_proxy.settings.section import Section
+from pyramid_threaded_proxy.settings.sources import Entry
 from pyramid_threaded_proxy.settings.urls import check_upstream, pattern_names
 from pyramid_threaded_proxy.settings.values import (
     TEMPLATE_NAMES,
@@ -25,6 +26,16 @@ def place_faults(section: Section, origin: str) -> Iterator[str]:
         yield prefix.fault(f"stands beside {pattern.key} ({pattern.origin}): give one of them")
     if not prefix and not pattern and not section.good("host"):
         yield f"{section.home}prefix ({origin}): is missing: give prefix or pattern"
+
+
+def status_faults(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """A status page that nobody is asked for, and permissions without a page."""
+    prefix, permission = entries.get("status.prefix"), entries.get("status.permission")
+    if prefix and not permission:
+        yield prefix.fault("stands without proxy.status.permission: the page would be open to everybody")
+    for name in ("status.permission", "status.control_permission"):
+        if name in entries and not prefix:
+            yield entries[name].fault("stands without proxy.status.prefix: there is no page to see")
 
 
 def tls_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:

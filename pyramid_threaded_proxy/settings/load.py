@@ -19,6 +19,7 @@ from pyramid_threaded_proxy.settings.agreement import (
     origin_faults,
     pattern_faults,
     place_faults,
+    status_faults,
     template_faults,
     tls_faults,
 )
@@ -199,6 +200,7 @@ def _is_name(name: str) -> bool:
 def _process(entries: dict[str, Entry], faults: list[str]) -> ProcessSettings:
     values = Section("proxy.", PROCESS_KEYS, entries, faults).values()
     del values["file"]
+    faults.extend(status_faults(entries))
     return ProcessSettings(**values, own_cookies_given="own_cookies" in entries)
 
 

@@ -31,6 +31,14 @@ class ProcessSettings:
     drain_timeout: float = 10.0
     #: In lower case.
     own_fields: frozenset[str] = frozenset()
+    #: The field that bears an exchange's id, both ways; empty stands for none.
+    request_id_header: str = "X-Request-Id"
+    trace: Literal["pass", "drop"] = "pass"
+    #: Where the status page stands; None: there is none, and nothing is counted.
+    status_prefix: str | None = None
+    status_permission: str | None = None
+    #: None: nobody may do anything there.
+    status_control_permission: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,26 @@ PROCESS_KEYS: tuple[Key, ...] = (
         "what `proxy_fetch`, and `proxy_forward` to a URL, may reach; a name that is let in by an address or network "
         "is resolved once, and that address is used",
         unset="any",
+    ),
+    Key(
+        "request_id.header", values.request_id_field, "X-Request-Id", "the name of a field, or nothing",
+        "bears the id of an exchange, upstream and on every answer and error page of ours. The id is made by us; one "
+        "of `[A-Za-z0-9._-]`, 8 to 128 of them, is taken over from a peer that waitress trusts. Empty sends none",
+    ),
+    Key(
+        "trace", values.choice("pass", "drop"), "pass", "`pass` or `drop`",
+        "whether the client's `traceparent` and `tracestate` go upstream",
+    ),
+    Key(
+        "status.prefix", urls.prefix, None, "a path from `/` on, as a route's `prefix`",
+        "where the status page, its JSON and the metrics stand; needs `status.permission`",
+        unset="off: nothing is counted",
+    ),
+    Key("status.permission", values.permission, None, "a permission's name", "the Pyramid permission to see them"),
+    Key(
+        "status.control_permission", values.permission, None, "a permission's name",
+        "the Pyramid permission to close exchanges there, and to rest, drain and wake upstreams",
+        unset="nobody may",
     ),
 )  # fmt: skip
 

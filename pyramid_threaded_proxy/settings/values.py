@@ -335,6 +335,15 @@ def via(value: object) -> str:
     return name
 
 
+def request_id_field(value: object) -> str:
+    """Empty, or the name of a field that may be made by us both ways."""
+    name = text(value)
+    if not name:
+        return name
+    response_field(name)
+    return request_field(name)
+
+
 def server_name(value: object) -> str:
     """A host name or address as certificates have them."""
     name = text(value)

@@ -88,8 +88,8 @@ class Balancer:
         return order
 
     def retry_after(self) -> int:
-        """Whole seconds, at least one, until one of the upstreams is tried again."""
-        return max(1, ceil(min(upstream.health.rest() for upstream in self.upstreams)))
+        """Whole seconds, from one to an hour, until one of the upstreams is tried again."""
+        return max(1, ceil(min(3600.0, *(upstream.health.rest() for upstream in self.upstreams))))
 
 
 def _score(upstream: Upstream, name: bytes) -> bytes:

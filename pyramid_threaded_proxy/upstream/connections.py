@@ -122,6 +122,11 @@ class OriginPool(Owner):
                 "%s sends bytes behind whole answers (RFC 9112 6.3): they are dropped with the connection", self.name
             )
 
+    @property
+    def idle(self) -> int:
+        """How many connections are kept for the next exchange. Any thread."""
+        return len(self._idle)
+
     # Making
 
     def connect(self, timeout: float, begun: float | None = None) -> Returning[Connection]:

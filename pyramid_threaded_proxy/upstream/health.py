@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from math import inf
 
 #: So many different users whose requests failed are remembered; of more, nobody may try before the pause is over.
 MOST_BLAMED = 256
@@ -33,9 +34,11 @@ class Health:
     """
 
     __slots__ = (
+        "_asked",
         "_blamed",
         "_by_probe",
         "_failures",
+        "_held_until",
         "_lock",
         "_pause",
         "_probe_failures",
@@ -65,6 +68,37 @@ class Health:
         self._trial: weakref.ref[Trial] | None = None  # weak: one that nobody holds any more has ended without a word
         self._trial_until = 0.0
         self._blamed: set[str] = set()  # whose requests failed since it did well
+        self._held_until = 0.0  # an operator has taken it out; infinity: until told otherwise
+        self._asked: tuple[float, bool] | None = None
+
+    def hold(self, seconds: float) -> None:
+        """An operator takes it out: no request goes there for `seconds`, then it is tried; infinity: until `wake`."""
+        with self._lock:
+            self._held_until = self._until = time.monotonic() + seconds
+            self._failures = max(1, self._failures)
+            self.down = True
+
+    def wake(self) -> None:
+        """An operator says that it is well: it is up at once, whatever was noted."""
+        with self._lock:
+            self._failures = self._probe_failures = 0
+            self._held_until = self._until = 0.0
+            self._by_probe = False
+            self._blamed.clear()
+            self.down = False
+
+    @property
+    def drained(self) -> bool:
+        """Whether an operator has taken it out until told otherwise."""
+        return self._held_until == inf
+
+    @property
+    def last_probe(self) -> tuple[float, bool] | None:
+        """When the active probe asked last, by `time.time()`, and whether it was content."""
+        return self._asked
+
+    def _is_held(self) -> bool:
+        return bool(self._held_until) and time.monotonic() < self._held_until
 
     def trial(self, user: str, early: bool = False) -> Trial | None:
         """Leave for a request of `user` to try an upstream that is down; None while there is none.
@@ -74,7 +108,7 @@ class Health:
         """
         now = time.monotonic()
         with self._lock:
-            if self._by_probe or (self.probed and not early):
+            if self._is_held() or self._by_probe or (self.probed and not early):
                 return None
             blamed = user in self._blamed or len(self._blamed) >= MOST_BLAMED
             if now < self._until and (blamed or not early):
@@ -101,7 +135,7 @@ class Health:
 
     def may_be_tried(self) -> bool:
         """Whether nothing but failed exchanges keeps it down."""
-        return not self._by_probe
+        return not self._by_probe and not self._is_held()
 
     def rest(self) -> float:
         """Seconds until it is tried again, as far as that is known."""
@@ -113,7 +147,7 @@ class Health:
         if not self._failures:
             return False
         with self._lock:
-            if self._by_probe:
+            if self._by_probe or self._is_held():
                 return False
             self._failures = 0
             self._blamed.clear()
@@ -137,7 +171,7 @@ class Health:
             if len(self._blamed) < MOST_BLAMED:
                 self._blamed.add(user)
             if self.down:
-                if trial is not None or now >= self._until:
+                if not self._is_held() and (trial is not None or now >= self._until):
                     self._until = now + self._pause
                 return False
             if self._failures < self.fails:
@@ -151,6 +185,7 @@ class Health:
         with self._lock:
             self._probe_failures = 0
             self._by_probe = False
+            self._asked = (time.time(), True)
             if not self.down or time.monotonic() < self._until:
                 return False
             self._failures = 0
@@ -162,6 +197,7 @@ class Health:
         """The active probe is not; returns whether this marks it down."""
         with self._lock:
             self._probe_failures += 1
+            self._asked = (time.time(), False)
             if self._probe_failures < (self.fails or 1):
                 return False
             self._by_probe = True

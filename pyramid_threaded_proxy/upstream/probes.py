@@ -74,7 +74,7 @@ class Probes:
         """Steps: ask one upstream, and note what it says."""
         health = upstream.health
         try:
-            status = yield from self._status(probed, upstream)
+            status = yield from self.status(probed, upstream, watched=True)
         except (ExchangeFailed, OSError) as error:
             reason = f"its probe failed: {error}"
         else:
@@ -82,10 +82,10 @@ class Probes:
         if health.probe_failed() if reason else health.probe_succeeded():
             yield Call(self._tell, probed.route, upstream, reason)
 
-    def _status(self, probed: Probed, upstream: Upstream) -> Returning[int]:
-        """Steps: the status that it answers with."""
+    def status(self, probed: Probed, upstream: Upstream, watched: bool = False) -> Returning[int]:
+        """Steps: ask one upstream, and note nothing; `watched` in a loop. Raises `ExchangeFailed` and `OSError`."""
         connect, read = (min(seconds, PATIENCE) for seconds in probed.patience)
-        connection = yield from self._upstreams.pool(upstream.origin, True, probed.tls).connect(connect)
+        connection = yield from self._upstreams.pool(upstream.origin, watched, probed.tls).connect(connect)
         try:
             fields = [("Host", upstream.origin.authority), ("Connection", "close")]
             request = render_head(f"GET {probed.path} HTTP/1.1", fields)

@@ -26,7 +26,7 @@ def access_log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """The last word of each line of the access log."""
     name = "pyramid_threaded_proxy.access"
     caplog.set_level(logging.INFO, name)
-    return lambda: [record.getMessage().split()[-1] for record in caplog.records if record.name == name]
+    return lambda: [record.getMessage().split()[-2] for record in caplog.records if record.name == name]
 
 
 # Clients that go away

@@ -206,8 +206,8 @@ def test_pages_with_python_have_a_test() -> None:
     with_python = {page for page in PAGES if blocks(page, "python")}
     here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md"}
     here |= {"cors.md", "monitoring.md", "real-sites.md"}
-    # `test_docs_tutorial` and `test_several_processes`
-    assert with_python == here | {"tutorial.md", "operating.md"}
+    # `test_docs_tutorial`, `test_several_processes` and `test_operating_pages`
+    assert with_python == here | {"tutorial.md", "operating.md", "metrics.md"}
 
 
 def echo_or_move(wire: OriginWire) -> None:

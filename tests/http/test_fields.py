@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_threaded_proxy.exceptions import FieldRefused
-from pyramid_threaded_proxy.http.fields import AnswerFields, RequestFields, check_host, merge_application_fields
+from pyramid_threaded_proxy.http.fields import (
+    AnswerFields,
+    AnswerRules,
+    RequestFields,
+    check_host,
+    merge_application_fields,
+)
 from pyramid_threaded_proxy.http.names import HOP_BY_HOP, Fields, connection_options
 from pyramid_threaded_proxy.http.public import NOTHING_TOLD, Public
 
@@ -34,12 +40,14 @@ def request_fields(
 def answer_fields(fields: Fields, mount: str | None = "/m", private: bool = False, **keys: None) -> Fields:
     switches = {"rewrite_cookies": (), "rewrite_location": (), **keys}
     rules = AnswerFields(
-        own_cookies=OWN,
-        bases=("http://up.example/v2",),
-        private=private,
-        told=NOTHING_TOLD,
-        dropped_cookie=print,
-        **switches,
+        AnswerRules(
+            own_cookies=OWN,
+            bases=("http://up.example/v2",),
+            private=private,
+            told=NOTHING_TOLD,
+            dropped_cookie=print,
+            **switches,
+        )
     )
     return rules.select(fields, Public("https://site.example", mount))
 

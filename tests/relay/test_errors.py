@@ -137,7 +137,7 @@ def test_a_broken_body_is_never_a_whole_answer(
     assert not body.endswith(b"0\r\n\r\n")
     assert received.endswith(b"reset") or b"Content-Length: " in head
     assert len(body) < 2 * BIG
-    assert access_lines(caplog)[0].endswith(" upstream-gone")
+    assert access_lines(caplog)[0].split()[-2] == "upstream-gone"
 
 
 def test_a_reset_breaks_a_body_that_ends_with_its_connection(origin: MakeOrigin, site: MakeSite) -> None:
@@ -222,7 +222,7 @@ def test_an_upstream_that_does_not_answer_is_504(
     upstream = origin(silent)
     answer = site(route("r", upstream.url, read_timeout="100ms")).get("/r/")
     assert answer.status == 504
-    assert access_lines(caplog)[0].endswith(" read-timeout")
+    assert access_lines(caplog)[0].split()[-2] == "read-timeout"
     wait_until(lambda: upstream.wires[0].sock.fileno() < 0, "the upstream's connection to be closed")
 
 
@@ -241,7 +241,7 @@ def test_a_body_that_stops_is_broken_off(
     client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
     client.head()
     assert _everything(client).removesuffix(b"reset") == bytes(size + 1 - len(client.buffer))
-    assert access_lines(caplog)[0].endswith(" read-timeout")
+    assert access_lines(caplog)[0].split()[-2] == "read-timeout"
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: %d\r\n\r\n", "X: y\r\n\r\n"], ids=["spliced", "copied"])
@@ -258,7 +258,7 @@ def test_a_client_that_does_not_read_is_reset(
     client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\n\r\n")
     line = access_lines(caplog)[0]
     assert ' HTTP/1.1" 408 ' in line
-    assert line.endswith(" client-timeout")
+    assert line.split()[-2] == "client-timeout"
     assert _everything(client).endswith(b"reset")
 
 
@@ -274,7 +274,7 @@ def test_a_client_that_goes_while_it_waits_is_499(
     client.close()
     line = access_lines(caplog)[0]
     assert ' HTTP/1.1" 499 ' in line
-    assert line.endswith(" client-gone")
+    assert line.split()[-2] == "client-gone"
     wait_until(lambda: upstream.wires[0].sock.fileno() < 0, "the upstream's connection to be closed")
 
 

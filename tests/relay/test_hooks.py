@@ -85,6 +85,7 @@ def test_a_request_hook_changes_everything(origin: MakeOrigin, site: MakeSite) -
     head, _, body = answer.body.decode().partition("\r\n\r\n")
     first_line, *fields = head.split("\r\n")
     assert (first_line, body) == ("PUT /else?x=1 HTTP/1.1", "changed")
+    fields = [field for field in fields if not field.startswith("X-Request-Id: ")]
     assert sorted(fields) == ["Accept-Encoding: gzip", "Content-Length: 7", f"Host: {second.authority}", "X-New: yes"]
     assert first.accepted == 0
 

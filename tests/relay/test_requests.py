@@ -61,7 +61,13 @@ def test_a_body_goes_up_as_it_came(origin: MakeOrigin, site: MakeSite, size: int
 def test_the_message_is_exactly_what_it_should_be(origin: MakeOrigin, site: MakeSite) -> None:
     """Nothing is added to, or taken from, the bytes of a request, but what is documented."""
     taking = Taking()
-    where = site({"proxy.via": "me", **route("r", (upstream := origin(taking)).url + "/base", forwarded="none")})
+    where = site(
+        {
+            "proxy.via": "me",
+            "proxy.request_id.header": "",
+            **route("r", (upstream := origin(taking)).url + "/base", forwarded="none"),
+        }
+    )
     client = where.client()
     fields = b"Host: a\r\nX-Empty:\r\nContent-Length: 2\r\nAccept: */*\r\n\r\n"
     client.send(b"PUT /r/a//b%2F;x?q=%zz&r HTTP/1.1\r\n" + fields + b"\0\xff")

@@ -244,6 +244,10 @@ def test_the_button_opens_its_requests_once(tmp_path: Path) -> None:
         assert demo.ask("/slow", cookie, method="POST", X_CSRF_Token=token)[0] == 409
         eventually(lambda: demo.held() == {"held": 200, "threads": 4, "running": True})
         assert demo.ask("/clock")[0] == 200
+        shown = json.loads(demo.ask("/status/status.json", cookie)[2])
+        assert (shown["in_flight"], shown["exchanges"][0]["user"]) == (200, "alice")
+        assert b"GET /reports/slow" in demo.ask("/status", cookie)[2]
+        assert demo.ask("/status", demo.login("bob", "bob")[1])[0] == 403
         with demo.connect_upstream() as connection:
             demo.process.send_signal(signal.SIGKILL)
             assert connection.recv(1) == b""

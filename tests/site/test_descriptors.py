@@ -257,7 +257,7 @@ def test_nothing_is_left_behind(
     with suppress(AssertionError):
         wait_until(as_before)
     assert seen[-1] == before
-    ended = {record.getMessage().split()[-1] for record in caplog.records if record.name.endswith(".access")}
+    ended = {record.getMessage().split()[-2] for record in caplog.records if record.name.endswith(".access")}
     assert ended >= {
         "whole", "connect-failed", "upstream-gone", "answer-refused", "read-timeout", "hook-failed", "client-gone",
         "client-timeout",

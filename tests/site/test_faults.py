@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pyramid_threaded_proxy.upstream import names as names_module
 from tests.support.fault_origin import FRAMINGS, HOWS, STAGES, OriginProcess, sealed
@@ -174,6 +175,39 @@ def run(proxy: SiteProcess, upstreams: list[OriginProcess], seed: int, exchanges
     return sum((client.seen for client in clients), Counter())
 
 
+def counts_of(proxy: SiteProcess) -> Counter[str]:
+    """What the proxy's metrics say: exchanges by status and end, requests refused, and what is in flight."""
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(proxy.get("/status/metrics").decode()):
+        for sample in family.samples:
+            if sample.name == "proxy_exchanges_total":
+                whole = "whole" if sample.labels["ended"] == "whole" else "not whole"
+                found[f"{sample.labels['code']} {whole}"] += int(sample.value)
+            elif sample.name == "proxy_refused_total":
+                found["refused"] += int(sample.value)
+            elif sample.name == "proxy_exchanges_active":
+                found["active"] += int(sample.value)
+    return found
+
+
+def agree(seen: Counter[str], counted: Counter[str]) -> None:
+    """The metrics count what the clients have counted, exchange by exchange.
+
+    Those who left before their answer are known to the proxy as gone, or as served where the answer was quicker, or
+    not at all. A broken answer has a good status and a bad end.
+    """
+    left = seen["left"]
+    assert counted["active"] == 0
+    assert seen["whole"] <= counted["200 whole"] <= seen["whole"] + left
+    assert counted["502 not whole"] == seen["502"]
+    assert counted["504 not whole"] == seen["504"]
+    assert counted["503 not whole"] + counted["refused"] == seen["503"]
+    assert counted["200 not whole"] == seen["broken"]
+    assert counted["499 not whole"] <= left
+    total = sum(count for name, count in counted.items() if name not in ("active", "refused"))
+    assert seen.total() - left <= total + counted["refused"] <= seen.total()
+
+
 def test_no_body_is_wrong_or_silently_short(tmp_path: Path) -> None:
     """10,000 exchanges with faults at random: a whole answer, a true error or a broken connection; nothing is left."""
     seed = int(os.environ.get("FAULTS_SEED") or random.randrange(1 << 30))
@@ -185,12 +219,15 @@ def test_no_body_is_wrong_or_silently_short(tmp_path: Path) -> None:
             **route("r", first.url, **TIMEOUTS),
             **route("steady", steady.url, **TIMEOUTS),
             **route("two", two, read_timeout="250ms", health__pause="200ms"),
+            "proxy.status.prefix": "/status",
+            "proxy.status.permission": "watch",
         }
         with SiteProcess(tmp_path, settings) as proxy:
             run(proxy, [first, second], seed, EXCHANGES // 5)
-            before = proxy.quiet_vitals()
+            before, counted = proxy.quiet_vitals(), counts_of(proxy)
             seen = run(proxy, [first, second], seed + 1, EXCHANGES)
             after = proxy.quiet_vitals()
+            agree(seen, counts_of(proxy) - counted)
             print(dict(seen), first.kills + second.kills, "kills", before, after)
             assert seen.total() >= EXCHANGES
             assert seen["whole"] > EXCHANGES * 0.6

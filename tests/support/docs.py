@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -74,3 +75,17 @@ def ini() -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(delimiters=("=",))
     parser.optionxform = str  # type: ignore[method-assign,assignment]
     return parser
+
+
+def example_modules(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[ModuleType]:
+    """The Python examples of a page, each a module in `folder` that is loaded as it stands there."""
+    made = []
+    for block in blocks(page, "python"):
+        module = ModuleType(f"example_{len(made)}_of_{page.partition('.')[0]}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        path = folder / f"{module.__name__}.py"  # Pyramid looks for an included module's file
+        path.write_text(block.text, encoding="utf-8")
+        module.__file__ = str(path)
+        exec(compile(block.text, path, "exec"), module.__dict__)
+        made.append(module)
+    return made

@@ -128,6 +128,18 @@ def _with_silent_names() -> None:
     socket.getaddrinfo = getaddrinfo
 
 
+class _Anybody:
+    """A security policy for a status page that a test looks at: everybody may."""
+
+    def identity(self, request: Any) -> str:
+        return "somebody"
+
+    authenticated_userid = identity
+
+    def permits(self, request: Any, context: Any, permission: str) -> bool:
+        return True
+
+
 def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, int]) -> None:
     import gc
     import resource
@@ -144,6 +156,8 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.getLogger("pyramid_threaded_proxy.operator_log").setLevel(logging.ERROR)
     config = Configurator(settings=settings)
+    if "proxy.status.prefix" in settings:
+        config.set_security_policy(_Anybody())
     config.include("pyramid_threaded_proxy")
     engine = config.registry["pyramid_threaded_proxy.engine"]
 

@@ -1,0 +1,1 @@
+"""What an operator sees: counting, history, metrics, the page and its actions."""

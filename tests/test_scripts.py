@@ -1,0 +1,325 @@
+"""`pproxy`, as a site's operator runs it: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyramid.authentication import AuthTktCookieHelper, SessionAuthenticationHelper
+from pyramid.authorization import ACLHelper, Allow, Authenticated, Everyone
+from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid.session import SignedCookieSessionFactory
+
+from pyramid_threaded_proxy import scripts
+from pyramid_threaded_proxy.app.explain import environ_of, masked
+from tests.support.certificates import Authority
+from tests.support.origin import MakeOrigin, Origin, echo
+
+CALLS: list[str] = []
+
+
+class Root:
+    """Ann may view, everybody else may not."""
+
+    __acl__ = ((Allow, "ann", "view"),)
+
+    def __init__(self, request: Any) -> None:
+        pass
+
+
+class TicketPolicy:
+    """Cookies of `AuthTktCookieHelper`."""
+
+    def __init__(self) -> None:
+        self.helper: Any = AuthTktCookieHelper("secret")
+        self.acl = ACLHelper()
+
+    def authenticated_userid(self, request: Any) -> str | None:
+        identity = self.helper.identify(request)
+        return None if identity is None else str(identity["userid"])
+
+    def permits(self, request: Any, context: Any, permission: str) -> Any:
+        userid = self.authenticated_userid(request)
+        return self.acl.permits(context, [Everyone, *([Authenticated, userid] if userid else [])], permission)
+
+    def remember(self, request: Any, userid: str, **kw: Any) -> Any:
+        return self.helper.remember(request, userid, **kw)
+
+    def forget(self, request: Any, **kw: Any) -> Any:
+        return self.helper.forget(request, **kw)
+
+
+class SessionPolicy(TicketPolicy):
+    """The user id stands in the session."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.helper = SessionAuthenticationHelper()
+
+    def authenticated_userid(self, request: Any) -> str | None:
+        found: str | None = self.helper.authenticated_userid(request)
+        return found
+
+
+class OwnPolicy(TicketPolicy):
+    """A cookie of one's own."""
+
+    def authenticated_userid(self, request: Any) -> str | None:
+        found: str | None = request.cookies.get("who")
+        return found
+
+    def remember(self, request: Any, userid: str, **kw: Any) -> Any:
+        return [("Set-Cookie", f"who={userid}; Path=/")]
+
+
+class HeaderPolicy(OwnPolicy):
+    """Whoever a front server says, so that nothing can be remembered."""
+
+    def authenticated_userid(self, request: Any) -> str | None:
+        found: str | None = request.headers.get("X-User")
+        return found
+
+    def remember(self, request: Any, userid: str, **kw: Any) -> Any:
+        return []
+
+
+POLICIES = {kind.__name__: kind for kind in (TicketPolicy, SessionPolicy, OwnPolicy, HeaderPolicy)}
+
+
+def hook(request: Any, exchange: Any) -> None:
+    """A request hook that leaves a trace."""
+    CALLS.append("hook")
+
+
+def own_view(request: Any) -> Response:
+    """Must never be called by an explanation."""
+    CALLS.append("own view")
+    return Response("own")
+
+
+def application(global_config: dict[str, str], **settings: str) -> Any:
+    """What the tests' ini files load."""
+    policy = settings.pop("test.policy", "TicketPolicy")
+    with Configurator(settings=settings, root_factory=Root) as config:
+        config.set_session_factory(SignedCookieSessionFactory("secret"))
+        config.set_security_policy(POLICIES[policy]())
+        config.add_route("own", "/reports/own")
+        config.add_view(own_view, route_name="own")
+        config.include("pyramid_threaded_proxy")
+        return config.make_wsgi_app()
+
+
+@pytest.fixture
+def ini(tmp_path: Path) -> Callable[..., str]:
+    """Writes an ini file; keyword arguments are settings of the route `reports`, with ``__`` for ``.``."""
+
+    def write(upstream: str = "http://127.0.0.1:9", policy: str = "TicketPolicy", **keys: str) -> str:
+        values = {"prefix": "/reports", "upstream": upstream, "permission": "view", **keys}
+        lines = [f"proxy.routes.reports.{key.replace('__', '.')} = {value}" for key, value in values.items()]
+        path = tmp_path / "site.ini"
+        path.write_text(
+            f"[app:main]\nuse = call:{__name__}:application\ntest.policy = {policy}\nproxy.own_cookies = session "
+            "auth_tkt who\n" + "\n".join(lines)
+        )
+        return str(path)
+
+    return write
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit status, and what was printed."""
+    before = set(threading.enumerate())
+    status = scripts.main(arguments)
+    if "--check" not in arguments:
+        assert set(threading.enumerate()) <= before  # nothing was started
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """What `--explain` says, as JSON; its status agrees with it."""
+    status, out, _ = run(capsys, *arguments, "--format", "json")
+    found: dict[str, Any] = json.loads(out)
+    assert status == (0 if found["outcome"] == "pass" else 1)
+    return found
+
+
+def test_the_routes_are_listed_in_matching_order(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table for people, JSON for programs."""
+    site = ini(max_exchanges="5", max_exchanges_per_user="2", hooks__request=f"{__name__}.hook")
+    extra = "\nproxy.routes.deep.prefix = /reports/deep\nproxy.routes.deep.upstream = http://b\n"
+    Path(site).write_text(Path(site).read_text() + extra + "proxy.routes.deep.public = true\n")
+    status, out, err = run(capsys, site)
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["name", "mount", "upstream", "permission", "limits", "hooks"],
+        ["deep", "/reports/deep", "http://b", "(public)", "-", "-"],
+        ["reports", "/reports", "http://127.0.0.1:9", "view", "5", "2/user", "request"],
+    ]
+    rows = json.loads(run(capsys, site, "--format", "json")[1])
+    assert [row["name"] for row in rows] == ["deep", "reports"]
+
+
+@pytest.mark.parametrize("policy", ["TicketPolicy", "SessionPolicy", "OwnPolicy"])
+def test_a_user_is_who_the_applications_own_cookie_says(
+    ini: Any, capsys: pytest.CaptureFixture[str], policy: str
+) -> None:
+    """`--as` lets the policy's own `remember` make it; nothing of it goes up."""
+    site = ini(policy=policy)
+    found = explained(capsys, site, "--explain", "/reports/1?a=b", "--as", "ann")
+    assert (found["outcome"], found["userid"], found["route"]) == ("pass", "ann", "reports")
+    assert found["head"][:2] == ["GET /1?a=b HTTP/1.1", "Host: 127.0.0.1:9"]
+    assert "'ann'" in found["decided"]
+    assert not [line for line in found["head"] if line.startswith("Cookie")]
+    found = explained(capsys, site, "--explain", "/reports/1", "--as", "bob")
+    assert (found["outcome"], found["userid"]) == ("403", "bob")
+    assert "default deny" in found["decided"]
+    assert explained(capsys, site, "--explain", "/reports/1")["outcome"] == "403"
+
+
+def test_a_policy_that_can_not_remember_is_said(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message says what to do, and that works."""
+    site = ini(policy="HeaderPolicy")
+    status, _, err = run(capsys, site, "--explain", "/reports/1", "--as", "ann")
+    assert status == 2
+    assert "--header" in err
+    assert explained(capsys, site, "--explain", "/reports/1", "--header", "X-User: ann")["outcome"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outcome", "why"),
+    [
+        (("/reports/%2e%2e/x",), "400", "dot segment"),
+        (("/reports/%00",), "400", ""),
+        (("/reports/%ff",), "400", "UTF-8"),
+        (("/reports/1", "-X", "PUT"), "405", ""),
+        (("/elsewhere",), "application", "no route"),
+        (("/reports/own",), "application", "'own' takes it"),
+    ],
+)
+def test_what_is_refused_says_why(
+    ini: Any, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], outcome: str, why: str
+) -> None:
+    """Target, method, and routes of the application's own, whose views are not called."""
+    CALLS.clear()
+    found = explained(capsys, ini(methods="GET"), "--explain", *arguments, "--as", "ann")
+    assert found["outcome"] == outcome
+    assert why in found["why"]
+    assert CALLS == []
+
+
+def test_secrets_are_masked(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Values of cookies, credentials and keys are not shown; who calls a hook is told so."""
+    site = ini(
+        request__authorization="pass", request__set__X_Api_Key="hush", response__set__X_Frame_Options="DENY",
+        hooks__request=f"{__name__}.hook",
+    )  # fmt: skip
+    text = Path(site).read_text().replace("X_Api_Key", "X-Api-Key").replace("X_Frame_Options", "X-Frame-Options")
+    Path(site).write_text(text)
+    fields = ("--header", "Cookie: a=hush; b=hush", "--header", "Authorization: Basic hush")
+    status, out, err = run(capsys, site, "--explain", "http://site.example/reports/1", "--as", "ann", *fields)
+    assert status == 0
+    assert "hush" not in out
+    assert "Authorization: Basic ***" in out
+    assert "Cookie: a=***; b=***" in out
+    assert "set X-Frame-Options: DENY" in out
+    assert "X-Forwarded-Host: site.example" in out
+    assert "the request hook was called" in err
+
+
+@given(st.text(), st.text())
+def test_no_cookie_survives_the_mask(name: str, value: str) -> None:
+    """Of a cookie its name alone is shown."""
+    secret = "s3cr3t"
+    assert secret not in masked("Cookie", f"{name.replace('s3cr3t', '')}={secret}")
+    assert secret not in masked("Authorization", f"Bearer {secret}")
+
+
+def test_expectations_are_held(ini: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A site's own CI: every line is asked, a wrong one fails all, one that can't be read is wrong usage."""
+    site, file = ini(), tmp_path / "expect"
+    file.write_text("# who may\nGET /reports/1 as ann -> pass\nGET /reports/1 as bob -> 403\n\nGET /x -> application\n")
+    status, out, _ = run(capsys, site, "--expect", str(file))
+    assert (status, out.count(" ok")) == (0, 3)
+    file.write_text("GET /reports/1 as bob -> pass\n")
+    status, out, _ = run(capsys, site, "--expect", str(file), "--format", "json")
+    assert (status, json.loads(out)[0]["found"]) == (1, "403")
+    file.write_text("GET /reports/1\n")
+    assert run(capsys, site, "--expect", str(file))[0] == 2
+    assert run(capsys, site, "--expect", str(tmp_path / "nowhere"))[0] == 2
+
+
+def test_upstreams_are_connected_to(ini: Any, origin: MakeOrigin, capsys: pytest.CaptureFixture[str]) -> None:
+    """What can be reached is told with its probe; what can't fails the check."""
+    upstream = origin(echo)
+    status, out, _ = run(capsys, ini(upstream.url, health__path="/well"), "--check", "--format", "json")
+    (row,) = json.loads(out)
+    assert (status, row["result"], row["probe"]) == (0, "ok", "200")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    status, out, _ = run(capsys, ini(f"{upstream.url} http://127.0.0.1:{port}"), "--check")
+    assert status == 1
+    assert "Connection refused" in out
+
+
+def test_a_certificate_that_ends_soon_is_warned_of(
+    ini: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, need_program: Callable[[str], str]
+) -> None:
+    """Days to its end are told; few of them are a warning, and a fault with `--strict`."""
+    authority = Authority(tmp_path, need_program("openssl"))
+    with Origin(echo, wrap=authority.server()) as upstream:
+        site = ini(upstream.url, tls__ca_file=authority.ca_file)
+        status, out, err = run(capsys, site, "--check", "--format", "json")
+        (row,) = json.loads(out)
+        assert (status, row["result"]) == (0, "ok")
+        assert re.fullmatch(r"TLSv1\.\d, [12] days", row["tls"])
+        assert re.search(r"its certificate ends in [12] days", err)
+        assert run(capsys, site, "--check", "--strict")[0] == 1
+        status, out, _ = run(capsys, ini(upstream.url), "--check")
+        assert status == 1
+        assert "its certificate is not valid" in out
+
+
+def test_faults_in_the_settings_are_listed(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, as text and as JSON."""
+    site = ini(retrys="1", buffer="x")
+    status, out, _ = run(capsys, site, "--check")
+    assert status == 1
+    assert "retrys" in out
+    assert "buffer" in out
+    assert len(json.loads(run(capsys, site, "--check", "--format", "json")[1])["faults"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--wrong",), ("nowhere.ini",), ("SITE", "--explain", "/", "--header", "no colon")]
+)
+def test_wrong_usage_exits_with_2(ini: Any, arguments: tuple[str, ...]) -> None:
+    """As every console script does; what was wrong is on standard error."""
+    command = [sys.executable, "-m", "pyramid_threaded_proxy.scripts"]
+    given = [ini() if word == "SITE" else word for word in arguments]
+    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+def test_an_environ_is_what_waitress_makes() -> None:
+    """The raw target stays, PATH_INFO is unescaped, leading slashes are one."""
+    from pyramid_threaded_proxy.app.explain import Asked
+
+    environ = environ_of(Asked("GET", "https://a.example:8443//x%2Fy?q=%20", [("X-A", "1"), ("Content-Type", "t")]))
+    wanted = {
+        "PATH_INFO": "/x/y", "REQUEST_URI": "//x%2Fy?q=%20", "QUERY_STRING": "q=%20", "HTTP_HOST": "a.example:8443",
+        "wsgi.url_scheme": "https", "SERVER_PORT": "8443", "HTTP_X_A": "1", "CONTENT_TYPE": "t",
+    }  # fmt: skip
+    assert {key: environ[key] for key in wanted} == wanted
