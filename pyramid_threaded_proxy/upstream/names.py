@@ -102,10 +102,7 @@ class Names:
         return promise.result()
 
     def look_up_here(self, origin: Origin, timeout: float) -> list[str]:
-        """As `look_up`, waiting in this very thread."""
-        known = self.known(origin)
-        if known is not None:
-            return known
+        """The addresses that a name has now, whatever was known of it; waits in this very thread, else as `look_up`."""
         promise = self.ask(origin)
         if not promise.wait(timeout):
             raise ConnectTimedOut(f"{origin}: the name {origin.host!r} was not resolved after {timeout:g} s")
