@@ -74,8 +74,11 @@ class AnswerHead:
             raise upstream_gone(error) from None
         if not data:
             return True
-        if self._may_be_late and not (data := self._without_late_bytes(data)):
-            return False
+        if self._may_be_late:
+            if data[:5] == _ANY_HEAD:
+                self._may_be_late = False
+            elif not (data := self._without_late_bytes(data)):
+                return False
         self.heard = True
         head = self._reader.feed(data)
         if head is None:
