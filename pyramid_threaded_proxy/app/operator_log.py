@@ -23,14 +23,31 @@ class LimitLog:
 
     def reached(self, error: TooManyExchanges) -> None:
         """A request was refused for it."""
+        more = self._more(error.limit)
+        if more is not None:
+            log.warning("a request was refused with %d: %s%s", error.status, error, more)
+
+    def waits(self, route: str) -> None:
+        """Code of the application's waits for a thread."""
+        more = self._more(f"threads of {route}")
+        if more is not None:
+            log.warning("code of the application's for %s waits for a thread: see proxy.threads%s", route, more)
+
+    def unanswered(self, route: str) -> None:
+        """A question of `recheck` was not answered in time."""
+        more = self._more(f"recheck of {route}")
+        if more is not None:
+            log.warning("an exchange of %s was ended: its permission could not be asked for again%s", route, more)
+
+    def _more(self, what: str) -> str | None:
+        """Words for how often it was since the last line; None where it is too early for another one."""
         now = time.monotonic()
-        last, unsaid = self._told.get(error.limit, (-QUIET, 0))
+        last, unsaid = self._told.get(what, (-QUIET, 0))
         if now - last < QUIET:
-            self._told[error.limit] = (last, unsaid + 1)
-            return
-        self._told[error.limit] = (now, 0)
-        more = f" ({unsaid} more since the last line)" if unsaid else ""
-        log.warning("a request was refused with %d: %s%s", error.status, error, more)
+            self._told[what] = (last, unsaid + 1)
+            return None
+        self._told[what] = (now, 0)
+        return f" ({unsaid} more since the last line)" if unsaid else ""
 
 
 def answer_refused(exchange: Exchange) -> None:

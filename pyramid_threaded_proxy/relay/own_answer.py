@@ -8,7 +8,7 @@ from typing import Any
 import webob
 from webob.exc import status_map
 
-from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ThreadsExhausted, ValueRefused
 from pyramid_threaded_proxy.exchange import UpstreamAnswer
 from pyramid_threaded_proxy.http.fields import merge_application_fields
 from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
@@ -20,6 +20,9 @@ log = logging.getLogger("pyramid_threaded_proxy.own_answer")
 
 #: Characters: reading a longer Accept takes WebOb long, and other exchanges wait meanwhile.
 _LONGEST_ACCEPT = 1024
+
+#: Iterators that run no code of the application's.
+_IN_MEMORY: tuple[type, ...] = (type(iter([])), type(iter(())))
 
 #: What the client is told; the exception itself is for the log.
 _EXPLANATIONS = {
@@ -50,7 +53,10 @@ def opening(client: Client, answer: UpstreamAnswer, framing: Framing, length: in
 
 
 def send_response(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
-    """Steps: answer with a WebOb response, whose body is read, and closed, in pool threads."""
+    """Steps: answer with a WebOb response, whose body is read, and closed, in the application's threads.
+
+    One that is in memory needs none of them: whoever holds those must not hold up the page that says so.
+    """
     if response.status_int < 200:
         raise HookFailed(f"a hook answered with the interim status {response.status_int}")
     try:
@@ -59,9 +65,18 @@ def send_response(response: webob.Response, prepared: PreparedExchange, client: 
         _close(response)
         raise
     except BaseException:
-        yield Call(_close, response)
+        yield from _closed(response)
         raise
-    yield Call(_close, response)
+    yield from _closed(response)
+
+
+def _closed(response: webob.Response) -> Steps:
+    """Steps: close it, where there is something to close."""
+    if hasattr(response.app_iter, "close"):
+        try:
+            yield Call(_close, response)
+        except ThreadsExhausted:
+            _close(response)  # late for others is better than never
 
 
 def _send(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
@@ -82,8 +97,9 @@ def _send_chunks(
     chunks: Any, framing: Framing, length: int | None, prepared: PreparedExchange, client: Client
 ) -> Steps:
     chunked = framing is CHUNKED and client.passes_framing and client.minor > 0
+    in_memory = isinstance(chunks, _IN_MEMORY)
     left = length or 0
-    while (chunk := (yield Call(_next_chunk, chunks))) is not None:
+    while (chunk := _next_chunk(chunks) if in_memory else (yield Call(_next_chunk, chunks))) is not None:
         if length is not None and (left := left - len(chunk)) < 0:
             raise HookFailed("a response's body is longer than its Content-Length")
         if chunk:
@@ -96,7 +112,7 @@ def _send_chunks(
 
 
 def _next_chunk(chunks: Any) -> bytes | None:
-    """The next piece of an application's iterable. A pool thread."""
+    """The next piece of an application's iterable; its code may block."""
     try:
         return next(chunks, None)
     except Exception as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pyramid_threaded_proxy.exceptions import ExchangeFailed, UpstreamGone
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, ThreadsExhausted, UpstreamGone
 from pyramid_threaded_proxy.http.head import HeadReader, render_head
 from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.upstream.tls import Tls
 #: Seconds: an upstream that needs longer to say that it is well is not.
 PATIENCE = 5.0
 
-#: Told of a change, for the reason that is given, in a pool thread.
+#: Told of a change, for the reason that is given, in a thread of the probes.
 Tell = Callable[[str, Upstream, str], None]
 
 
@@ -69,7 +69,7 @@ class Probes:
             self.loop = None
 
     def ask(self, probed: Probed, upstream: Upstream) -> None:
-        """Ask one upstream, and note what it says. A pool thread."""
+        """Ask one upstream, and note what it says. A thread of the probes."""
         health = upstream.health
         try:
             status = self._status(probed, upstream)
@@ -111,7 +111,7 @@ def _answer(connection: Connection, request: bytes, timeout: float, max_head: in
 
 
 class _Probe:
-    """Asks one upstream again and again: waits in the loop, asks in the pool."""
+    """Asks one upstream again and again: waits in the loop, asks in a thread of the probes."""
 
     def __init__(self, probes: Probes, loop: Loop, probed: Probed, upstream: Upstream) -> None:
         self._probes = probes
@@ -120,8 +120,11 @@ class _Probe:
         self._upstream = upstream
 
     def begin(self) -> None:
-        """Ask for the first time."""
-        self._probes.scheduler.pool.submit(self._ask, None)
+        """Ask, or where there is no thread for it an interval later."""
+        try:
+            self._probes.scheduler.probers.submit(self._ask, None, self._probed.route)
+        except ThreadsExhausted:
+            self._loop.post(self._wait)
 
     def _ask(self, _: None) -> None:
         try:

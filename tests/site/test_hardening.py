@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
 from typing import Any
 
@@ -167,40 +166,6 @@ def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: MakeOrigin
         here.application(environ, refusing)
     assert here.engine.admission.in_flight == 0
     assert len(here.engine.in_flight) == 0
-
-
-def test_a_call_that_has_not_begun_is_withdrawn(
-    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While every pool thread looks names up, an exchange that waits for one can still be ended."""
-    busy, go_on = threading.Semaphore(0), threading.Event()
-    look_up = socket.getaddrinfo
-
-    def hanging(host: Any, *arguments: Any, **keywords: Any) -> Any:
-        if host == "slow.example":
-            busy.release()
-            go_on.wait(PATIENCE)
-            raise socket.gaierror(socket.EAI_NONAME, "unknown")
-        return look_up(host, *arguments, **keywords)
-
-    monkeypatch.setattr(socket, "getaddrinfo", hanging)
-    here = site(route("slow", "http://slow.example:1") | route("r", origin(echo).url) | {"proxy.threads": "2"})
-    clients = []
-    for path in ("/slow/", "/slow/", "/r/"):
-        client = here.client()
-        client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        clients.append(client)
-        if path == "/slow/":
-            assert busy.acquire(timeout=PATIENCE)
-    wait_until(lambda: len(here.engine.in_flight) == 3)
-    wait_until(lambda: [task for task in here.engine.scheduler.loop.tasks if task.lasting], "the tasks to last")
-    assert here.engine.in_flight.close(route="r") == 1
-    assert clients[2].head()[0].startswith("HTTP/1.1 503 ")
-    go_on.set()
-    for client in clients[:2]:
-        assert client.head()[0].startswith("HTTP/1.1 502 ")
-    for client in clients:
-        client.close()
 
 
 def test_the_hand_over_comes_last(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.support.paths import ROOT
+from tests.support.site import Policy
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -131,6 +132,8 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     logging.getLogger("pyramid_threaded_proxy.operator_log").setLevel(logging.ERROR)
     config = Configurator(settings=settings)
     config.include("pyramid_threaded_proxy")
+    if "test.users" in settings:
+        config.set_security_policy(Policy())
     engine = config.registry["pyramid_threaded_proxy.engine"]
 
     def vitals(request: Request) -> Response:
