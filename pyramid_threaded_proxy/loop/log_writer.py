@@ -53,7 +53,7 @@ class LogWriter:
     @property
     def here(self) -> bool:
         """Whether its thread calls."""
-        return threading.current_thread() is self._thread
+        return threading.get_ident() == self._thread.ident
 
     def take(self, logger: logging.Logger, record: logging.LogRecord) -> None:
         """Have `record` handled by `logger`, soon; never waits."""
@@ -106,29 +106,37 @@ class LogWriter:
         waiting = self._waiting
         for _ in range(len(waiting)):
             logger, record = waiting[0]
-            self._do(logger.handle, record)
+            try:
+                logger.handle(record)
+            except BaseException as error:  # it runs an application's code, which raises whatever it likes
+                self._complain(error)
             waiting.popleft()  # behind it: until then there is something to write
             self._moved = time.monotonic()
         while self.endings:
-            self._do(next(iter(self.endings)))
-            del self.endings[next(iter(self.endings))]
+            ending = next(iter(self.endings))
+            del self.endings[ending]
+            try:
+                ending()
+            except BaseException as error:
+                self._complain(error)
         with self._dropping:
             dropped, self._dropped = self._dropped, 0
         if dropped:
-            self._do(log.warning, "%d lines were dropped: what writes the log stood still, or was too slow", dropped)
+            try:
+                log.warning("%d lines were dropped: what writes the log stood still, or was too slow", dropped)
+            except BaseException as error:
+                self._complain(error)
 
-    def _do(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call what may run an application's code, and raise whatever it likes."""
+    def _complain(self, error: BaseException) -> None:
+        """Tell that a handler or filter raised, and how often it was since the last time."""
+        self._failed += 1
+        if time.monotonic() - self._told < QUIET:
+            return
+        self._told, failed, self._failed = time.monotonic(), self._failed, 0
         try:
-            function(*arguments)
-        except BaseException as error:
-            self._failed += 1
-            if time.monotonic() - self._told >= QUIET:
-                self._told, failed, self._failed = time.monotonic(), self._failed, 0
-                try:
-                    log.error("a handler or filter of the log raised (%d times)", failed, exc_info=error)
-                except BaseException:
-                    pass  # the same one: there is nobody left who could be told
+            log.error("a handler or filter of the log raised (%d times)", failed, exc_info=error)
+        except BaseException:
+            pass  # the same one: there is nobody left who could be told
 
 
 class _HandOver(logging.Filter):

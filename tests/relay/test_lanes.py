@@ -161,7 +161,8 @@ def test_our_own_pages_need_no_thread(origin: MakeOrigin, site: MakeSite) -> Non
     assert where.engine.in_flight.close(route="bad") == 3
     wait_until(lambda: len(select.select([client.sock for client in hung], [], [], 0)[0]) == 2, "two answers")
     gate.set()  # the third one had begun, and so is not abandoned half-way
-    assert [client.head()[0] for client in hung] == ["HTTP/1.1 503 Service Unavailable"] * 3
+    heads = sorted(client.head()[0] for client in hung)
+    assert heads == ["HTTP/1.1 200 OK", *["HTTP/1.1 503 Service Unavailable"] * 2]
     assert inside == ["bad"]
     close(*hung)
 
