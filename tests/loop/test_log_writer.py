@@ -207,7 +207,6 @@ def test_a_pipe_that_nobody_reads(
     stream = os.fdopen(writing, "w", buffering=1)
     handler = logging.StreamHandler(stream)
     add_handler(handler)
-    logging.getLogger("pyramid_threaded_proxy.access").setLevel(logging.INFO)
     where = raising_site(origin, site)
     count = 600
     with closing(http.client.HTTPConnection("127.0.0.1", where.port, timeout=PATIENCE)) as connection:

@@ -461,6 +461,31 @@ def test_stop_ends_the_threads_and_what_is_under_way(pair: Pair) -> None:
 # What survives
 
 
+def test_a_timer_that_raises_ends_its_own_task_alone(
+    scheduler: Scheduler, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop is the same, the others that begin to last in the same turn do so, and later deadlines are kept."""
+    trace = Trace()
+
+    def steps(name: str) -> Steps:
+        near, _far = map(stack.enter_context, socket.socketpair())
+        near.setblocking(False)
+        try:
+            yield Ready(Endpoint(near), READ, 0.3, ReadTimedOut)
+        except Exception as error:
+            trace((name, type(error).__name__))
+
+    def fail() -> None:
+        raise LookupError("no such thing")
+
+    loop = scheduler.start()
+    tasks = [scheduler.task(steps("broken"), None, fail), scheduler.task(steps("well"), None, lambda: trace("lasts"))]
+    loop.post(lambda: [task.start() for task in tasks])
+    assert trace.wait(3) == [("broken", "RelayFailed"), "lasts", ("well", "ReadTimedOut")]
+    assert scheduler.loop is loop
+    assert "LookupError: no such thing" in caplog.text
+
+
 def _die() -> None:
     """What no task is to blame for: an exception of a task's own ends that task alone."""
     raise SystemExit("a fault of the loop")
