@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := nginx haproxy chromium curl openssl litmus prometheus promtool
 
-.PHONY: serve test applications lint docs bench clean
+.PHONY: serve test soak applications lint docs bench clean
 
 serve: $(VENV)/.runtime
 	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
@@ -15,6 +15,10 @@ test: $(VENV)/.testing
 	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || echo "left out: the tests with $$program, which is not installed"; \
 	done
 	$(BIN)/python -X dev -m pytest
+
+# Exchanges of 40 kinds by two users, every body compared; a few minutes. COUNT=2000 does less of the same.
+soak: $(VENV)/.testing
+	$(BIN)/python -X dev -m tests.support.soak $(or $(COUNT),100000)
 
 lint: $(VENV)/.testing
 	$(BIN)/ruff check .

@@ -19,7 +19,8 @@ from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ExchangeFailed
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.loop.loop import after_turn, run_in_batch
+from pyramid_threaded_proxy.loop import log_writer
+from pyramid_threaded_proxy.loop.loop import run_in_batch
 
 access_log = logging.getLogger("pyramid_threaded_proxy.access")
 
@@ -64,7 +65,7 @@ def _clock(second: int) -> str:
 
 
 def write(exchange: Exchange, later: bool = False) -> None:
-    """Write the line. Runs in the loop's thread, so the logger's handlers should not block for long.
+    """Write the line: in the loop's thread it is made, and the log's writer has it handled (`log_writer`).
 
     `later`, when nobody touches the exchange any more, it is written with those of others, a moment later: several
     lines in a row cost less than they do one by one, with all that lies between.
@@ -77,13 +78,22 @@ def write(exchange: Exchange, later: bool = False) -> None:
 
 def _write(exchange: Exchange) -> None:
     values = _values(exchange)
-    access_log.handle(_record(_line(values), values))
-    if exchange.error is not None:
+    record = _record(_line(values), values)
+    if not log_writer.hand_over(access_log, record):
+        try:
+            access_log.handle(record)
+        except Exception:  # a filter's, or a handler's: the exchange has ended well all the same
+            _handler.handleError(record)
+    if exchange.error is not None and access_log.isEnabledFor(logging.DEBUG):
         access_log.debug("%s %s: %s", exchange.route, exchange.request_id, exchange.error)
 
 
+#: Tells what went wrong with a record, as `logging` does it.
+_handler = logging.Handler()
+
+
 class BufferedFileHandler(logging.handlers.WatchedFileHandler):
-    """A `WatchedFileHandler` that writes what one turn of a loop brings in one go, at the turn's end.
+    """A `WatchedFileHandler` that writes what the log's writer has found waiting in one go.
 
     Under load that is many lines, and else one. Lines of other threads are written at once. Whether the file was moved
     away is looked at once in `LOOK_EVERY` seconds. Any thread, as with all handlers.
@@ -95,7 +105,7 @@ class BufferedFileHandler(logging.handlers.WatchedFileHandler):
         if not 0 <= record.created - self._looked < LOOK_EVERY:  # or the clock was set back
             self._looked = record.created
             self.reopenIfNeeded()
-        if self.stream is None or not after_turn(self.flush):
+        if self.stream is None or not log_writer.behind_batch(self.flush):
             logging.FileHandler.emit(self, record)
             return
         try:

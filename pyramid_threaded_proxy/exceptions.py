@@ -22,6 +22,7 @@
         ├── ReadTimedOut        it sent no bytes for `read_timeout`                       504
         ├── TunnelIdle              nothing moved on a switched connection                504
         ├── DescriptorsExhausted    too many files are open                                   503
+        ├── ThreadsExhausted    the system lets no thread be started                      503
         ├── HookFailed          a hook of the application raised                          500
         ├── ExchangeClosed      the application, or a stopping process, ended it          503
         ├── RelayFailed         a fault of our own                                        500
@@ -173,6 +174,13 @@ class DescriptorsExhausted(ExchangeFailed):
 
     status = 503
     ended = "no-descriptor"
+
+
+class ThreadsExhausted(ExchangeFailed):
+    """There is no thread for what may block, and the system lets none be started."""
+
+    status = 503
+    ended = "no-thread"
 
 
 class HookFailed(ExchangeFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pyramid_threaded_proxy.loop import log_writer
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from tests.support import leaks
 from tests.support.certificates import Authority
@@ -18,6 +20,7 @@ from tests.support.origin import Gate, MakeOrigin, MakeTls, Origin
 from tests.support.pairs import MakePair, Pair
 from tests.support.programs import program_path
 from tests.support.site import MakeSite, Site
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,31 @@ def need_program() -> Callable[[str], str]:
 def sockets(request: pytest.FixtureRequest) -> int:
     """How many sockets waitress listens on: with two, its MultiSocketServer runs the loop."""
     return int(request.param)
+
+
+class SettledCaplog(pytest.LogCaptureFixture):
+    """What was handed over to the log's writer is there when a test looks."""
+
+    @property
+    def records(self) -> list[logging.LogRecord]:
+        log_writer.flush(PATIENCE)
+        return super().records
+
+    @property
+    def text(self) -> str:
+        log_writer.flush(PATIENCE)
+        return super().text
+
+    def clear(self) -> None:
+        log_writer.flush(PATIENCE)
+        super().clear()
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log that a test looks at, with all that was said before it looks."""
+    caplog.__class__ = SettledCaplog
+    return caplog
 
 
 @pytest.fixture

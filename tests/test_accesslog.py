@@ -21,6 +21,7 @@ from pyramid.config import Configurator
 from pyramid_threaded_proxy import ExchangeFinished, accesslog
 from pyramid_threaded_proxy.exceptions import ClientGone, ClientTimedOut, ReadTimedOut, UpstreamGone
 from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer, UpstreamRequest
+from pyramid_threaded_proxy.loop import log_writer
 from tests.support.origin import MakeOrigin, answering, echo, in_turn
 from tests.support.site import MakeSite, Site, route
 from tests.support.waiting import wait_until
@@ -256,7 +257,7 @@ def text(handler: accesslog.BufferedFileHandler) -> str:
 
 
 def in_one_turn(where: Site, function: Callable[[], None]) -> None:
-    """Run `function` in a turn of the loop, and wait for the next one."""
+    """Run `function` in a turn of the loop, and wait for the next one, and for the log's writer."""
     loop, done = where.engine.scheduler.start(), threading.Event()
 
     def run() -> None:
@@ -265,20 +266,24 @@ def in_one_turn(where: Site, function: Callable[[], None]) -> None:
 
     loop.post(run)
     assert done.wait(10)
+    log_writer.flush(10)
 
 
 def in_a_row(where: Site, function: Callable[[], None]) -> None:
     """The same, and wait for what is done a moment later."""
     in_one_turn(where, function)
     wait_until(lambda: not where.engine.scheduler.busy(), "the end of the row")
+    log_writer.flush(10)
 
 
 def routes_in(handler: accesslog.BufferedFileHandler) -> list[str]:
     return [line.split()[-7] for line in text(handler).splitlines()]
 
 
-def test_the_lines_of_a_turn_are_written_together(site: MakeSite, buffered: accesslog.BufferedFileHandler) -> None:
-    """In a loop's thread nothing is in the file before the turn's end, and everything right behind it."""
+def test_the_lines_of_a_turn_are_written_together(
+    site: MakeSite, buffered: accesslog.BufferedFileHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a loop's thread nothing is in the file, and everything is soon behind it, written in one go."""
     seen: list[str] = []
 
     def write_three() -> None:
@@ -286,8 +291,12 @@ def test_the_lines_of_a_turn_are_written_together(site: MakeSite, buffered: acce
             accesslog.write(exchange(route=f"r{number}"))
             seen.append(text(buffered))
 
+    flushes: list[str] = []
+    flush = buffered.flush
+    monkeypatch.setattr(buffered, "flush", lambda: (flush(), flushes.append(text(buffered))))
     in_one_turn(site(), write_three)
     assert seen == [""] * 3
+    assert len(flushes) == 1
     assert routes_in(buffered) == ["r0", "r1", "r2"]
 
 
@@ -395,6 +404,7 @@ def test_a_loop_that_breaks_writes_what_it_has(site: MakeSite, buffered: accessl
 
         loop.post(write_and_die)
         loop.thread.join(10)
+        log_writer.flush(10)
         assert f" {name} " in text(buffered)
 
 

@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.app.tracing import begin_span
 from pyramid_threaded_proxy.detach.access import at_task_end, descriptor_of, received_at
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.events import ExchangeStarted
-from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, TooManyExchanges, UpstreamsResting
+from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, ThreadsExhausted, TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.limits.admission import Slot
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 
@@ -59,7 +59,7 @@ def _new_slot(engine: Engine, prepared: PreparedExchange, channel: DetachableCha
     exchange = prepared.exchange
     try:
         if channel is not None:
-            _check_descriptors(engine, channel)
+            _check_system(engine, channel)
         return engine.admission.admit(exchange.route, exchange.userid, prepared.policy.limits)
     except TooManyExchanges as error:
         engine.limit_log.reached(error)
@@ -67,15 +67,18 @@ def _new_slot(engine: Engine, prepared: PreparedExchange, channel: DetachableCha
         raise
 
 
-def _check_descriptors(engine: Engine, channel: DetachableChannel) -> None:
-    """The client's own socket tells how many are open."""
+def _check_system(engine: Engine, channel: DetachableChannel) -> None:
+    """Whether there are files and threads left; the client's own socket tells how many files are open."""
     number, with_select = descriptor_of(channel)
     if with_select:
         engine.descriptors.with_select()
     try:
         engine.descriptors.check(number)
+        engine.scheduler.start()  # here, where a refusal can still be told: the first exchange starts the threads
     except DescriptorsExhausted as error:
         raise TooManyExchanges("open files") from error
+    except ThreadsExhausted as error:
+        raise TooManyExchanges("threads of the system") from error
 
 
 def unavailable(error: TooManyExchanges | UpstreamsResting) -> HTTPException:

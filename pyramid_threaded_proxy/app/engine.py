@@ -16,7 +16,7 @@ from pyramid_threaded_proxy.app.operator_log import FailureLog, LimitLog, Misuse
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
-from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed
+from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed, ThreadsExhausted
 from pyramid_threaded_proxy.exchange import Body, Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.limits.admission import Admission
@@ -48,13 +48,13 @@ class Engine:
     def __init__(self, registry: Registry, settings: ProcessSettings) -> None:
         self.registry = registry
         self.settings = settings
-        self.scheduler = Scheduler(settings.threads)
+        self.limit_log = LimitLog()
+        self.scheduler = Scheduler(settings.threads, self.limit_log.waits)
         self.pipes = Pipes()
         self.upstreams = Upstreams(lambda: self.scheduler.loop)
         self.admission = Admission(settings.max_exchanges)
         self.descriptors = Descriptors()
         self.in_flight = InFlight()
-        self.limit_log = LimitLog()
         self.misuse_log = MisuseLog()
         self.failure_log = FailureLog()
         self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)
@@ -62,7 +62,7 @@ class Engine:
         self.router: Callable[..., Any] | None = None
         #: The declared routes by name; complete, and never changed, once the application is created.
         self.routes: dict[str, Route] = {}
-        self.probes = Probes(self.scheduler, self.upstreams, self._tell_change)
+        self.probes = Probes(self.scheduler, self.upstreams, self._probe_found)
         self.observed = EngineObserved(self.routes, self.admission, self.in_flight, self.upstreams, self.scheduler)
         #: Who counts; None while nobody wants to know.
         self.status: Status | None = None
@@ -88,6 +88,7 @@ class Engine:
         client = SocketClient(channel, prepared.policy.timeouts.send)
         relay = Relay(prepared, client, self)
         task = self.scheduler.task(relay.run(), client.endpoint, channel.on_lasting)
+        task.share = prepared.exchange.route
         self.in_flight.add(prepared.exchange, task.cancel)
         if (total := prepared.policy.timeouts.total) is not None:
             task.limit = prepared.exchange.stats.started + total
@@ -95,7 +96,8 @@ class Engine:
         if self._ticker is not None:
             self._ticker.start()
         if prepared.recheck is not None:
-            PermissionWatch(self.scheduler, task, prepared.exchange, prepared.recheck).start()
+            unanswered = self.limit_log.unanswered
+            PermissionWatch(self.scheduler, task, prepared.exchange, prepared.recheck, unanswered).start()
         if self._joined is not task.loop:  # a new process has a new one
             self._joined = task.loop
             channel.join_stop(self, self.scheduler.loop)
@@ -129,30 +131,38 @@ class Engine:
 
     def upstream_changed(self, route: str, upstream: Upstream, reason: str) -> Steps:
         """Steps: an upstream was marked down, or is up again (`relay.RelayContext`)."""
-        yield Call(self._tell_change, route, upstream, reason)
+        event = self._changed(route, upstream, reason)
+        if self.registry.has_listeners:
+            yield from self._told(event)
 
-    def _tell_change(self, route: str, upstream: Upstream, reason: str) -> None:
-        """One line and one event for it. A pool thread, or that of a streamed exchange."""
+    def _probe_found(self, route: str, upstream: Upstream, reason: str) -> None:
+        """The same for what a probe has found. Its thread is no one for the application's subscribers."""
+        event = self._changed(route, upstream, reason)
+        if self.registry.has_listeners:
+            try:
+                self.scheduler.pool.submit(self._notify, event, route)
+            except ThreadsExhausted as error:
+                log.error("the subscribers of %s are not told: %s", type(event).__name__, error)
+
+    def _changed(self, route: str, upstream: Upstream, reason: str) -> UpstreamDown | UpstreamUp:
         if self.status is not None:
             self.status.reasons[route, upstream.url] = reason
-        if reason:
-            log.warning("upstream %s of %s is down: %s", upstream.url, route, reason)
-            self._notify(UpstreamDown(upstream.url, route))
-        else:
-            log.warning("upstream %s of %s is up again", upstream.url, route)
-            self._notify(UpstreamUp(upstream.url, route))
+        return _change(route, upstream, reason)
 
     def ended(self, prepared: PreparedExchange) -> None:
         """The exchange's last byte is out, or there will be none (`relay.RelayContext`)."""
         self.in_flight.remove(prepared.exchange)
         prepared.release()
 
-    def close_body(self, body: Body, in_loop: bool) -> None:
+    def close_body(self, body: Body, share: str | None) -> None:
         """Close a body of the application's (`relay.RelayContext`)."""
-        if in_loop:
-            self.scheduler.pool.submit(_close_body, body)
-        else:
-            _close_body(body)
+        if share is not None:
+            try:
+                self.scheduler.pool.submit(_close_body, body, share)
+                return
+            except ThreadsExhausted:
+                pass  # late for others is better than never
+        _close_body(body)
 
     def report(self, prepared: PreparedExchange) -> Steps | None:
         """The access log; then steps that tell the `complete` hook and the subscribers (`relay.RelayContext`)."""
@@ -177,8 +187,16 @@ class Engine:
                 yield Call(run_hook, "complete", hook, exchange)
             except HookFailed:
                 pass  # its traceback is in the log, and the client has its answer
+            except ThreadsExhausted as error:
+                log.error("the complete hook of %s is not called: %s", exchange.route, error)
         if event is not None:
+            yield from self._told(event)
+
+    def _told(self, event: object) -> Steps:
+        try:
             yield Call(self._notify, event)
+        except ThreadsExhausted as error:
+            log.error("the subscribers of %s are not told: %s", type(event).__name__, error)
 
     def _notify(self, event: object) -> None:
         try:
@@ -214,6 +232,15 @@ class Engine:
         for pool in self.upstreams.pools():
             pool.close()
         self.pipes.close()
+
+
+def _change(route: str, upstream: Upstream, reason: str) -> UpstreamDown | UpstreamUp:
+    """Log that an upstream is down, for `reason`, or is back; the event that tells of it."""
+    if reason:
+        log.warning("upstream %s of %s is down: %s", upstream.url, route, reason)
+        return UpstreamDown(upstream.url, route)
+    log.warning("upstream %s of %s is up again", upstream.url, route)
+    return UpstreamUp(upstream.url, route)
 
 
 def _close_body(body: Body) -> None:

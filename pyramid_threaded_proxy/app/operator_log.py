@@ -56,6 +56,18 @@ class LimitLog:
         if (more := self._quiet.may_tell(error.limit)) is not None:
             log.warning("a request was refused with %d: %s%s", error.status, error, more)
 
+    def waits(self, route: str) -> None:
+        """Code of the application's waits for a thread."""
+        more = self._quiet.may_tell(f"threads of {route}")
+        if more is not None:
+            log.warning("code of the application's for %s waits for a thread: see proxy.threads%s", route, more)
+
+    def unanswered(self, route: str) -> None:
+        """A question of `recheck` was not answered in time."""
+        more = self._quiet.may_tell(f"recheck of {route}")
+        if more is not None:
+            log.warning("an exchange of %s was ended: its permission could not be asked for again%s", route, more)
+
 
 class FailureLog:
     """Tells of exchanges that failed after the detach, where no exception view and no tween sees them. Any thread."""

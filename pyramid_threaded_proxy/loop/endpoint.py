@@ -106,7 +106,7 @@ class Threads(Protocol):
 
     @property
     def pool(self) -> Pool:
-        """The threads for what may block."""
+        """The threads for the application's own code."""
 
     def next_mover(self) -> LoopOfTasks:
         """A loop for a big body."""
@@ -115,8 +115,11 @@ class Threads(Protocol):
 class Pool(Protocol):
     """What a wait sees of the `thread_pool.ThreadPool`."""
 
-    def submit(self, function: Callable[[Any], None], argument: Any) -> None:
-        """Run ``function(argument)`` in one of the threads."""
+    def submit(self, function: Callable[[Any], None], argument: Any, share: str | None = None) -> Any:
+        """Run ``function(argument)`` in one of the threads; what is returned can be withdrawn."""
+
+    def withdraw(self, job: Any) -> bool:
+        """Whether it had not begun; then it never will."""
 
 
 class Waiting(Protocol):
@@ -124,6 +127,7 @@ class Waiting(Protocol):
 
     scheduler: Threads
     loop: LoopOfTasks
+    share: str | None
     deadline: float
     next_look: float
     interruption: ExchangeFailed | None
@@ -134,6 +138,9 @@ class Waiting(Protocol):
 
     def advance(self, value: Any, error: BaseException | None) -> None:
         """Run until the next wait."""
+
+    def resume(self, wait: Any, value: Any, error: BaseException | None) -> None:
+        """Go on with what `wait` has brought, if it is still what the task waits for."""
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have `function` run in this task's loop. Any thread."""

@@ -47,10 +47,14 @@ class IdleClients(Owner):
     def let_all_go(self) -> None:
         """The process stops, or the loop ends."""
         for endpoint in list(self._known):
-            try:
-                self.let_go(endpoint)
-            except Exception:
-                log.exception("giving an idle client back to its server failed")
+            self._let_go_for_good(endpoint)
+
+    def _let_go_for_good(self, endpoint: Endpoint) -> None:
+        """What goes wrong with one is no affair of the others'."""
+        try:
+            self.let_go(endpoint)
+        except Exception:
+            log.exception("giving an idle client back to its server failed")
 
     def on_event(self, endpoint: Endpoint, events: int) -> None:
         self.let_go(endpoint)
@@ -63,4 +67,4 @@ class IdleClients(Owner):
             if now < due:
                 self._looks = True
                 return self._loop.call_at(self, due)
-            self.let_go(endpoint)
+            self._let_go_for_good(endpoint)

@@ -37,15 +37,6 @@ def current_loop() -> Loop | None:
     return _here.loop
 
 
-def after_turn(function: Callable[[], None]) -> bool:
-    """Have `function` run once, when the present turn of this thread's loop is over; False where it is no loop's."""
-    loop = _here.loop
-    if loop is None:
-        return False
-    loop.endings[function] = None
-    return True
-
-
 def run_in_batch(function: Callable[[], None]) -> bool:
     """Have `function` run in this thread's loop, in a row with others, soon; False where it is no loop's."""
     loop = _here.loop
@@ -58,8 +49,8 @@ def run_in_batch(function: Callable[[], None]) -> bool:
 class Batch:
     """What can wait a little, to be done for several exchanges in a row: it takes less time so (`waits.InBatch`).
 
-    In the order in which it came, once there are `BATCH_SIZE`, or a bucket of the timers later. Lives in the loop's
-    thread; any thread may look at `waiting`.
+    In the order in which it came, at the end of a turn with `BATCH_SIZE`, or a bucket of the timers later. Lives in
+    the loop's thread; any thread may look at `waiting`.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -70,9 +61,7 @@ class Batch:
     def add(self, function: Callable[[], None]) -> None:
         """Have `function` run once."""
         self.waiting.append(function)
-        if len(self.waiting) >= BATCH_SIZE:
-            self._loop.endings[self.run] = None
-        elif not self._timed:
+        if not self._timed:
             self._timed = True
             self._loop.call_at(self, self._loop.now)
 
@@ -115,8 +104,6 @@ class Loop:
         self.batched: list[Task] = []
         #: What is done for several exchanges in a row.
         self.batch = Batch(self)
-        #: What is to be done when the present turn is over.
-        self.endings: dict[Callable[[], None], None] = {}
         #: When each task that came here lately has lasted, in that order: most end before, and cost no timer.
         self._young: dict[Task, float] = {}
         self._lasting: set[Task] = set()
@@ -135,6 +122,15 @@ class Loop:
     def tasks(self) -> list[Task]:
         """Those that are here. Any thread; from another one it is a glimpse."""
         return [*list(self._young), *list(self._lasting)]
+
+    def start(self) -> Loop:
+        """Start the thread; raises what keeps it from starting, with nothing left open."""
+        try:
+            self.thread.start()
+        except BaseException:
+            self._poller.close()
+            raise
+        return self
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have ``function(*arguments)`` run in the loop's thread, in the order of the posts. Any thread."""
@@ -197,9 +193,9 @@ class Loop:
             if len(self.batched) >= BATCH_SIZE:
                 self._run_batched()
         self._run_batched()
-        self._timers.run(self.now)
-        if self.endings:
-            self._end_turn()
+        self._timers.run(self.now, _step_failed)
+        if len(self.batch.waiting) >= BATCH_SIZE:
+            self.batch.run()
 
     def _run_batched(self) -> None:
         while self.batched:
@@ -210,22 +206,11 @@ class Loop:
                 except Exception as error:
                     _step_failed(task, error)
 
-    def _end_turn(self) -> None:
-        while self.endings:  # one may bring another
-            for function in list(self.endings):
-                try:
-                    function()
-                except Exception as error:
-                    _step_failed(None, error)
-                finally:
-                    del self.endings[function]  # behind it: until then the loop is busy
-
     def _do_what_is_left(self) -> None:
         """Behind the last turn; each is taken out as it is run, even one that would break this thread once more."""
-        while self.batch.waiting or self.endings:
+        while self.batch.waiting:
             try:
                 self.batch.run()
-                self._end_turn()
             except BaseException:
                 log.exception("while %s, which broke, did what was left", self.thread.name)
 
@@ -250,11 +235,13 @@ class Loop:
                 function, arguments = self._inbox.popleft()
             except IndexError:
                 return  # another thread may pass on the same items
-            task = getattr(function, "__self__", None)
+            owner = getattr(function, "__self__", None)
+            task: object = getattr(owner, "task", owner)  # its own step, or of what is done beside it
             if not isinstance(task, Task) or self._replacement is None or (task.done and function != task.start):
                 continue
-            task.loop = self._replacement
-            task.loop.post(function, *arguments)
+            if isinstance(owner, Task):
+                owner.loop = self._replacement
+            self._replacement.post(function, *arguments)
 
     def enter(self, task: Task) -> None:
         """A task is here from now on; it looks at its deadline once it has lasted."""
@@ -276,7 +263,10 @@ class Loop:
                 return self._timers.add(self, due)
             del self._young[task]
             self._lasting.add(task)
-            task.on_timer(now)
+            try:
+                task.on_timer(now)
+            except Exception as error:
+                _step_failed(task, error)
         self._looks = False
 
     def look_at(self, task: Task, due: float) -> None:
@@ -336,8 +326,13 @@ class Loop:
 def _step_failed(owner: object, error: Exception) -> None:
     """One step of one task raised; what goes wrong there is that task's affair."""
     log.error("a step of the loop failed", exc_info=error)
+    failure = RelayFailed(f"{type(error).__name__}: {error}")
     if isinstance(owner, Task) and not owner.done:
-        owner.advance(None, RelayFailed(f"{type(error).__name__}: {error}"))
+        owner.advance(None, failure)
+    else:
+        task = getattr(owner, "task", None)
+        if isinstance(task, Task):
+            task.cancel(failure)  # what looked after it does so no more
 
 
 def _nothing() -> None:

@@ -53,7 +53,11 @@ class EpollPoller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError:
+            self._epoll.close()
+            raise
         # Edge-triggered: each write is an event of its own, and nobody has to read the counter back.
         self._epoll.register(self._eventfd, READ | select.EPOLLET)
         self._closing = threading.Lock()  # a wake-up that comes late must not reach a descriptor of somebody else's

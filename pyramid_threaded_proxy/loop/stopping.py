@@ -19,6 +19,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
+from pyramid_threaded_proxy.loop import log_writer
+
 log = logging.getLogger("pyramid_threaded_proxy.stopping")
 
 #: Seconds between two looks at what is left.
@@ -158,6 +160,7 @@ class Stop:
         """End as without us. The signal's own handler is restored in any case: another one may call ours."""
         if self.pid == os.getpid():  # a child's copy of the lock in it may be held for ever
             self._over.set()
+            log_writer.flush(log_writer.PATIENCE)
         self.let_signals_go()
         signal.signal(number, self._former[number])
         signal.raise_signal(number)

@@ -44,6 +44,7 @@ class Task:
         "next_look",
         "on_lasting",
         "scheduler",
+        "share",
         "steps",
         "wait",
     )
@@ -58,6 +59,7 @@ class Task:
     ) -> None:
         self.scheduler = scheduler
         self.loop = loop
+        self.share: str | None = None  # whose threads its calls take (`thread_pool`)
         self.steps = steps
         self.client = client
         self.on_lasting = on_lasting
@@ -99,6 +101,11 @@ class Task:
                 return wait.begin(self)
             except Exception as failure:
                 self.wait, error = None, failure
+
+    def resume(self, wait: Wait, value: Any, error: BaseException | None) -> None:
+        """Go on with what `wait` has brought. A task that waits for something else by now does not get it."""
+        if self.wait is wait:
+            self.advance(value, error)
 
     def _end(self) -> None:
         self.done = True

@@ -1,66 +1,182 @@
-"""A small pool of threads for what may block: looking names up, connecting, TLS handshakes, hooks."""
+"""Threads for what may block: a pool of them is a lane, which others can't take.
+
+In one pool nobody takes all: each *share* (a route) gets a thread only while more are free than it has. So a route
+alone gets half of them, and whoever comes next still finds some.
+"""
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from pyramid_threaded_proxy.exceptions import ThreadsExhausted
+
+log = logging.getLogger("pyramid_threaded_proxy.thread_pool")
+
+
+class Job:
+    """A function that waits for a thread. Who claims it first, a thread or whoever withdraws it, decides its fate."""
+
+    __slots__ = ("_unclaimed", "argument", "function", "share")
+
+    def __init__(self, function: Callable[[Any], None], argument: Any, share: str | None) -> None:
+        self.function = function
+        self.argument = argument
+        self.share = share
+        self._unclaimed = [None]
+
+    def claim(self) -> bool:
+        """Whether it is the caller's from now on. Any thread; the first one wins."""
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class ThreadPool:
     """Threads for what may block, started one by one as they are needed, up to `size`.
 
-    `submit` may be called by any thread. The lock guards two counters and is never held while a function runs.
+    Any thread may call. The lock guards the counts and is never held while a function runs. `on_wait` is called with a
+    share that has to wait for a thread, without the lock.
     """
 
-    def __init__(self, size: int, name: str) -> None:
+    def __init__(self, size: int, name: str, on_wait: Callable[[str], None] | None = None) -> None:
         self._size = size
         self._name = name
-        self._queue: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
+        self._on_wait = on_wait
         self._lock = threading.Lock()
-        self._idle = 0
+        self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # never more than there are threads for
+        self._given = 0  # threads that run something, or will at once
+        self._held: dict[str | None, int] = {}  # of these, by share
+        self._waiting: dict[str | None, deque[Job]] = {}  # by share; the one whose turn is next comes first
         self._stopped = False
         self._threads: list[threading.Thread] = []
 
     @property
     def busy(self) -> int:
         """Threads that run something at this moment. Any thread."""
-        return len(self._threads) - self._idle
+        return self._given
 
-    def submit(self, function: Callable[[Any], None], argument: Any) -> None:
-        """Run ``function(argument)`` in one of the threads. `function` must not raise."""
-        thread = None
+    def submit(self, function: Callable[[Any], None], argument: Any, share: str | None = None) -> Job:
+        """Run ``function(argument)`` in one of the threads; without a `share` in any that is free.
+
+        Raises `ThreadsExhausted` if there is no thread and none can be started; then nothing waits here.
+        """
+        job = Job(function, argument, share)
         with self._lock:
             if self._stopped:
                 # Nobody waits in the queue any more, and what is still to be given back must be.
-                thread = threading.Thread(target=function, args=(argument,), name=f"{self._name}-late", daemon=True)
-            else:
-                self._queue.put((function, argument))
-                if self._idle < self._queue.qsize() and len(self._threads) < self._size:
-                    name = f"{self._name}-{len(self._threads)}"
-                    thread = threading.Thread(target=self._main, name=name, daemon=True)
-                    self._threads.append(thread)
-        if thread is not None:
+                self._start(lambda: _run(job), f"{self._name}-late")
+                return job
+            self._waiting.setdefault(share, deque()).append(job)
+            try:
+                self._give(may_start=True)
+            except ThreadsExhausted:
+                self._take_out(job)
+                raise
+            waits = share is not None and share in self._waiting
+        if waits and self._on_wait is not None:
+            self._on_wait(share or "")
+        return job
+
+    def withdraw(self, job: Job) -> bool:
+        """Whether it had not begun; then it never will, and nothing of it is kept."""
+        if not job.claim():
+            return False
+        with self._lock:
+            self._take_out(job)
+        return True
+
+    def _take_out(self, job: Job) -> None:
+        waiting = self._waiting.get(job.share)
+        if waiting is not None and job in waiting:
+            waiting.remove(job)
+            if not waiting:
+                del self._waiting[job.share]
+
+    def _give(self, may_start: bool) -> None:
+        """Give the free threads to those whose turn it is. Under the lock."""
+        while self._given < self._size and (share := self._next()) is not _NOBODY:
+            if self._given == len(self._threads) and not (may_start and self._grow()):
+                return
+            waiting = self._waiting.pop(share)
+            self._ready.put(waiting.popleft())
+            self._given += 1
+            self._held[share] = self._held.get(share, 0) + 1
+            if waiting:
+                self._waiting[share] = waiting  # behind the others
+
+    def _next(self) -> Any:
+        free = self._size - self._given
+        for share in self._waiting:
+            if share is None or free > self._held.get(share, 0):
+                return share
+        return _NOBODY
+
+    def _grow(self) -> bool:
+        """Start one more thread; False where that fails and those that there are have to do."""
+        try:
+            self._threads.append(self._start(self._main, f"{self._name}-{len(self._threads)}"))
+        except ThreadsExhausted:
+            if not self._threads:
+                raise
+            return False
+        return True
+
+    def _start(self, main: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=main, name=name, daemon=True)
+        try:
             thread.start()
+        except (RuntimeError, MemoryError) as error:
+            raise ThreadsExhausted(f"{name} can't be started: {error}") from None
+        return thread
 
     def _main(self) -> None:
-        while True:
+        while (job := self._ready.get()) is not None:
+            _run(job)
             with self._lock:
-                self._idle += 1
-            item = self._queue.get()
-            with self._lock:
-                self._idle -= 1
-            if item is None:
-                return
-            item[0](item[1])
-            del item  # an idle thread keeps nothing of the last exchange alive
+                self._given -= 1
+                self._let_go(job.share)
+                del job  # an idle thread keeps nothing of the last exchange alive
+                self._give(may_start=False)
+
+    def _let_go(self, share: str | None) -> None:
+        left = self._held[share] - 1
+        if left:
+            self._held[share] = left
+        else:
+            del self._held[share]
 
     def stop(self) -> list[threading.Thread]:
-        """Let the threads end when the queue is empty; returns them."""
+        """Let the threads end when nothing waits any more; returns them."""
         with self._lock:
             self._stopped = True
+            for waiting in self._waiting.values():  # whoever's turn it is: what is to be given back must be
+                for job in waiting:
+                    self._given += 1
+                    self._held[job.share] = self._held.get(job.share, 0) + 1
+                    self._ready.put(job)
+            self._waiting.clear()
             threads = list(self._threads)
         for _ in threads:
-            self._queue.put(None)
+            self._ready.put(None)
         return threads
+
+
+#: No share is next.
+_NOBODY = object()
+
+
+def _run(job: Job) -> None:
+    """Whatever it raises, the thread goes on."""
+    if not job.claim():
+        return
+    try:
+        job.function(job.argument)
+    except BaseException:
+        log.exception("what ran in a thread of a pool raised")

@@ -7,6 +7,7 @@ An entry lies in one bucket; when the bucket comes up, its owner looks at the re
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Protocol
 
 #: Seconds: how late a deadline may be noticed.
@@ -43,9 +44,12 @@ class Timers:
             return None
         return max(0.0, self._ticks[0] * GRANULARITY - now)
 
-    def run(self, now: float) -> None:
-        """Call every entry whose bucket has come up."""
+    def run(self, now: float, failed: Callable[[Timed, Exception], None]) -> None:
+        """Call every entry whose bucket has come up. One that raises is told to `failed`, and the others are called."""
         ticks = self._ticks
         while ticks and ticks[0] * GRANULARITY <= now:
             for entry in self._buckets.pop(heapq.heappop(ticks)):
-                entry.on_timer(now)
+                try:
+                    entry.on_timer(now)
+                except Exception as error:
+                    failed(entry, error)

@@ -195,44 +195,36 @@ class Call(Wait):
     """Runs ``function(*arguments)`` in the pool; its value is what that returns, what it raises is raised in the task.
 
     One that has begun is never abandoned half-way: an interruption waits until it ends, so that what it made has an
-    owner. One that still waits for a thread is withdrawn.
+    owner. One that still waits for a thread is withdrawn. What it returns reaches the task only while that waits for
+    this very call. Raises `ThreadsExhausted` in the task if there is no thread for it.
     """
 
-    __slots__ = ("_ticket", "arguments", "function")
+    __slots__ = ("_job", "arguments", "function")
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function = function
         self.arguments = arguments
-        self._ticket = [None]  # who takes it, the pool or an interruption, decides
+        self._job: Any = None
 
     def begin(self, task: Waiting) -> None:
-        task.scheduler.pool.submit(self._run, task)
-
-    def _taken(self) -> bool:
-        try:
-            self._ticket.pop()
-        except IndexError:
-            return True
-        return False
+        self._job = task.scheduler.pool.submit(self._run, task, task.share)
 
     def _run(self, task: Waiting) -> None:
-        if self._taken():
-            return
         try:
             value = self.function(*self.arguments)
         except BaseException as error:
-            task.post(task.advance, None, error)
+            task.post(task.resume, self, None, error)
         else:
-            task.post(task.advance, value, None)
+            task.post(task.resume, self, value, None)
 
     def block(self) -> Any:
         return self.function(*self.arguments)
 
     def interrupt(self, task: Waiting, error: ExchangeFailed) -> None:
-        if self._taken():
-            task.interruption = error
-        else:
+        if task.scheduler.pool.withdraw(self._job):
             task.advance(None, error)
+        else:
+            task.interruption = error
 
 
 class Hop(Wait):

@@ -10,7 +10,7 @@ import webob
 from webob.acceptparse import create_accept_header
 from webob.exc import status_map
 
-from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ValueRefused
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, ThreadsExhausted, ValueRefused
 from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
@@ -25,6 +25,9 @@ log = logging.getLogger("pyramid_threaded_proxy.own_answer")
 _LONGEST_ACCEPT = 1024
 #: Our own preference comes first.
 _FORMS = ("text/html", "application/json", "text/plain")
+
+#: Iterators that run no code of the application's.
+_IN_MEMORY: tuple[type, ...] = (type(iter([])), type(iter(())))
 
 #: What the client is told; the exception itself is for the log.
 _EXPLANATIONS = {
@@ -93,7 +96,10 @@ def ask_headers_hook(hook: ExchangeHook, exchange: Exchange, answer: UpstreamAns
 
 
 def send_response(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
-    """Steps: answer with a WebOb response, whose body is read, and closed, in pool threads."""
+    """Steps: answer with a WebOb response, whose body is read, and closed, in the application's threads.
+
+    One that is in memory needs none of them: whoever holds those must not hold up the page that says so.
+    """
     if response.status_int < 200:
         raise HookFailed(f"a hook answered with the interim status {response.status_int}")
     if isinstance(response, Exception):
@@ -104,9 +110,18 @@ def send_response(response: webob.Response, prepared: PreparedExchange, client: 
         _close(response)
         raise
     except BaseException:
-        yield Call(_close, response)
+        yield from _closed(response)
         raise
-    yield Call(_close, response)
+    yield from _closed(response)
+
+
+def _closed(response: webob.Response) -> Steps:
+    """Steps: close it, where there is something to close."""
+    if hasattr(response.app_iter, "close"):
+        try:
+            yield Call(_close, response)
+        except ThreadsExhausted:
+            _close(response)  # late for others is better than never
 
 
 def _send(response: webob.Response, prepared: PreparedExchange, client: Client) -> Steps:
@@ -129,8 +144,9 @@ def _send_chunks(
     chunks: Any, framing: Framing, length: int | None, prepared: PreparedExchange, client: Client
 ) -> Steps:
     chunked = framing is CHUNKED and client.passes_framing and client.minor > 0
+    in_memory = isinstance(chunks, _IN_MEMORY)
     left = length or 0
-    while (chunk := (yield Call(_next_chunk, chunks))) is not None:
+    while (chunk := _next_chunk(chunks) if in_memory else (yield Call(_next_chunk, chunks))) is not None:
         if length is not None and (left := left - len(chunk)) < 0:
             raise HookFailed("a response's body is longer than its Content-Length")
         if chunk:
@@ -143,7 +159,7 @@ def _send_chunks(
 
 
 def _next_chunk(chunks: Any) -> bytes | None:
-    """The next piece of an application's iterable. A pool thread."""
+    """The next piece of an application's iterable; its code may block."""
     try:
         return next(chunks, None)
     except Exception as error:

@@ -17,7 +17,7 @@ from pyramid_threaded_proxy.relay.destination import Destination
 from pyramid_threaded_proxy.settings.table import RouteSettings
 from pyramid_threaded_proxy.upstream.tls import Tls
 
-#: Asks whether an exchange may go on. Runs in a pool thread.
+#: Asks whether an exchange may go on. Runs in a thread for such questions.
 Check = Callable[[Exchange], bool]
 
 

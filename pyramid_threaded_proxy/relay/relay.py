@@ -19,6 +19,7 @@ from pyramid_threaded_proxy.exceptions import (
     HookFailed,
     ReadTimedOut,
     RelayFailed,
+    ThreadsExhausted,
     UpstreamGone,
     ValueRefused,
 )
@@ -56,8 +57,8 @@ class RelayContext(AttemptsContext, Protocol):
     def ended(self, prepared: PreparedExchange) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
 
-    def close_body(self, body: Body, in_loop: bool) -> None:
-        """Close a body of the application's: its code may block, and so runs in a pool thread where there are some."""
+    def close_body(self, body: Body, share: str | None) -> None:
+        """Close a body of the application's: its code may block, and so runs in a thread of `share`, if that is one."""
 
     def report(self, prepared: PreparedExchange) -> Steps | None:
         """Tell the log; steps that tell hooks and subscribers, None where there are none."""
@@ -113,7 +114,8 @@ class Relay:
             self._client.break_off()
         body = self._exchange.request.body
         if body is not None and body.owned:
-            self._context.close_body(body, self._client.endpoint is not None)
+            in_loop = self._client.endpoint is not None
+            self._context.close_body(body, self._exchange.route if in_loop else None)
         self._exchange.stats.finished = time.monotonic()
         self._attempts.release()
         self._context.ended(self._prepared)
@@ -299,8 +301,8 @@ class Relay:
         if self._policy.hooks.error is not None:
             try:
                 instead = yield Call(run_answering_hook, "error", self._policy.hooks.error, exchange)
-            except HookFailed:
-                pass  # its traceback is in the log, and the first error is the one that counts
+            except (HookFailed, ThreadsExhausted):
+                pass  # a traceback is in the log, and the first error is the one that counts
         if self._client.opened or isinstance(error, (ClientGone, ClientTimedOut)):
             return
         yield from self._answer_instead(instead or error_response(error, self._prepared.accept))

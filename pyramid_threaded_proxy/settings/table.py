@@ -175,7 +175,7 @@ PROCESS_KEYS: tuple[Key, ...] = (
     Key("file", values.path, None, "a path or an asset spec", "a YAML file with more settings; ini wins over it"),
     Key(
         "threads", values.integer(1, 1000), "8", "1 to 1000",
-        "threads for the application's own code that may block: hooks, subscribers, iterables",
+        "threads for the application's own code, such as hooks; one route gets half of those that are free",
     ),
     Key(
         "max_exchanges", values.integer(1, 10**6), "1000", "1 to 1000000",

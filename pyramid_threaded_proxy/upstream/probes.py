@@ -12,7 +12,7 @@ from pyramid_threaded_proxy.http.head import HeadReader, render_head
 from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
-from pyramid_threaded_proxy.loop.waits import Call, Ready, Returning, Steps
+from pyramid_threaded_proxy.loop.waits import Ready, Returning, Steps
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.connections import Connection, Upstreams
 from pyramid_threaded_proxy.upstream.tls import Tls
@@ -20,7 +20,7 @@ from pyramid_threaded_proxy.upstream.tls import Tls
 #: Seconds: an upstream that needs longer to say that it is well is not.
 PATIENCE = 5.0
 
-#: Told of a change, for the reason that is given, in a pool thread.
+#: Told of a change, for the reason that is given, in a thread of the probes.
 Tell = Callable[[str, Upstream, str], None]
 
 
@@ -80,7 +80,7 @@ class Probes:
         else:
             reason = "" if 200 <= status < 400 else f"its probe was answered with {status}"
         if health.probe_failed() if reason else health.probe_succeeded():
-            yield Call(self._tell, probed.route, upstream, reason)
+            self._tell(probed.route, upstream, reason)
 
     def status(self, probed: Probed, upstream: Upstream, watched: bool = False) -> Returning[int]:
         """Steps: ask one upstream, and note nothing; `watched` in a loop. Raises `ExchangeFailed` and `OSError`."""

@@ -23,7 +23,7 @@ from pyramid_threaded_proxy.exchange import UpstreamAnswer, UpstreamRequest
 from pyramid_threaded_proxy.hooks import NAMES
 from pyramid_threaded_proxy.http import framing, head
 from pyramid_threaded_proxy.limits.in_flight import InFlight
-from pyramid_threaded_proxy.loop import lingering, timers
+from pyramid_threaded_proxy.loop import lingering, log_writer, scheduler, timers
 from pyramid_threaded_proxy.loop.loop import BATCH_SIZE
 from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
@@ -199,7 +199,14 @@ def test_figures_are_those_of_the_code() -> None:
     assert "Its pipes hold 1 MiB" in prose("how-fast.md")
     assert timers.GRANULARITY == 0.02
     assert "Sixteen lines, or those of 20 milliseconds" in prose("how-fast.md")
-    assert "some 20 milliseconds after its exchange" in prose("operating.md")
+    assert timers.GRANULARITY + log_writer.GATHER < 0.05
+    assert "some 50 milliseconds after its exchange" in prose("operating.md")
+    assert log_writer.MOST_WAITING == 10_000
+    assert "Ten thousand lines may wait" in prose("operating.md")
+    assert scheduler.RECHECKERS == 8
+    assert "one of eight threads that are there" in prose("limits.md")
+    assert "| eight for questions |" in prose("how-detaching-works.md")
+    assert "| four for probes |" in prose("how-detaching-works.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
     for page in ("limits.md", "operating.md"):

@@ -16,11 +16,10 @@ import pytest
 
 from pyramid_threaded_proxy.exceptions import ClientGone, ExchangeClosed, ReadTimedOut, RelayFailed
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
-from pyramid_threaded_proxy.loop.loop import BATCH_SIZE, Loop, after_turn, run_in_batch
+from pyramid_threaded_proxy.loop.loop import BATCH_SIZE, Loop, run_in_batch
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
 from pyramid_threaded_proxy.loop.scheduler import MOVERS, Scheduler
 from pyramid_threaded_proxy.loop.task import Task
-from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
 from pyramid_threaded_proxy.loop.waits import IN_BATCH, Call, Hop, Ready, Steps
 from tests.support.leaks import open_descriptors, own_threads
 from tests.support.origin import MakeOrigin, echo, in_turn
@@ -78,7 +77,7 @@ def test_nothing_starts_before_the_first_task(scheduler: Scheduler) -> None:
     trace = Trace()
     start(scheduler, _saying(trace, "a"))
     trace.wait(1)
-    assert len(threads()) == 1 + MOVERS
+    assert len(threads()) == 2 + MOVERS  # and the log's writer
 
 
 def _saying(trace: Trace, what: Any) -> Steps:
@@ -459,30 +458,32 @@ def test_stop_ends_the_threads_and_what_is_under_way(pair: Pair) -> None:
     assert threads() == []
 
 
-# The pool
-
-
-def test_the_pool_grows_only_as_it_must() -> None:
-    """An idle thread is used before one is started, and there are never more than its size."""
-    pool, done = ThreadPool(2, "pproxy-pool"), threading.Semaphore(0)
-    for _ in range(5):
-        pool.submit(lambda _: done.release(), None)
-        assert done.acquire(timeout=10)
-        wait_until(lambda: pool._idle == 1, "the thread to be idle")
-    assert threads() == ["pproxy-pool-0"]
-    gate = threading.Event()
-    for _ in range(6):
-        pool.submit(lambda _: (gate.wait(10), done.release()), None)
-    assert len(threads()) == 2
-    gate.set()
-    for _ in range(6):
-        assert done.acquire(timeout=10)
-    for thread in pool.stop():
-        thread.join(10)
-    assert threads() == []
-
-
 # What survives
+
+
+def test_a_timer_that_raises_ends_its_own_task_alone(
+    scheduler: Scheduler, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop is the same, the others that begin to last in the same turn do so, and later deadlines are kept."""
+    trace = Trace()
+
+    def steps(name: str) -> Steps:
+        near, _far = map(stack.enter_context, socket.socketpair())
+        near.setblocking(False)
+        try:
+            yield Ready(Endpoint(near), READ, 0.3, ReadTimedOut)
+        except Exception as error:
+            trace((name, type(error).__name__))
+
+    def fail() -> None:
+        raise LookupError("no such thing")
+
+    loop = scheduler.start()
+    tasks = [scheduler.task(steps("broken"), None, fail), scheduler.task(steps("well"), None, lambda: trace("lasts"))]
+    loop.post(lambda: [task.start() for task in tasks])
+    assert trace.wait(3) == [("broken", "RelayFailed"), "lasts", ("well", "ReadTimedOut")]
+    assert scheduler.loop is loop
+    assert "LookupError: no such thing" in caplog.text
 
 
 def _die() -> None:
@@ -490,17 +491,16 @@ def _die() -> None:
     raise SystemExit("a fault of the loop")
 
 
-@pytest.mark.parametrize("later", [run_in_batch, after_turn], ids=["row", "turn's end"])
-def test_what_breaks_a_loop_again_and_again(scheduler: Scheduler, later: Callable[[Callable[[], None]], bool]) -> None:
-    """As a handler of the log may, for each line: the others are done all the same, and its descriptors are closed."""
+def test_what_breaks_a_loop_again_and_again(scheduler: Scheduler) -> None:
+    """Whatever waits for others behind it is done all the same, and its descriptors are closed."""
     trace = Trace()
     loop = scheduler.start()
     before = len(open_descriptors())
 
     def turn() -> None:
         for _ in range(2):
-            assert later(lambda: _die())
-        assert later(lambda: trace("other"))
+            assert run_in_batch(lambda: _die())
+        assert run_in_batch(lambda: trace("other"))
 
     loop.post(turn)
     loop.thread.join(10)
@@ -539,36 +539,13 @@ def test_what_comes_while_a_loop_is_replaced_begins_in_the_next(
         client.close()
 
 
-def test_a_turn_that_is_not_over_is_busy() -> None:
-    """What is to be done at its end, such as writing the log, is waited for when the process stops."""
-    scheduler = Scheduler(1)
-    loop = scheduler.start()
-    seen: list[bool] = []
-    done = threading.Event()
-
-    def end() -> None:
-        seen.append(scheduler.busy())
-        loop.post(done.set)
-
-    def turn() -> None:
-        assert after_turn(end)
-        seen.append(scheduler.busy())
-
-    loop.post(turn)
-    assert done.wait(10)
-    assert seen == [True, True]
-    wait_until(lambda: not scheduler.busy(), "the turn's end")
-    assert not after_turn(end)
-    scheduler.stop()
-
-
 def in_a_row(scheduler: Scheduler, trace: Trace, count: int) -> Callable[[], None]:
-    """What has `count` functions wait for each other; it says "turn" at the end of the turn that it runs in."""
+    """What has `count` functions wait for each other; it says "turn" in the next turn."""
 
     def turn() -> None:
         for number in range(count):
             assert run_in_batch(lambda number=number: trace((number, scheduler.busy())))  # type: ignore[misc]
-        assert after_turn(lambda: trace("turn"))
+        scheduler.loop.post(trace, "turn")
 
     return turn
 
@@ -709,5 +686,5 @@ def test_a_fork_after_use_starts_anew() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     child, parent = done.stdout.splitlines()
-    assert child.startswith("True ['pproxy-loop', 'pproxy-mover-1', 'pproxy-mover-2'")
+    assert child.startswith("True ['pproxy-log', 'pproxy-loop', 'pproxy-mover-1', 'pproxy-mover-2'")
     assert parent == "2"

@@ -5,7 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_threaded_proxy.loop.timers import GRANULARITY, Timers
+from pyramid_threaded_proxy.loop.timers import GRANULARITY, Timed, Timers
+
+
+def fail(entry: Timed, error: Exception) -> None:
+    """None of these raises."""
+    raise error
 
 
 class Entry:
@@ -22,10 +27,10 @@ def test_an_entry_is_called_once_soon_after_it_is_due() -> None:
     """Not before its time, and at most one bucket later."""
     timers, entry = Timers(), Entry()
     timers.add(entry, 100.0)
-    timers.run(99.99)
+    timers.run(99.99, fail)
     assert entry.calls == []
-    timers.run(100.0 + GRANULARITY)
-    timers.run(200.0)
+    timers.run(100.0 + GRANULARITY, fail)
+    timers.run(200.0, fail)
     assert entry.calls == [100.0 + GRANULARITY]
 
 
@@ -37,7 +42,7 @@ def test_nothing_is_early_and_nothing_is_forgotten(dues: list[float], turns: lis
     for due, entry in entries:
         timers.add(entry, due)
     for now in sorted(turns):
-        timers.run(now)
+        timers.run(now, fail)
     for due, entry in entries:
         assert len(entry.calls) <= 1
         assert all(now >= due for now in entry.calls)
@@ -55,7 +60,7 @@ def test_the_time_to_sleep_ends_with_the_next_bucket(dues: list[float], now: flo
     timeout = timers.timeout(now)
     assert timeout is not None
     assert timeout >= 0
-    timers.run(now + timeout + 1e-6)
+    timers.run(now + timeout + 1e-6, fail)
     assert any(entry.calls for entry in entries)
 
 
@@ -65,7 +70,7 @@ def test_without_entries_one_sleeps_for_ever() -> None:
     assert timers.timeout(5.0) is None
     timers.add(Entry(), 6.0)
     assert timers.timeout(5.0) is not None
-    timers.run(7.0)
+    timers.run(7.0, fail)
     assert timers.timeout(7.0) is None
 
 
@@ -82,7 +87,7 @@ def test_an_entry_may_add_itself_again() -> None:
     entry = Again()
     timers.add(entry, 1.0)
     for now in (1.5, 2.9, 4.5):
-        timers.run(now)
+        timers.run(now, fail)
     assert entry.calls == [1.5, 2.9, 4.5]
 
 
@@ -94,7 +99,7 @@ def test_a_turn_looks_only_at_what_is_due() -> None:
         timers.add(entry, 1000.0)
     for entry in near:
         timers.add(entry, 1.0)
-    timers.run(2.0)
+    timers.run(2.0, fail)
     assert [len(entry.calls) for entry in near] == [1, 1, 1]
     assert not any(entry.calls for entry in far)
 
@@ -105,3 +110,20 @@ def test_many_deadlines_share_few_buckets() -> None:
     for number in range(10_000):
         timers.add(Entry(), 50.0 + number * GRANULARITY / 20_000)
     assert len(timers._ticks) <= 2
+
+
+def test_one_that_raises_ends_alone() -> None:
+    """The others of its bucket and of later ones are called, and it is told of."""
+
+    class Broken:
+        def on_timer(self, now: float) -> None:
+            raise LookupError("no such deadline")
+
+    timers, broken, entries, failed = Timers(), Broken(), [Entry(), Entry(), Entry()], []
+    timers.add(entries[0], 1.0)
+    timers.add(broken, 1.0)
+    timers.add(entries[1], 1.0)
+    timers.add(entries[2], 2.0)
+    timers.run(3.0, lambda entry, error: failed.append((entry, type(error))))
+    assert [entry.calls for entry in entries] == [[3.0]] * 3
+    assert failed == [(broken, LookupError)]

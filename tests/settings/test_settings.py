@@ -104,7 +104,8 @@ def test_route_defaults() -> None:
         hooks_request=None, hooks_response=None, hooks_headers=None, hooks_complete=None,
         hooks_error=None, connect_timeout=5.0, read_timeout=60.0, send_timeout=60.0, max_body=None, max_head=65536,
         buffer=262144, retries=1, balance="round_robin", health_fails=3, health_pause=10.0, health_path=None,
-        health_interval=10.0, keepalive=32, keepalive_time=3600.0, tls_verify=True, tls_ca_file=None, tls_cert_file=None, tls_key_file=None,
+        health_interval=10.0, keepalive=32, keepalive_time=3600.0,
+        tls_verify=True, tls_ca_file=None, tls_cert_file=None, tls_key_file=None,
         tls_server_name=None,
     )  # fmt: skip
 

@@ -169,47 +169,6 @@ def test_a_server_that_refuses_the_head_leaves_nothing_behind(origin: MakeOrigin
     assert len(here.engine.in_flight) == 0
 
 
-def test_a_call_that_has_not_begun_is_withdrawn(
-    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While every pool thread runs a hook, an exchange that waits for one can still be ended."""
-    busy, go_on = threading.Semaphore(0), threading.Event()
-
-    def holding(exchange: Any) -> None:
-        busy.release()
-        go_on.wait(PATIENCE)
-
-    monkeypatch.setattr(f"{__name__}._hook", holding)
-    hooked = {"hooks__headers": f"{__name__}.hook"}
-    url = origin(echo).url
-    here = site(route("slow", url, **hooked) | route("r", url, **hooked) | {"proxy.threads": "2"})
-    clients = []
-    for path in ("/slow/", "/slow/", "/r/"):
-        client = here.client()
-        client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        clients.append(client)
-        if path == "/slow/":
-            assert busy.acquire(timeout=PATIENCE)
-    wait_until(lambda: len(here.engine.in_flight) == 3)
-    wait_until(lambda: all(task.lasting for task in here.engine.scheduler.loop.tasks), "the tasks to last")
-    assert here.engine.in_flight.close(route="r") == 1
-    assert clients[2].head()[0].startswith("HTTP/1.1 503 ")
-    go_on.set()
-    for client in clients[:2]:
-        assert client.head()[0].startswith("HTTP/1.1 200 ")
-    for client in clients:
-        client.close()
-
-
-def _hook(exchange: Any) -> None:
-    """What `hook` does in a test that says nothing else: nothing."""
-
-
-def hook(exchange: Any) -> None:
-    """A hook by its dotted name."""
-    _hook(exchange)
-
-
 def test_the_hand_over_comes_last(origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker touches neither exchange, channel nor threads once the loop has them: they may be over by then.
 

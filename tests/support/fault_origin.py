@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import TracebackType
 
@@ -25,7 +26,7 @@ from tests.support.wire import OriginWire, Request
 
 #: Where an answer goes wrong: before its head, in its head, in its body (in a chunk's data), in a chunk's size line.
 STAGES = ("before", "head", "body", "size-line")
-#: How: reset, an end of the stream, silence, bytes that mean nothing, or the process is killed.
+#: How: reset, an end of the stream, silence, bytes that mean nothing, or the process is killed. It may `pause` as well.
 HOWS = ("reset", "close", "hang", "garbage", "kill")
 FRAMINGS = ("length", "chunked", "close")
 
@@ -138,6 +139,8 @@ class _Answer:
             return
         if self._how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._how == "pause":
+            return time.sleep(0.15)
         if self._how == "reset":
             self._wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self._how == "hang":
@@ -167,6 +170,8 @@ def _serve(wire: OriginWire) -> None:
         if request.target.startswith("/flood/"):
             _, _, framing, size = request.target.split("/")
             _flood(wire, framing, int(size))
+        elif (user := request.one("X-User")) is not None and f"/{user}-" not in request.target:
+            return wire.answer(b"another user", status="418 Wrong User")
         elif request.body and request.body != sealed(request.target):
             return wire.answer(b"another body", status="418 Wrong Body")
         elif not _Answer(wire, request).send():

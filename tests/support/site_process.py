@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.support.paths import ROOT
+from tests.support.site import Policy
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -159,6 +160,8 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     if "proxy.status.prefix" in settings:
         config.set_security_policy(_Anybody())
     config.include("pyramid_threaded_proxy")
+    if "test.users" in settings:
+        config.set_security_policy(Policy())
     engine = config.registry["pyramid_threaded_proxy.engine"]
 
     def vitals(request: Request) -> Response:
