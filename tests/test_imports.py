@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {"http.names"},
     "exceptions": set(),
     "tween": {"app", "http"},
-    "scripts": {"loop", "app", "settings", "upstream"},
+    "scripts": {"app", "settings", "upstream", "loop.waits"},
     "__init__": {"app", "settings", "limits", "exchange", "events"},
 }  # fmt: skip
 ROOMS = set(MAY_IMPORT) - ROOT

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from math import inf
+from time import time as wall_clock
 
 #: So many different users whose requests failed are remembered; of more, nobody may try before the pause is over.
 MOST_BLAMED = 256
@@ -185,7 +186,7 @@ class Health:
         with self._lock:
             self._probe_failures = 0
             self._by_probe = False
-            self._asked = (time.time(), True)
+            self._asked = (wall_clock(), True)
             if not self.down or time.monotonic() < self._until:
                 return False
             self._failures = 0
@@ -197,7 +198,7 @@ class Health:
         """The active probe is not; returns whether this marks it down."""
         with self._lock:
             self._probe_failures += 1
-            self._asked = (time.time(), False)
+            self._asked = (wall_clock(), False)
             if self._probe_failures < (self.fails or 1):
                 return False
             self._by_probe = True

@@ -53,6 +53,15 @@ def test_alert_rules_are_rules(need_program: Callable[[str], str]) -> None:
     assert names_in(rule["expr"] for rule in rules) <= exposed()
 
 
+def test_the_scrape_config_is_one(need_program: Callable[[str], str], tmp_path: Path) -> None:
+    """Prometheus takes the example."""
+    (example,) = blocks("metrics.md", "text")
+    (tmp_path / "prometheus.yml").write_text(example.text)
+    command = [need_program("promtool"), "check", "config", "--syntax-only", tmp_path / "prometheus.yml"]
+    checked = subprocess.run(command, capture_output=True, timeout=60)
+    assert checked.returncode == 0, checked.stderr
+
+
 def exposed() -> set[str]:
     """The names of all samples."""
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}

@@ -29,8 +29,11 @@ from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
 from pyramid_threaded_proxy.settings import table
 from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
+from pyramid_threaded_proxy.status.counts import REASONS
 from pyramid_threaded_proxy.upstream import balance
 from pyramid_threaded_proxy.upstream import connections as upstream
+from tests.docs.test_operating_pages import exposed
+from tests.status.test_metrics import TABLE
 from tests.support.docs import DOCS, GENERATED, LINK, PAGES, blocks, prose, quoted, rows, section
 from tests.support.paths import ROOT
 
@@ -40,7 +43,7 @@ from tests.support.paths import ROOT
 @pytest.mark.parametrize("page", PAGES)
 def test_every_example_is_in_a_language_that_runs(page: str) -> None:
     """An example in a language that no test here runs would never be run."""
-    assert {block.language for block in blocks(page)} <= {"python", "ini", "yaml", "console"}
+    assert {block.language for block in blocks(page)} <= {"python", "ini", "yaml", "console", "text"}
     assert "```" not in prose(page)
 
 
@@ -56,7 +59,8 @@ def test_links_resolve(page: str) -> None:
         name, _, fragment = link.partition("#")
         path = folder / name if name else folder / page
         assert path.is_file(), f"{page} links to {link}"
-        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        text = path.read_text(encoding="utf-8") if path.suffix == ".md" else ""
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         assert not fragment or fragment in map(anchor, headings), f"{page} links to {link}"
 
 
@@ -78,6 +82,8 @@ FOREIGN_PATHS = {
     "pyramid.threadlocal.get_current_request", "pyramid_retry", "pyramid_tm", "waitress.server.BaseWSGIServer",
     "waitress.channel.HTTPChannel", "pyramid.authentication.AuthTktCookieHelper",
     "paste.app_factory", "pyramid_exclog", "pyramid_debugtoolbar", "pyramid_openapi3", "exc_logger",
+    "pyramid.authentication.SessionAuthenticationHelper", "prometheus_client",
+    "opentelemetry.sdk.trace.export.BatchSpanProcessor",
 }  # fmt: skip
 #: PEP 3333, and what `detach` relies on in waitress; `test_waitress_contract` looks for that.
 OTHER_NAMES = {
@@ -85,6 +91,7 @@ OTHER_NAMES = {
     "policy.settings.buffer", "pyramid_threaded_proxy.operator_log",
     # c2cgeoportal's, and a parameter of MapServer's.
     "headers_whitelist", "headers_blacklist", "host_forward_host", "query.set.user_id",
+    "proxy_status_csrf", "status.json",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
@@ -119,6 +126,8 @@ def known_names() -> set[str]:
         | attributes("exchange.response.", UpstreamAnswer)
         | {"event.exchange", "request.params", "request.cookies"}
     )
+    functions |= {"request.proxy_exchanges.close", "config.proxy_collector"}
+    values |= {*accesslog.VALUES, *REASONS, *exposed(), *TABLE, *(f"proxy_{name}" for name in ("exchanges", "refused"))}
     own = {*settings, *(f"proxy.{name}" for name in settings)}
     foreign = FOREIGN_PATHS | {path.rpartition(".")[2] for path in FOREIGN_PATHS}
     return own | functions | arguments | values | foreign | WAITRESS_SETTINGS | OTHER_NAMES
@@ -130,7 +139,7 @@ def is_file(name: str) -> bool:
 
 
 def is_class(name: str) -> bool:
-    homes = (pyramid_threaded_proxy, waitress.channel, waitress.server, table, balance, hooks)
+    homes = (pyramid_threaded_proxy, accesslog, waitress.channel, waitress.server, table, balance, hooks)
     first, *rest = name.split(".")
     found = next((getattr(home, first) for home in homes if hasattr(home, first)), vars(builtins).get(first))
     for attribute in rest:
