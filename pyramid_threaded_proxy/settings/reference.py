@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS, Key
+from pyramid_threaded_proxy.settings.keys import Key
+from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
+from pyramid_threaded_proxy.settings.table import ROUTE_KEYS
 
 _INTRODUCTION = """\
 # Settings

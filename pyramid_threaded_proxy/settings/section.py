@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyramid_threaded_proxy.settings.keys import Key
+from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
 from pyramid_threaded_proxy.settings.sources import Entry
-from pyramid_threaded_proxy.settings.table import (
-    PROCESS_KEYS,
-    ROUTE_KEYS,
-    Key,
-)
+from pyramid_threaded_proxy.settings.table import ROUTE_KEYS
 from pyramid_threaded_proxy.settings.values import (
     ValueFault,
     nearest,

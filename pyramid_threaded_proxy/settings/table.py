@@ -10,35 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyramid_threaded_proxy.settings import urls, values
-
-FieldValues = tuple[tuple[str, str], ...]
-Hook = str | Callable[..., Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSettings:
-    """What holds for the whole process: ``proxy.…``."""
-
-    threads: int = 8
-    max_exchanges: int = 1000
-    via: str = "pyramid_threaded_proxy"
-    own_cookies: frozenset[str] = frozenset({"session", "auth_tkt", "csrf_token"})
-    #: Whether `own_cookies` was set, rather than left at its default.
-    own_cookies_given: bool = False
-    #: Origins, hosts and networks that `proxy_fetch` may reach; None stands for any.
-    fetch_allow: tuple[str, ...] | None = None
-    #: In seconds.
-    drain_timeout: float = 10.0
-    #: In lower case.
-    own_fields: frozenset[str] = frozenset()
-    #: The field that bears an exchange's id, both ways; empty stands for none.
-    request_id_header: str = "X-Request-Id"
-    trace: Literal["pass", "drop"] = "pass"
-    #: Where the status page stands; None: there is none, and nothing is counted.
-    status_prefix: str | None = None
-    status_permission: str | None = None
-    #: None: nobody may do anything there.
-    status_control_permission: str | None = None
+from pyramid_threaded_proxy.settings.keys import BOOLEAN, DURATION, FIELDS, HOOK, SIZE, TEMPLATE, FieldValues, Hook, Key
+from pyramid_threaded_proxy.settings.process_table import ProcessSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,100 +105,6 @@ class Settings:
     routes: tuple[RouteSettings, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One row of the table."""
-
-    path: str
-    reader: values.Reader
-    #: The default as it would be written in ini; None leaves the setting at None, or empty.
-    default: str | None
-    allowed: str
-    meaning: str
-    #: Reads the name of the field that stands behind `path`, which is then no setting but a group of them.
-    names: Callable[[str], str] | None = None
-    #: What the reference shows where `default` is None.
-    unset: str = ""
-    #: Whether `request.proxy_fetch` and `request.proxy_forward` know it.
-    fetch: bool = True
-
-    @property
-    def attribute(self) -> str:
-        """The dataclass field, which is also the keyword of ``add_proxy_route()``."""
-        return self.path.replace(".", "_")
-
-    def unread(self) -> Any:
-        """The value of a setting that nobody gave."""
-        if self.default is None:
-            return () if self.names else None
-        return self.reader(self.default)
-
-
-_DURATION = "seconds (`2.5`), or `250ms`, `30s`, `5m`, `1h`"
-_SIZE = "bytes, or `64KiB`, `10MiB`, `1GiB`"
-_BOOLEAN = "true or false"
-_HOOK = "a dotted name, or in Python a callable"
-_TEMPLATE = (
-    "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}`, `{mount}` "
-    "and the pattern's placeholders; `{{` and `}}` for braces"
-)
-_FIELDS = "names of fields, but those of framing and connections"
-
-PROCESS_KEYS: tuple[Key, ...] = (
-    Key("file", values.path, None, "a path or an asset spec", "a YAML file with more settings; ini wins over it"),
-    Key(
-        "threads", values.integer(1, 1000), "8", "1 to 1000",
-        "threads for the application's own code, such as hooks; one route gets half of those that are free",
-    ),
-    Key(
-        "max_exchanges", values.integer(1, 10**6), "1000", "1 to 1000000",
-        "exchanges in flight in this process; above it 503 with `Retry-After`",
-    ),
-    Key(
-        "drain_timeout", values.duration, "10s", _DURATION,
-        "how long a stopping process lets exchanges in flight finish",
-    ),
-    Key(
-        "via", values.via, "pyramid_threaded_proxy", "a token, or host:port",
-        "our name in the `Via` field sent upstream (RFC 9110 7.6.3); empty sends none",
-    ),
-    Key(
-        "own_cookies", values.cookie_names, "session auth_tkt csrf_token", "names of cookies",
-        "the application's own cookies: never sent upstream, and never set by an upstream",
-    ),
-    Key(
-        "own_fields", values.request_fields, "", "names of fields",
-        "request fields that are the application's own credentials (`X-API-Key`): never sent upstream",
-    ),
-    Key(
-        "fetch.allow", values.list_of(values.fetch_target), None,
-        "origins (`https://api.example.com`), hosts (`api.example.com`, `*.internal`), addresses and networks",
-        "what `proxy_fetch`, and `proxy_forward` to a URL, may reach; a name that is let in by an address or network "
-        "is resolved once, and that address is used",
-        unset="any",
-    ),
-    Key(
-        "request_id.header", values.request_id_field, "X-Request-Id", "the name of a field, or nothing",
-        "bears the id of an exchange, upstream and on every answer and error page of ours. The id is made by us; one "
-        "of `[A-Za-z0-9._-]`, 8 to 128 of them, is taken over from a peer that waitress trusts. Empty sends none",
-    ),
-    Key(
-        "trace", values.choice("pass", "drop"), "pass", "`pass` or `drop`",
-        "whether the client's `traceparent` and `tracestate` go upstream",
-    ),
-    Key(
-        "status.prefix", urls.prefix, None, "a path from `/` on, as a route's `prefix`",
-        "where the status page, its JSON and the metrics stand; needs `status.permission`",
-        unset="off: nothing is counted",
-    ),
-    Key("status.permission", values.permission, None, "a permission's name", "the Pyramid permission to see them"),
-    Key(
-        "status.control_permission", values.permission, None, "a permission's name",
-        "the Pyramid permission to close exchanges there, and to rest, drain and wake upstreams",
-        unset="nobody may",
-    ),
-)  # fmt: skip
-
 ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "prefix", urls.prefix, None,
@@ -251,16 +130,16 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "the Pyramid permission that a request needs", fetch=False,
     ),
     Key(
-        "public", values.boolean, "false", _BOOLEAN,
+        "public", values.boolean, "false", BOOLEAN,
         "`true` says that no permission is wanted; not beside `permission`", fetch=False,
     ),
     Key(
-        "require_csrf", values.boolean, None, _BOOLEAN,
+        "require_csrf", values.boolean, None, BOOLEAN,
         "Pyramid's view option of that name; where CSRF is checked, its header does not go upstream",
         unset="the application's default", fetch=False,
     ),
     Key(
-        "factory", values.dotted, None, _HOOK, "the context factory whose ACL is asked",
+        "factory", values.dotted, None, HOOK, "the context factory whose ACL is asked",
         unset="the application's root factory", fetch=False,
     ),
     Key(
@@ -275,7 +154,7 @@ ROUTE_KEYS: tuple[Key, ...] = (
         fetch=False,
     ),
     Key(
-        "before", values.boolean, "false", _BOOLEAN,
+        "before", values.boolean, "false", BOOLEAN,
         "`true` puts the route in front of the application's own, for an application with a catch-all; the "
         "application's routes below it are then never reached",
         fetch=False,
@@ -301,7 +180,7 @@ ROUTE_KEYS: tuple[Key, ...] = (
         unset="any",
     ),
     Key(
-        "query.set", values.template, None, _TEMPLATE,
+        "query.set", values.template, None, TEMPLATE,
         "this parameter goes upstream with this value, instead of the client's", names=values.parameter,
     ),
     Key(
@@ -310,17 +189,17 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "own origin and those of `origins` are rewritten so. Not beside `preserve_host`",
     ),
     Key(
-        "request.set", values.template, None, _TEMPLATE,
+        "request.set", values.template, None, TEMPLATE,
         "this field is sent upstream with this value, instead of the client's", names=values.request_field,
     ),
     Key(
-        "request.add", values.template, None, _TEMPLATE,
+        "request.add", values.template, None, TEMPLATE,
         "this field is sent upstream beside those of its name that `request.set` or we ourselves give; what the client "
         "sent under the name is dropped",
         names=values.request_field,
     ),
     Key(
-        "request.remove", values.list_of(values.request_field), "", f"{_FIELDS}, and without underscores",
+        "request.remove", values.list_of(values.request_field), "", f"{FIELDS}, and without underscores",
         "fields that are not sent upstream",
     ),
     Key(
@@ -355,7 +234,7 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "this field is sent to the client where the upstream sent none of its name", names=values.added_response_field,
     ),
     Key(
-        "response.remove", values.list_of(values.response_field), "", _FIELDS,
+        "response.remove", values.list_of(values.response_field), "", FIELDS,
         "the upstream's fields that are not sent to the client",
     ),
     Key(
@@ -365,7 +244,7 @@ ROUTE_KEYS: tuple[Key, ...] = (
         unset="any",
     ),
     Key(
-        "preserve_host", values.boolean, "false", _BOOLEAN,
+        "preserve_host", values.boolean, "false", BOOLEAN,
         "`true` sends the client's `Host` upstream instead of the upstream's own",
     ),
     Key(
@@ -375,12 +254,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "waitress trusts that peer",
     ),
     Key(
-        "rewrite_location", values.rewriting(urls=True), "true", f"{_BOOLEAN}; or rules such as `/app/ -> /tool/`",
+        "rewrite_location", values.rewriting(urls=True), "true", f"{BOOLEAN}; or rules such as `/app/ -> /tool/`",
         "map the upstream's own URL in `Location`, `Content-Location` and `Refresh` to the public one. Rules go before "
         "that: of a value that begins with the first, that is replaced by the second; both are a path or a URL",
     ),
     Key(
-        "rewrite_cookies", values.rewriting(urls=False), "true", f"{_BOOLEAN}; or rules such as `/app -> /tool`",
+        "rewrite_cookies", values.rewriting(urls=False), "true", f"{BOOLEAN}; or rules such as `/app -> /tool`",
         "drop the `Domain` of the upstream's cookies and confine their `Path` to the mount. Rules for paths go before "
         "that, and may lead out of the mount",
     ),
@@ -404,29 +283,29 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "`keep` leaves it",
     ),
     Key(
-        "recheck", values.duration_or_off, "off", f"{_DURATION}; or `off`",
+        "recheck", values.duration_or_off, "off", f"{DURATION}; or `off`",
         "ask for the permission again every so long while an exchange lasts, and close it when the answer is no",
     ),
-    Key("hooks.request", values.dotted, None, _HOOK, "called before anything is sent"),
-    Key("hooks.response", values.dotted, None, _HOOK, "called with the upstream's head, before anything is written"),
-    Key("hooks.headers", values.dotted, None, _HOOK, "called after the overrides, before the head is written"),
-    Key("hooks.complete", values.dotted, None, _HOOK, "called after the last byte was written"),
-    Key("hooks.error", values.dotted, None, _HOOK, "called when anything failed"),
+    Key("hooks.request", values.dotted, None, HOOK, "called before anything is sent"),
+    Key("hooks.response", values.dotted, None, HOOK, "called with the upstream's head, before anything is written"),
+    Key("hooks.headers", values.dotted, None, HOOK, "called after the overrides, before the head is written"),
+    Key("hooks.complete", values.dotted, None, HOOK, "called after the last byte was written"),
+    Key("hooks.error", values.dotted, None, HOOK, "called when anything failed"),
     Key(
-        "connect_timeout", values.duration, "5s", _DURATION,
+        "connect_timeout", values.duration, "5s", DURATION,
         "for each try to connect, from the moment that a connection is wanted: look-up, all addresses and TLS",
     ),
     Key(
-        "read_timeout", values.duration, "60s", _DURATION,
+        "read_timeout", values.duration, "60s", DURATION,
         "between two reads from the upstream, the first byte included",
     ),
     Key(
-        "send_timeout", values.duration, "60s", _DURATION,
+        "send_timeout", values.duration, "60s", DURATION,
         "between two writes that the client or the upstream takes",
     ),
-    Key("total_timeout", values.duration, None, _DURATION, "for the whole exchange, from its admission", unset="none"),
+    Key("total_timeout", values.duration, None, DURATION, "for the whole exchange, from its admission", unset="none"),
     Key(
-        "idle_timeout", values.duration, "1h", _DURATION,
+        "idle_timeout", values.duration, "1h", DURATION,
         "a switched (upgraded) connection on which nothing moves",
     ),
     Key(
@@ -437,13 +316,13 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "max_exchanges_per_user", values.integer(1, 10**6), None, "1 to 1000000",
         "exchanges in flight on this route for one authenticated user; above it 429 with `Retry-After`", unset="none",
     ),
-    Key("max_body", values.size(0), None, _SIZE, "largest request body; above it 413", unset="waitress's"),
+    Key("max_body", values.size(0), None, SIZE, "largest request body; above it 413", unset="waitress's"),
     Key(
-        "max_head", values.size(1024), "64KiB", f"{_SIZE}; at least `1KiB`",
+        "max_head", values.size(1024), "64KiB", f"{SIZE}; at least `1KiB`",
         "largest head of an answer; above it 502",
     ),
     Key(
-        "buffer", values.size(4096), "256KiB", f"{_SIZE}; at least `4KiB`",
+        "buffer", values.size(4096), "256KiB", f"{SIZE}; at least `4KiB`",
         "most bytes that the relay holds in memory for one exchange, either way",
     ),
     Key(
@@ -470,7 +349,7 @@ ROUTE_KEYS: tuple[Key, ...] = (
         fetch=False,
     ),
     Key(
-        "health.pause", values.duration, "10s", _DURATION,
+        "health.pause", values.duration, "10s", DURATION,
         "how long it is left alone; then one request tries it", fetch=False,
     ),
     Key(
@@ -479,14 +358,14 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "request has to try an upstream that is down, and one that is alone is marked down by its probe only",
         unset="off", fetch=False,
     ),
-    Key("health.interval", values.duration, "10s", _DURATION, "how often the active probe asks", fetch=False),
+    Key("health.interval", values.duration, "10s", DURATION, "how often the active probe asks", fetch=False),
     Key(
         "keepalive", values.integer(0, 10**6), "32", "0 to 1000000",
         "idle connections kept for each upstream; 0 gives each exchange a connection of its own",
     ),
-    Key("keepalive_time", values.duration, "1h", _DURATION, "how old a connection may become and still be used again"),
+    Key("keepalive_time", values.duration, "1h", DURATION, "how old a connection may become and still be used again"),
     Key(
-        "tls.verify", values.boolean, "true", _BOOLEAN,
+        "tls.verify", values.boolean, "true", BOOLEAN,
         "`false` believes whoever answers an `https` request, and says so in the log",
     ),
     Key(

@@ -321,11 +321,6 @@ class OriginPool(Owner):
 
         promise.when_kept(self, lambda: loop.post(heed))
 
-    @property
-    def in_use(self) -> bool:
-        """Whether connections are kept."""
-        return bool(self._idle)
-
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
@@ -357,7 +352,7 @@ class NameWatch:
         loop = self._loop
         if loop is None or loop.thread is not threading.current_thread():
             return
-        if not self._used and not self._pool.in_use:
+        if not self._used and not self._pool.idle:
             self._loop = None
             return
         self._used = False

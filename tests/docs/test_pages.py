@@ -28,7 +28,8 @@ from pyramid_threaded_proxy.loop.loop import BATCH_SIZE
 from pyramid_threaded_proxy.loop.task import LASTING
 from pyramid_threaded_proxy.relay import answer_head, stream, transfer
 from pyramid_threaded_proxy.settings import table
-from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
+from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
+from pyramid_threaded_proxy.settings.table import ROUTE_KEYS
 from pyramid_threaded_proxy.status.counts import REASONS
 from pyramid_threaded_proxy.upstream import balance
 from pyramid_threaded_proxy.upstream import connections as upstream

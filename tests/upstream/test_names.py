@@ -222,7 +222,7 @@ def test_a_name_server_that_goes_silent(site: MakeSite, server: NameServer, move
     assert moved.old.accepted == 1
     server.silent.pop("backend.test").set()
     where.engine.drain()
-    wait_until(lambda: all(not pool.in_use for pool in where.engine.upstreams.pools()))
+    wait_until(lambda: all(not pool.idle for pool in where.engine.upstreams.pools()))
     wait_until(lambda: all(pool._watch is None or pool._watch._loop is None for pool in where.engine.upstreams.pools()))
 
 
