@@ -215,7 +215,6 @@ def test_figures_are_those_of_the_code() -> None:
     assert scheduler.RECHECKERS == 8
     assert "one of eight threads that are there" in prose("limits.md")
     assert "| eight for questions |" in prose("how-detaching-works.md")
-    assert "| four for probes |" in prose("how-detaching-works.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
     for page in ("limits.md", "operating.md"):
