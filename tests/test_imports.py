@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "status",
     },
     "status": {"upstream", "loop", "accesslog", "exchange"},
-    "relay": {"upstream", "loop", "limits", "http", "settings.table", "exchange", "hooks"},
+    "relay": {"upstream", "loop", "limits", "http", "settings.model", "exchange", "hooks"},
     "detach": {"loop", "limits", "exchange", "http.names"},
     "upstream": {"loop", "http"},
     "settings": {"http"},

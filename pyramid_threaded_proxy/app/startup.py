@@ -29,7 +29,7 @@ from pyramid_threaded_proxy.app.routes import Inner
 from pyramid_threaded_proxy.app.status import unguarded_status
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
-from pyramid_threaded_proxy.settings.table import RouteSettings
+from pyramid_threaded_proxy.settings.model import RouteSettings
 
 log = logging.getLogger("pyramid_threaded_proxy.config")
 

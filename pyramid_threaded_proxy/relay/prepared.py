@@ -14,7 +14,7 @@ from pyramid_threaded_proxy.http.public import Public
 from pyramid_threaded_proxy.http.rules import ResponseRules
 from pyramid_threaded_proxy.limits.admission import Limits, Slot
 from pyramid_threaded_proxy.relay.destination import Destination
-from pyramid_threaded_proxy.settings.table import RouteSettings
+from pyramid_threaded_proxy.settings.model import RouteSettings
 from pyramid_threaded_proxy.upstream.tls import Tls
 
 #: Asks whether an exchange may go on. Runs in a thread for such questions.

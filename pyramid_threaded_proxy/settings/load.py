@@ -24,10 +24,11 @@ from pyramid_threaded_proxy.settings.agreement import (
     tls_faults,
 )
 from pyramid_threaded_proxy.settings.errors import SettingsError
+from pyramid_threaded_proxy.settings.model import ProcessSettings, RouteSettings, Settings
 from pyramid_threaded_proxy.settings.reference import reference_markdown
 from pyramid_threaded_proxy.settings.section import DEFAULTS, Section, is_empty
 from pyramid_threaded_proxy.settings.sources import Entry, YamlFile, ini_entries, mapping_entries
-from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS, ProcessSettings, RouteSettings, Settings
+from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS
 from pyramid_threaded_proxy.settings.values import (
     TEMPLATE_NAMES,
     ValueFault,

@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyramid_threaded_proxy.settings.sources import Entry
-from pyramid_threaded_proxy.settings.table import (
-    PROCESS_KEYS,
-    ROUTE_KEYS,
-    Key,
-)
+from pyramid_threaded_proxy.settings.table import PROCESS_KEYS, ROUTE_KEYS, Key
 from pyramid_threaded_proxy.settings.values import (
     ValueFault,
     nearest,
