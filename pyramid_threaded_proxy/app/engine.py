@@ -136,7 +136,7 @@ class Engine:
             yield from self._told(event)
 
     def _probe_found(self, route: str, upstream: Upstream, reason: str) -> None:
-        """The same for what a probe has found. Its thread is no one for the application's subscribers."""
+        """The same for what a probe has found, in the loop: it does not wait for the application's subscribers."""
         event = self._changed(route, upstream, reason)
         if self.registry.has_listeners:
             try:

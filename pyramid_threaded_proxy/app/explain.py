@@ -248,9 +248,9 @@ def _answer_rules(route: Route) -> list[str]:
     for what in ("set", "add", "default"):
         said += [f"{what} {name}: {masked(name, value)}" for name, value in getattr(settings, f"response_{what}")]
     said += [f"remove {name}" for name in settings.response_remove]
-    if settings.rewrite_location:
+    if settings.rewrite_location is not None:
         said.append("Location and Content-Location are mapped to the mount")
-    if settings.rewrite_cookies:
+    if settings.rewrite_cookies is not None:
         said.append("cookies are confined to the mount")
     if settings.cache == "private" and not settings.public:
         said.append("Cache-Control is made private")

@@ -1,7 +1,7 @@
 """The threads that run exchanges: loops, each with a poller, and lanes for what may block.
 
 There is one loop for all that is short and a few, the *movers*, for big bodies. What may block has threads that others
-can't take: the application's own code, rechecks, probes. Threads start with the first task.
+can't take: the application's own code, rechecks. Threads start with the first task.
 """
 
 from __future__ import annotations

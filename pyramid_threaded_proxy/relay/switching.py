@@ -32,7 +32,7 @@ def switch(
     """
     exchange, policy = prepared.exchange, prepared.policy
     protocol = next(value for name, value in head.fields if name.lower() == "upgrade")
-    fields = policy.answer_fields.select(head.fields, prepared.public)
+    fields = prepared.fields_for_client(head.fields)
     answer = UpstreamAnswer(101, head.reason, merge_application_fields(fields, prepared.application_fields))
     exchange.response = answer
     hook = policy.hooks.response

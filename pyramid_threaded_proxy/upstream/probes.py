@@ -20,7 +20,7 @@ from pyramid_threaded_proxy.upstream.tls import Tls
 #: Seconds: an upstream that needs longer to say that it is well is not.
 PATIENCE = 5.0
 
-#: Told of a change, for the reason that is given, in a thread of the probes.
+#: Told of a change, for the reason that is given, in the loop: it waits for nothing.
 Tell = Callable[[str, Upstream, str], None]
 
 

@@ -187,4 +187,4 @@ def test_a_view_that_contradicts_its_route(site: MakeSite) -> None:
         return request.proxy_forward("r", "x", request_set={"X-A": "1"})
 
     said = raised(site, view, SettingsError, settings)
-    assert said == "proxy_forward(): request.remove is at odds with request.set.x-a of r"
+    assert said == "proxy_forward(): request.remove is at odds with request.set.X-A of r"

@@ -142,6 +142,7 @@ def test_kinto(origin: MakeOrigin, tmp_path: Path) -> None:
     applications_module("kinto")
     settings = ROUTES.format(upstream=origin(serving).url, permission="private")
     kinto = "[app:main]\nuse = egg:kinto\nkinto.includes = pyramid_threaded_proxy\nkinto.userid_hmac_secret = x\n"
+    kinto += "multiauth.policies = basicauth\n"
     bob = {"Authorization": "Basic " + base64.b64encode(b"bob:secret").decode()}
     with start(tmp_path, kinto + settings) as process:
         (port,) = process.ports()

@@ -52,7 +52,7 @@ def add_handler() -> Iterator[Callable[..., None]]:
         logger.propagate = propagate
 
     yield add
-    for logger, handler, level, propagate in touched:
+    for logger, handler, level, propagate in reversed(touched):
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate

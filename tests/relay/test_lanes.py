@@ -78,9 +78,7 @@ def beginning(wire: OriginWire) -> None:
 
 def rechecked(name: str, url: str, **keys: str) -> dict[str, str]:
     """A route that asks for its permission again."""
-    made = route(name, url, permission="view", recheck=f"{INTERVAL}s", **keys)
-    del made[f"proxy.routes.{name}.public"]
-    return made
+    return route(name, url, permission="view", recheck=f"{INTERVAL}s", **keys)
 
 
 def get(name: str) -> bytes:

@@ -11,7 +11,7 @@ from tests.support.origin import MakeOrigin, echo, in_turn
 from tests.support.servers import ENGINE
 from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
-from tests.support.wire import OriginWire, body, get, read_answer
+from tests.support.wire import OriginWire, Wire, body, get, read_answer
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
@@ -80,11 +80,8 @@ def test_the_answer_stands(
     ]
 
 
-def body_of(client: object, fields: dict[str, str]) -> bytes:
+def body_of(client: Wire, fields: dict[str, str]) -> bytes:
     """A body with a length, or of one chunk."""
-    from tests.support.peers import Wire
-
-    assert isinstance(client, Wire)
     if "content-length" in fields:
         return client.exactly(int(fields["content-length"]))
     found = b""

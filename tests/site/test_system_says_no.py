@@ -88,7 +88,6 @@ def endless(wire):
     wire.wait_closed()
 with Origin(endless) as origin:
     settings = route("r", origin.url, permission="view", recheck="1s")
-    del settings["proxy.routes.r.public"]
     with Site(settings, configure=configure) as site:
         def begin():
             client = site.client()

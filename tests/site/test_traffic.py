@@ -119,7 +119,6 @@ def test_what_is_not_redirected(origin: MakeOrigin, site: MakeSite) -> None:
 def test_who_may_not_use_it_is_not_redirected(site: MakeSite) -> None:
     """The permission is asked first."""
     settings = route("r", "http://127.0.0.1:9", permission="never")
-    del settings["proxy.routes.r.public"]
     made = site(settings, configure=lambda config: config.set_security_policy(Policy()))
     assert made.get("/r").status == 403
 

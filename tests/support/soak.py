@@ -393,7 +393,6 @@ def _settings(first: OriginProcess, second: OriginProcess, mortal: OriginProcess
         patience = "500ms" if name == "hasty" else f"{PATIENCE / 2:g}s"
         always = {"read_timeout": patience, "health__fails": "0", "request__set__X-User": "{userid}"}
         made |= route(name, url, **always, **others)
-    del made["proxy.routes.asked.public"]
     return made
 
 
