@@ -108,7 +108,7 @@ class OriginPool(Owner):
         self._failed: dict[Address, float] = {}  # when an address did so last, by `time.monotonic()`
         self._is_name = is_name(origin)
         self._valid: frozenset[Address] | None = None  # the addresses that the name has; None where that is no matter
-        self._watch = NameWatch(self) if self._is_name and home is not None else None
+        self._watch = NameWatch(self, names) if self._is_name and home is not None else None
         self._refused: float | None = None  # since when it refuses, after it had accepted; by `time.monotonic()`
         self._accepted = False  # it has accepted one
         #: Whether bytes have come behind whole answers.
@@ -311,16 +311,6 @@ class OriginPool(Owner):
                     continue  # another thread has just taken it, where no loop watches
                 connection.close()
 
-    def ask_again(self, loop: LoopOfTasks) -> None:
-        """Look the name up again, and heed what comes, in the loop's thread; a failure changes nothing."""
-        promise = self._names.ask(self.origin)
-
-        def heed() -> None:
-            if (hosts := self._names.known(self.origin)) is not None:
-                self.has_now(hosts)
-
-        promise.when_kept(self, lambda: loop.post(heed))
-
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
@@ -335,8 +325,9 @@ class OriginPool(Owner):
 class NameWatch:
     """Has a pool's name looked up again as it ages, as long as connections to it are used or kept. In the loop."""
 
-    def __init__(self, pool: OriginPool) -> None:
+    def __init__(self, pool: OriginPool, names: Names) -> None:
         self._pool = pool
+        self._names = names
         self._loop: LoopOfTasks | None = None
         self._used = False
 
@@ -356,8 +347,14 @@ class NameWatch:
             self._loop = None
             return
         self._used = False
-        self._pool.ask_again(loop)
+        promise = self._names.ask(self._pool.origin)
+        promise.when_kept(self, lambda: loop.post(self._heed))
         loop.call_at(self, now + REFRESH_SECONDS)
+
+    def _heed(self) -> None:
+        """An answer is here; a failure changes nothing."""
+        if (hosts := self._names.known(self._pool.origin)) is not None:
+            self._pool.has_now(hosts)
 
 
 def _patience(connection: Connection, kept: int) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import os
 import re
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -174,7 +176,9 @@ def is_word_of_the_examples(page: str, name: str) -> bool:
 
 @pytest.mark.parametrize("path", sorted(FOREIGN_PATHS))
 def test_foreign_names_exist(path: str) -> None:
-    """What the pages say of other packages is there."""
+    """What the pages say of other packages is there; some of these are installed with an extra alone."""
+    if find_spec(path.partition(".")[0]) is None and not os.environ.get("CI"):
+        pytest.skip(f"{path} is not installed")
     assert DottedNameResolver().resolve(path) is not None
 
 
