@@ -16,7 +16,7 @@ from pyramid.request import Request
 from pyramid_threaded_proxy import UpstreamDown
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.loop.scheduler import RECHECKERS
-from tests.support.origin import MakeOrigin, echo
+from tests.support.origin import MakeOrigin, answering, echo, in_turn
 from tests.support.site import MakeSite, Policy, Site, route
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import OriginWire, Wire
@@ -137,12 +137,11 @@ def passing(exchange: Exchange) -> None:
     """A hook by dotted name that returns."""
 
 
-def well_once(wire: OriginWire) -> None:
-    """Answers well, and then with what is no HTTP."""
+def well(wire: OriginWire) -> None:
+    """Answers once, and keeps the connection until it is asked again."""
     wire.request()
     wire.answer(b"well")
     wire.request()
-    wire.send(b"SSH-2.0 garbage\r\n\r\n")
 
 
 def test_our_own_pages_need_no_thread(origin: MakeOrigin, site: MakeSite) -> None:
@@ -150,7 +149,7 @@ def test_our_own_pages_need_no_thread(origin: MakeOrigin, site: MakeSite) -> Non
     where = site(
         {"proxy.threads": "1"}
         | route("bad", origin(echo).url, hooks__headers=f"{__name__}.hanging")
-        | route("broken", origin(well_once).url)
+        | route("broken", origin(in_turn(well, answering(b"SSH-2.0 garbage\r\n\r\n"))).url)
     )
     assert where.get("/broken/").status == 200
     hung = clients(where, "bad", 3)
