@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 
 from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
-from tests.support.leaks import own_threads
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_until
 
 PATIENCE = 10
-
-
-def threads() -> list[str]:
-    """The names of our threads."""
-    return own_threads("pproxy")
 
 
 class Blocked:
