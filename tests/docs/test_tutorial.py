@@ -12,12 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.support.docs import BIN, Block, blocks, ini
+from tests.support.processes import free_port
 from tests.support.waiting import wait_until
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return str(listening.getsockname()[1])
 
 
 def listens(port: str) -> bool:
@@ -75,7 +71,7 @@ class Reader:
 
     def start(self, command: str, port: str) -> subprocess.Popen[bytes]:
         """Start a server in the background, on a free port in place of `port`."""
-        self.ports.setdefault(port, free_port())
+        self.ports.setdefault(port, str(free_port()))
         path = self.folder / "development.ini"
         path.write_text(self.on_free_ports(path.read_text(encoding="utf-8")), encoding="utf-8")
         log = self.folder / f"{port}.log"

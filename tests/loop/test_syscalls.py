@@ -141,9 +141,9 @@ def test_a_closed_socket_is_nobodys(lock: str, ends: tuple[Endpoint, Endpoint], 
     assert [each.recv(100) for each in strangers] == [b"a secret", b"a secret"]
 
 
-def test_a_small_send_says_where_the_socket_must_be_asked(lock: str, pair: tuple[Endpoint, Endpoint]) -> None:
+def test_a_small_send_says_where_the_socket_must_be_asked(lock: str, ends: tuple[Endpoint, Endpoint]) -> None:
     """It sends what can be sent at once, and otherwise nothing at all: what is long, no bytes, or has no room."""
-    near, far = pair
+    near, far = ends
     took = send_small(near.sock, b"small\0")
     assert took == (6 if lock == "kept" else -1)
     view: Any = memoryview(b"a view")

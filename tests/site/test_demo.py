@@ -6,17 +6,15 @@ import asyncio
 import hashlib
 import http.client
 import json
-import os
 import re
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +22,13 @@ import pytest
 
 from pyramid_threaded_proxy.demo.children import Upstream, UpstreamFailed
 from pyramid_threaded_proxy.demo.client import slow_requests
+from tests.support.browser import DEADLINE, Browser
 from tests.support.paths import ROOT
+from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 
 INI = ROOT / "development.ini"
-#: Seconds: far more than anything here takes. Whoever waits so long has failed.
-DEADLINE = 30
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Ask until it is so, or fail at the deadline."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "not so before the deadline"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+eventually = partial(wait_until, timeout=DEADLINE)
 
 
 class Demo:
@@ -300,74 +286,6 @@ def test_the_upstream_names_a_taken_port() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UpstreamFailed, match=rf"127\.0\.0\.1:{port}"):
             Upstream("127.0.0.1", port).ensure()
-
-
-class Browser:
-    """A headless Chromium, spoken to over its debugging pipe: JSON objects, each ended by a NUL."""
-
-    FLAGS = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-        " --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
-    )
-
-    def __init__(self, program: str, folder: Path) -> None:
-        # Chromium reads from descriptor 3 and writes to 4.
-        command = ["sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>&2', "sh", program, *self.FLAGS.split()]
-        command.append(f"--user-data-dir={folder}")
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
-        )
-        self.received = b""
-        self.sent = 0
-        self.session: dict[str, str] = {}
-
-    def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """Carry out a command of the DevTools protocol and return its result."""
-        assert self.process.stdin is not None
-        self.sent += 1
-        message = {"id": self.sent, "method": method, "params": parameters, **self.session}
-        self.process.stdin.write(json.dumps(message).encode() + b"\0")
-        while (answer := self.read()).get("id") != self.sent:
-            pass
-        assert "result" in answer, answer
-        result: dict[str, Any] = answer["result"]
-        return result
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        while b"\0" not in self.received:
-            assert select.select([self.process.stdout], [], [], DEADLINE)[0], "the browser is silent"
-            piece = os.read(self.process.stdout.fileno(), 65536)
-            assert piece, "the browser ended"
-            self.received += piece
-        message, _, self.received = self.received.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
-        return answer
-
-    def open(self, url: str, cookie: str) -> None:
-        name, value = cookie.split("=", 1)
-        self.call("Storage.setCookies", cookies=[{"name": name, "value": value, "url": url}])
-        target = self.call("Target.createTarget", url=url)["targetId"]
-        self.session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
-
-    def text(self, selector: str) -> str:
-        """The text of an element; empty while it is not there."""
-        expression = f"document.querySelector({json.dumps(selector)})?.textContent ?? ''"
-        return str(self.call("Runtime.evaluate", expression=expression)["result"]["value"])
-
-    def click(self, selector: str) -> None:
-        self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)}).click()")
-
-    def stop(self) -> None:
-        with self.process:
-            self.process.kill()
-
-
-@pytest.fixture
-def browser(need_program: Callable[[str], str], tmp_path: Path) -> Iterator[Browser]:
-    browser = Browser(need_program("chromium"), tmp_path / "profile")
-    yield browser
-    browser.stop()
 
 
 def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:

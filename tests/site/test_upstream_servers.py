@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Authority
+from tests.support.processes import free_port
 from tests.support.site import MakeSite, Site, route
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -41,11 +42,6 @@ http {{
     }}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def answers(address: tuple[str, int] | str) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from pyramid.response import Response
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from tests.site.test_demo import Browser, eventually
+from tests.support.browser import DEADLINE, Browser
 from tests.support.site import MakeSite, route
+from tests.support.waiting import wait_until
 
 PAGE = """<!doctype html><title>echo</title><p id=log></p><p id=state>opening</p><script>
 const socket = new WebSocket("ws://" + (location.hash.slice(1) || location.host) + "/ws/chat?from=page", ["echo.v1"])
@@ -61,13 +61,6 @@ def upstream() -> Iterator[Upstream]:
     made.close()
 
 
-@pytest.fixture
-def browser(need_program: Callable[[str], str], tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(need_program("chromium"), tmp_path / "profile")
-    yield made
-    made.stop()
-
-
 def configure(config: Configurator) -> None:
     config.add_route("page", "/page")
     config.add_view(lambda request: Response(PAGE), route_name="page")
@@ -77,10 +70,10 @@ def test_a_page_talks_through_the_site(browser: Browser, site: MakeSite, upstrea
     """Handshake, subprotocol, a short and a long message, and the page's close code all pass."""
     here = site(route("ws", upstream.url, upgrade="websocket"), configure=configure)
     browser.open(f"{here.url}/page", "session=secret")
-    eventually(lambda: browser.text("#state").startswith("closed"))
+    wait_until(lambda: browser.text("#state").startswith("closed"), timeout=DEADLINE)
     assert browser.text("#log") == "big came back"
     assert browser.text("#state") == "closed 4000 done true"
-    eventually(lambda: bool(upstream.ends))
+    wait_until(lambda: bool(upstream.ends), timeout=DEADLINE)
     assert upstream.ends == [(4000, "done")]
     handshake = upstream.handshakes[0]
     assert handshake.path == "/chat?from=page"
@@ -93,6 +86,6 @@ def test_a_page_of_another_site_is_refused(browser: Browser, site: MakeSite, ups
     here = site(route("ws", upstream.url, upgrade="websocket"), configure=configure)
     other = site(configure=configure)
     browser.open(f"{other.url}/page#{here.authority}", "session=secret")
-    eventually(lambda: browser.text("#state").startswith("closed"))
+    wait_until(lambda: browser.text("#state").startswith("closed"), timeout=DEADLINE)
     assert browser.text("#state") == "closed 1006  false"
     assert upstream.handshakes == []

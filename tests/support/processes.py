@@ -233,6 +233,12 @@ def first_exchange(process: Process, port: int, gate: Gate | None = None) -> Wir
     return client
 
 
+def free_port() -> int:
+    """A port on which nobody listens at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def wait_refused(port: int) -> None:
     """Wait until nobody listens."""
 
