@@ -15,19 +15,13 @@ from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.scheduler import MOVERS, Scheduler
 from pyramid_threaded_proxy.loop.waits import Call, Ready, Steps
-from tests.support.leaks import own_threads
 from tests.support.origin import MakeOrigin, echo, in_turn
 from tests.support.pairs import Pair
 from tests.support.paths import ROOT
-from tests.support.scheduling import Trace, die, saying, start
+from tests.support.scheduling import Trace, die, saying, start, threads
 from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire
-
-
-def threads() -> list[str]:
-    """The names of our threads."""
-    return own_threads("pproxy")
 
 
 def test_nothing_starts_before_the_first_task(scheduler: Scheduler) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pyramid_threaded_proxy.loop.thread_pool import ThreadPool
 from tests.support.paths import ROOT
+from tests.support.scheduling import threads
 from tests.support.waiting import wait_until
 
 PATIENCE = 10

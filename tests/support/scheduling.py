@@ -8,6 +8,7 @@ from typing import Any
 from pyramid_threaded_proxy.loop.scheduler import Scheduler
 from pyramid_threaded_proxy.loop.task import Task
 from pyramid_threaded_proxy.loop.waits import Steps
+from tests.support.leaks import own_threads
 from tests.support.waiting import wait_until
 
 
@@ -44,3 +45,8 @@ def saying(trace: Trace, what: Any) -> Steps:
 def die() -> None:
     """What no task is to blame for: an exception of a task's own ends that task alone."""
     raise SystemExit("a fault of the loop")
+
+
+def threads() -> list[str]:
+    """The names of the package's threads that this test has started."""
+    return own_threads("pproxy")
