@@ -98,6 +98,7 @@ class Section:
         if self.home == "proxy." and "." in path:
             names.append(f"proxy.routes.{path.partition('.')[2]}")
         group = f"{self.home}{path.partition('.')[0]}."
-        if "." in path and any(name.startswith(group) for name in names):
-            names = [name for name in names if name.startswith(group)]
+        inside = [name.removeprefix(group) for name in names if name.startswith(group)]
+        if "." in path and inside:
+            return belongs + nearest(path.partition(".")[2], inside, group)
         return belongs + nearest(self.home + _USUAL.get(path, path), names)

@@ -29,10 +29,10 @@ def test_own_fields_never_go_up(origin: MakeOrigin, site: MakeSite) -> None:
     settings["proxy.routes.keyed.request.set.X-API-Key"] = settings.pop("proxy.routes.keyed.request.set.X_API_Key")
     made = site(settings)
     sent = {"X-Api-Key": "secret", "X-Devpi-Auth": "secret", "X-Other": "1"}
-    plain = received(made.get("/r", sent))
+    plain = received(made.get("/r/", sent))
     assert b"secret" not in plain.raw
     assert plain.one("X-Other") == "1"
-    assert received(made.get("/keyed", sent)).all("X-API-Key") == ["theirs"]
+    assert received(made.get("/keyed/", sent)).all("X-API-Key") == ["theirs"]
 
 
 def with_policy(policy: Any) -> Callable[[Configurator], None]:
@@ -96,12 +96,12 @@ def test_request_only(origin: MakeOrigin, site: MakeSite) -> None:
     settings = route("r", origin(echo).url, request__only="X-One content-type")
     settings["proxy.routes.r.request.set.X-Ours"] = "1"
     sent = {"X-One": "1", "X-Two": "2", "Cookie": "a=b", "Content-Type": "a/b", "Accept": "*/*"}
-    request = received(site(settings).get("/r", sent, method="POST", body=b"hi"))
+    request = received(site(settings).get("/r/", sent, method="POST", body=b"hi"))
     names = {name.lower() for name, _ in request.fields}
     ours = {"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-prefix", "via", "x-ours"}
     assert names >= {"x-one", "content-type", "host", "content-length"} | ours
     assert not names & {"x-two", "cookie", "accept"}
-    none = received(site(route("r", origin(echo).url, request__only="")).get("/r", sent))
+    none = received(site(route("r", origin(echo).url, request__only="")).get("/r/", sent))
     assert not {name.lower() for name, _ in none.fields} & {"x-one", "x-two", "cookie", "accept", "content-type"}
 
 
@@ -114,7 +114,7 @@ def test_response_only(origin: MakeOrigin, site: MakeSite) -> None:
         )
     )
     settings = route("r", upstream.url, response__only="x-one Content-Type", response__set__X="1")
-    answer = site(settings).get("/r")
+    answer = site(settings).get("/r/")
     assert (answer.one("X-One"), answer.one("Content-Type"), answer.one("X"), answer.body) == ("1", "a/b", "1", b"hi")
     assert (answer.one("Set-Cookie"), answer.one("Content-Length")) == (None, "2")
     assert answer.one("Server") != "secret/1"
@@ -131,5 +131,5 @@ def test_a_hook_that_deletes_host(origin: MakeOrigin, site: MakeSite) -> None:
     def configure(config: Configurator) -> None:
         config.add_proxy_route("h", prefix="/h", upstream=upstream.url, public=True, hooks_request=hook)
 
-    request = received(site(configure=configure).get("/h"))
+    request = received(site(configure=configure).get("/h/"))
     assert request.fields[0] == ("Host", upstream.authority)

@@ -148,7 +148,7 @@ def test_kinto(origin: MakeOrigin, tmp_path: Path) -> None:
         (port,) = process.ports()
         check_three(process, port, bob, refused=401, below="/v1")
         assert b'"project_name"' in ask(port, "/v1/").body
-        assert len(process.wait_for("a proxied response of files was read in .*kinto/core/initialization.py:")) == 1
+        assert process.wait_for("a proxied response of files was read in .*kinto/core/initialization.py:")
 
 
 TOOLBAR = """

@@ -519,9 +519,11 @@ def test_monitoring(
         default_integrations=False,
         auto_enabling_integrations=False,
     )
-    spans, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
-    provider.add_span_processor(export.SimpleSpanProcessor(spans))
-    trace.set_tracer_provider(provider)
+    spans = memory.InMemorySpanExporter()
+    if not isinstance(trace.get_tracer_provider(), sdk.TracerProvider):  # one is for the whole process
+        trace.set_tracer_provider(sdk.TracerProvider())
+    processor = export.SimpleSpanProcessor(spans)
+    trace.get_tracer_provider().add_span_processor(processor)
     try:
         made = library("monitoring.md", "")
         settings = route("r", origin(echo_or_move).url) | route("down", "http://127.0.0.1:9")
@@ -531,8 +533,8 @@ def test_monitoring(
         wait_until(lambda: len(spans.get_finished_spans()) == 2, "both spans")
         (event,) = wait_until(lambda: events, "the event")
     finally:
-        sentry.init()
-        provider.shutdown()
+        sentry.init(default_integrations=False, auto_enabling_integrations=False)
+        processor.shutdown()
     (line,) = [record for record in caplog.records if record.name == "exc_logger"]
     assert line.getMessage() == f"down, request {event['tags']['request_id']}"
     assert (event["tags"]["route"], event["tags"]["upstream"]) == ("down", "http://127.0.0.1:9")

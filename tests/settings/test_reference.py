@@ -10,6 +10,7 @@ from pyramid_threaded_proxy.settings import table as settings_table
 from pyramid_threaded_proxy.settings.load import (
     reference_markdown,
 )
+from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
 from tests.support.paths import ROOT
 from tests.support.settings import HOME, fault, load
 
@@ -23,7 +24,7 @@ def test_reference_page_is_up_to_date() -> None:
 def test_reference_names_every_key() -> None:
     """Each key has one row, and the cells of every row are four."""
     rows = [re.split(r"(?<!\\)\|", line) for line in reference_markdown().splitlines() if line.startswith("| `")]
-    keys = (*settings_table.PROCESS_KEYS, *settings_table.ROUTE_KEYS)
+    keys = (*PROCESS_KEYS, *settings_table.ROUTE_KEYS)
     assert [row[1].strip(" `").removesuffix(".FIELD") for row in rows] == [key.path for key in keys]
     assert {len(row) for row in rows} == {6}
 
