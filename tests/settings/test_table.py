@@ -11,6 +11,7 @@ from pyramid_threaded_proxy.settings.load import (
     ProcessSettings,
     RouteSettings,
 )
+from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
 from tests.support.settings import route_settings
 
 
@@ -40,7 +41,7 @@ def test_every_row_has_its_field_and_the_other_way_round() -> None:
     route_fields = {field.name for field in dataclasses.fields(RouteSettings)}
     assert {key.attribute for key in settings_table.ROUTE_KEYS} == route_fields - {"name"}
     process_fields = {field.name for field in dataclasses.fields(ProcessSettings)}
-    assert {key.attribute for key in settings_table.PROCESS_KEYS} == process_fields - {"own_cookies_given"} | {"file"}
+    assert {key.attribute for key in PROCESS_KEYS} == process_fields - {"own_cookies_given"} | {"file"}
 
 
 def test_settings_are_frozen() -> None:
