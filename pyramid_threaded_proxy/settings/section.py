@@ -94,11 +94,11 @@ class Section:
             return belongs + nearest(_USUAL.get(path, path), [key.attribute for key in known])
         # What follows the group is the field's name and is kept as it is.
         field = path.split(".", 2)[2] if path.count(".") >= 2 else "FIELD"
-        names = [f"{self.home}{key.path}{f'.{field}' if key.names else ''}" for key in known]
+        names = [f"{key.path}{f'.{field}' if key.names else ''}" for key in known]
         if self.home == "proxy." and "." in path:
-            names.append(f"proxy.routes.{path.partition('.')[2]}")
-        group = f"{self.home}{path.partition('.')[0]}."
-        inside = [name.removeprefix(group) for name in names if name.startswith(group)]
-        if "." in path and inside:
-            return belongs + nearest(path.partition(".")[2], inside, group)
-        return belongs + nearest(self.home + _USUAL.get(path, path), names)
+            names.append(f"routes.{path.partition('.')[2]}")
+        group = f"{path.partition('.')[0]}."
+        if "." in path and any(name.startswith(group) for name in names):
+            names = [name for name in names if name.startswith(group)]
+        # Compared without what all names begin with: with it each of them would be like any other.
+        return belongs + nearest(_USUAL.get(path, path), names, self.home)

@@ -70,10 +70,10 @@ def plain(value: object) -> object:
     return value.value
 
 
-def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean …?`` with the known name that is most like `word` behind what all begin with, or nothing."""
+def nearest(word: str, known: Iterable[str], home: str = "") -> str:
+    """``; did you mean …?`` with the known name that is most like `word`, or nothing; `home` stands before all of them."""
     found = difflib.get_close_matches(word, sorted(known), 1)
-    return f"; did you mean {prefix}{found[0]}?" if found else ""
+    return f"; did you mean {home}{found[0]}?" if found else ""
 
 
 # Text, words and choices

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from pyramid_threaded_proxy.settings import table as settings_table
 from pyramid_threaded_proxy.settings.load import (
     reference_markdown,
 )
 from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
 from tests.support.paths import ROOT
-from tests.support.settings import HOME, fault, load
+from tests.support.settings import load
 
 
 def test_reference_page_is_up_to_date() -> None:
@@ -35,21 +33,3 @@ def test_examples_of_the_reference_say_the_same() -> None:
     pairs = dict(line.split(" = ", 1) for line in ini.splitlines())
     assert load(pairs) == load({}, text)
     assert load(pairs).routes[0].methods == ("GET", "POST")
-
-
-@pytest.mark.parametrize(
-    ("key", "meant"),
-    [
-        ("request.cookes", "request.cookies"),
-        ("request.authorisation", "request.authorization"),
-        ("timeout", "read_timeout"),
-    ],
-)
-def test_the_nearest_name_is_of_the_same_section(key: str, meant: str) -> None:
-    """A misspelt key is told the nearest one of its own group, and what other programs call `timeout`."""
-    assert f"did you mean {HOME}{meant}?" in fault(key, "x")
-
-
-def test_a_name_that_is_nothing_like_its_section() -> None:
-    """No name of another group is proposed, however like it is."""
-    assert "did you mean" not in fault("tls.zzzzzzzz", "x")

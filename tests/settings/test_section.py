@@ -55,3 +55,21 @@ def test_unknown_keys(key: str, hint: str) -> None:
 def test_keys_of_later_features_are_unknown(key: str) -> None:
     """A key whose feature is not there is unknown, so nobody relies on it."""
     assert "is unknown" in fault(key, "1")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("request.cookes", "request.cookies"),
+        ("request.authorisation", "request.authorization"),
+        ("timeout", "read_timeout"),
+    ],
+)
+def test_the_nearest_name_is_of_the_same_section(key: str, meant: str) -> None:
+    """A misspelt key is told the nearest one of its own group, and what other programs call `timeout`."""
+    assert f"did you mean {HOME}{meant}?" in fault(key, "x")
+
+
+def test_a_name_that_is_nothing_like_its_section() -> None:
+    """No name of another group is proposed, however like it is."""
+    assert "did you mean" not in fault("tls.zzzzzzzz", "x")
