@@ -71,7 +71,7 @@ def plain(value: object) -> object:
 
 
 def nearest(word: str, known: Iterable[str], home: str = "") -> str:
-    """``; did you mean …?`` with the known name that is most like `word`, or nothing; `home` stands before all of them."""
+    """``; did you mean …?`` with the known name that is most like `word`, or nothing; `home` stands before them all."""
     found = difflib.get_close_matches(word, sorted(known), 1)
     return f"; did you mean {home}{found[0]}?" if found else ""
 
