@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
-PROGRAMS := nginx haproxy chromium curl openssl litmus prometheus promtool
+PROGRAMS := nginx haproxy chromium curl openssl litmus prometheus promtool wrk
 
 .PHONY: serve test soak applications lint docs bench clean
 
@@ -29,13 +29,15 @@ docs: $(VENV)/.runtime
 	$(BIN)/python -m pyramid_threaded_proxy.settings > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
-# QUICK=1 does less of the same, in under three minutes.
 # Whole applications around it, under pserve. They are part of `make test` where the extra is installed.
 applications: $(VENV)/.applications
 	CI=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
 
+# QUICK=1 does less of the same, in under five minutes.
 bench: $(VENV)/.benchmarks
-	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || { echo "bench needs nginx, which serves the files"; exit 1; }
+	@for program in nginx wrk; do \
+	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || { echo "bench needs $$program"; exit 1; }; \
+	done
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean:

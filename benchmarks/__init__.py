@@ -4,6 +4,7 @@
 
     __main__.py     the command: run scenarios, print, write JSON; --docs rewrites the page
     goals.py        the rows of the table, each with what must be reached and what is aimed at
+    why.py          another command: what each change to waitress buys and costs; variants.py takes them back
     scenarios/      one module for each kind of row: what is run, in which order
     bench.py        what scenarios work with: interleaved rounds, placement on cores, samples
     loads/          client processes that make the load

@@ -35,10 +35,10 @@ def run(names: list[str], quick: bool, folder: Path) -> dict[str, Any]:
             took = time.monotonic() - begin
             print(f"{name}: {took:.0f} s{', FAILED' if name in failures else ''}", file=sys.stderr, flush=True)
     return {
-        "taken": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        **machine.taken(),
         "quick": quick,
         "rounds": bench.sizes.rounds,
-        "machine": machine.describe(),
+        "small_rounds": bench.sizes.small_rounds,
         "versions": servers.versions(),
         "load_average": load,
         "left_out": bench.left_out,
@@ -63,7 +63,7 @@ def write(document: dict[str, Any], path: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"all, or some of: {', '.join(SCENARIOS)}")
-    parser.add_argument("--quick", action="store_true", help="less of the same, in under three minutes")
+    parser.add_argument("--quick", action="store_true", help="less of the same, in under five minutes")
     parser.add_argument("--reference", action="store_true", help="keep the run as the one that the page shows")
     parser.add_argument("--docs", action="store_true", help="run nothing: rewrite docs/how-fast.md from the reference")
     parsed = parser.parse_args()
@@ -78,8 +78,7 @@ def main() -> None:
     if arguments.docs:
         page.write(read(REFERENCE))
         return
-    if servers.program("nginx") is None:
-        raise SystemExit("nginx is not installed; it is the upstream that serves files")
+    servers.need_programs()
     machine.raise_descriptor_limit()
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         document = run(arguments.scenarios or list(SCENARIOS), arguments.quick, Path(folder))

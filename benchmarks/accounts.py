@@ -99,6 +99,23 @@ def machine_cpu() -> float:
     return parse_machine_ticks(Path("/proc/stat").read_text(encoding="latin-1")) / TICKS
 
 
+def parse_switches(text: str) -> int:
+    """How often a thread began to run, from its ``status``: it had waited, or another one ran in its place."""
+    names = ("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(names))
+
+
+def switches(pid: int) -> int:
+    """How often the threads of a process have begun to run."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            total += parse_switches(Path(f"/proc/{pid}/task/{task}/status").read_text(encoding="latin-1"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total
+
+
 def usage(root: int) -> Usage:
     """What a process and its descendants have used and hold."""
     return usage_of(stat.pid for stat in tree(root))

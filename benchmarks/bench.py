@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import machine, servers
-from benchmarks.accounts import Watch
+from benchmarks.accounts import Watch, switches
 from benchmarks.processes import Load, Service, free_port
 from benchmarks.servers import Origins
 
@@ -20,6 +20,8 @@ class Sizes(NamedTuple):
     """How much is done; a quick run does less of the same."""
 
     rounds: int
+    small_rounds: int
+    """Of requests for small answers, which vary most."""
     seconds: float
     share: int
     """Bulk is divided by it."""
@@ -29,8 +31,8 @@ class Sizes(NamedTuple):
     lasting_seconds: float
 
 
-FULL = Sizes(5, 3.0, 1, (3000, 9000), (10, 100, 1000, 9000, 10000), 20.0, 10.0)
-QUICK = Sizes(2, 0.6, 8, (3000,), (10, 100, 1000), 5.0, 3.0)
+FULL = Sizes(5, 7, 2.0, 1, (3000, 9000), (10, 100, 1000, 9000, 10000), 20.0, 10.0)
+QUICK = Sizes(2, 2, 1.0, 8, (3000,), (10, 100, 1000), 5.0, 3.0)
 
 
 class Measured(NamedTuple):
@@ -92,13 +94,17 @@ class Bench:
         machine.pin(os.getpid(), machine.OTHERS if alone else machine.ALL)
         machine.pin(service.pid, machine.ALONE if alone else machine.ALL)
 
-    def rounds(self, running: dict[str, Service]) -> Iterator[tuple[str, Service, bool]]:
+    def rounds(self, running: dict[str, Service], count: int | None = None) -> Iterator[tuple[str, Service, bool]]:
         """Interleaved: in each round every server in turn, alone on a core and then anywhere."""
-        for _ in range(self.sizes.rounds):
+        for _ in range(count or self.sizes.rounds):
             for alone in (True, False):
                 for name, service in running.items():
                     self.place(service, alone)
                     yield name, service, alone
+
+    def small_rounds(self, running: dict[str, Service]) -> Iterator[tuple[str, Service, bool]]:
+        """The same, as often as small answers are asked for."""
+        return self.rounds(running, self.sizes.small_rounds)
 
     @staticmethod
     def measure(service: Service, load: str, **arguments: Any) -> Measured:
@@ -109,6 +115,17 @@ class Bench:
                 client.go()
                 result = client.wait()
         return Measured(result, watch.cpu, watch)
+
+    def measure_small(self, data: str, name: str, service: Service, alone: bool, **arguments: Any) -> None:
+        """Have wrk ask, and record requests a second, latencies, and CPU-s for 1,000 requests."""
+        before = switches(service.pid)
+        measured = self.measure(service, "wrk", seconds=self.sizes.seconds, **arguments)
+        place, answers = "one" if alone else "two", measured.client["answers"]
+        self.record(f"{data}.{place}", name, measured.client["rate"])
+        self.record(f"{data}.{place}.p50", name, measured.client["p50"])
+        self.record(f"{data}.{place}.p99", name, measured.client["p99"])
+        self.record(f"{data}.{place}.cpu", name, 1e3 * measured.cpu / answers)
+        self.record(f"{data}.{place}.switches", name, (switches(service.pid) - before) / answers)
 
     def can_hold(self, count: int) -> bool:
         """Whether a server may have the descriptors for so many exchanges; if not, a note says so."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accounts import tree
 
@@ -18,7 +20,7 @@ ALL = set(CORES)
 
 
 def pin(root: int, cores: set[int]) -> None:
-    """Slot every thread of a process and of its descendants; threads made later inherit it."""
+    """Place every thread of a process and of its descendants; threads made later inherit it."""
     for stat in tree(root):
         for task in os.listdir(f"/proc/{stat.pid}/task"):
             try:
@@ -40,6 +42,11 @@ def raise_descriptor_limit(wanted: int = 65536) -> int:
 def load_average() -> float:
     """Processes that ran or wanted to, over the last minute."""
     return os.getloadavg()[0]
+
+
+def taken() -> dict[str, Any]:
+    """When figures are taken, and on what."""
+    return {"taken": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": describe()}
 
 
 def describe() -> dict[str, str]:

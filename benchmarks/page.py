@@ -9,6 +9,8 @@ PAGE = ROOT / "docs" / "how-fast.md"
 PLOTS = ROOT / "docs" / "how-fast"
 BEGIN = "<!-- Figures begin: written by `python -m benchmarks --docs`. -->\n"
 END = "<!-- Figures end. -->\n"
+BEGIN_WHY = "<!-- The table begins: written by `python -m benchmarks.why --reference`. -->\n"
+END_WHY = "<!-- The table ends. -->\n"
 
 
 def block(document: report.Document) -> str:
@@ -18,17 +20,23 @@ def block(document: report.Document) -> str:
     images = "\n\n".join(f"![{title}](how-fast/{name})" for name, title in titles.items())
     missing = "\n".join(f"- {line}" for line in report.left_out(document))
     ini = f"```ini\n{document['ini'].strip()}\n```"
-    parts = [report.conditions(document), report.how_noisy(document), report.table(document), missing, images, ini]
+    parts = [report.conditions(document), report.how_noisy(document), report.table(document), missing,
+             report.small(document), images, ini]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def replaced(page: str, inside: str) -> str:
-    """The page with other figures; raises ValueError where a mark is missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"docs/{PAGE.name} lacks one of its two marks, {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}\n{inside}\n{END}{after}"
+def replaced(page: str, inside: str, begin: str = BEGIN, end: str = END) -> str:
+    """The page with something else between two marks; raises ValueError where a mark is missing."""
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"docs/{PAGE.name} lacks one of its two marks, {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}\n{inside}\n{end}{after}"
+
+
+def write_why(inside: str) -> None:
+    """Rewrite the table of what each change buys."""
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), inside, BEGIN_WHY, END_WHY), encoding="utf-8")
 
 
 def write(document: report.Document) -> None:

@@ -65,6 +65,33 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(drawn)
 
 
+#: What is asked for with wrk: the samples' names, and what they are called.
+_SMALL = {
+    "own1": "own view, 1 connection",
+    "own16": "own view, 16 connections",
+    "own64": "own view, 64 connections",
+    "beside": "own view, 16 connections, beside 3,000 held",
+    "small1": "1 KiB answers, 1 connection",
+    "small16": "1 KiB answers, 16 connections",
+    "browser": "… with a browser's 12 request fields",
+    "small64": "1 KiB answers, 64 connections",
+}
+_SMALL_HEAD = ("asked for", "cores", "of", "req/s", "p50, ms", "p99, ms", "CPU-s/1,000", "switches")
+
+
+def small(document: Document) -> str:
+    """All that wrk showed, as Markdown: medians of the rounds; empty where nothing was asked for."""
+    samples, lines = document["samples"], [_SMALL_HEAD]
+    for data, title in _SMALL.items():
+        for place in ("two", "one"):
+            at = f"{data}.{place}"
+            for name in samples.get(f"{at}.p50", {}):
+                figures = (at, f"{at}.p50", f"{at}.p99", f"{at}.cpu", f"{at}.switches")
+                shown = (number(statistics.median(samples[figure][name])) for figure in figures)
+                lines.append((title, place, name, *shown))
+    return markdown(lines) if len(lines) > 1 else ""
+
+
 def left_out(document: Document) -> list[str]:
     """Servers that are not installed, scenarios that failed, and rows that this run did not measure."""
     lines = [f"left out: {TITLES[name]}: {reason}" for name, reason in document["left_out"].items()]
@@ -92,8 +119,11 @@ def conditions(document: Document) -> str:
     """On what, when and how the figures were taken."""
     machine = ", ".join(f"{name} {value}" for name, value in document["machine"].items())
     kind = "a quick run (bulk sizes divided by 8)" if document["quick"] else "a full run"
+    rounds = f"{document['rounds']} rounds"
+    if "small_rounds" in document:
+        rounds += f", {document['small_rounds']} of what wrk asks for"
     peers = "; ".join(document["versions"].values())
-    return f"Taken {document['taken']} in {kind}, {document['rounds']} rounds. {machine}. {peers}."
+    return f"Taken {document['taken']} in {kind}, {rounds}. {machine}. {peers}."
 
 
 def rows(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
@@ -112,6 +142,6 @@ def verdicts(document: Document) -> str:
 
 def text(document: Document) -> str:
     """All that is printed at the end of a run."""
-    parts = [document["ini"].strip(), table(document), "\n".join(left_out(document)), how_noisy(document),
-             conditions(document), verdicts(document)]  # fmt: skip
+    parts = [document["ini"].strip(), small(document), table(document), "\n".join(left_out(document)),
+             how_noisy(document), conditions(document), verdicts(document)]  # fmt: skip
     return "\n\n".join(part for part in parts if part)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import variants
 from benchmarks.machine import CORES
 from benchmarks.processes import Service, free_port
 
@@ -24,11 +25,20 @@ FILES = {"1k": 1024, "1m": MIB, "32m": 32 * MIB, "64m": 64 * MIB, "256m": 256 * 
 TITLES = {
     "proxy": "pyramid_threaded_proxy",
     "logged": "pyramid_threaded_proxy, access log on",
+    "holding": "pyramid_threaded_proxy, 3,000 exchanges held",
     "bare": "the application without it",
     "haproxy": "HAProxy, splice, one thread",
     "haproxy-mt": "HAProxy, splice, a thread a core",
     "nginx": "nginx, 256k, unbuffered",
     "revproxy": "django-revproxy, gunicorn gthread",
+}
+#: What ``pyramid.includes`` is for each of the servers that run the application.
+ADDONS = {
+    "proxy": "pyramid_threaded_proxy",
+    "logged": "pyramid_threaded_proxy",
+    "holding": "pyramid_threaded_proxy",
+    "bare": "",
+    **{name: f"pyramid_threaded_proxy benchmarks.variants.{name}" for name in variants.VARIANTS},
 }
 
 
@@ -48,6 +58,13 @@ class Origins(NamedTuple):
 def program(name: str) -> str | None:
     """The path of a server from Debian's packages."""
     return shutil.which(name, path=_PATH)
+
+
+def need_programs() -> None:
+    """End with a message where a program is missing without which nothing can be measured."""
+    for name, what in (("nginx", "the upstream that serves files"), ("wrk", "the client that asks for small answers")):
+        if program(name) is None:
+            raise SystemExit(f"{name} is not installed; it is {what}")
 
 
 def missing() -> dict[str, str]:
@@ -128,7 +145,7 @@ def _nginx(name: str, folder: Path, port: int, servers: str) -> Service:
 def start(name: str, origins: Origins, secure: bool = False) -> Service:
     """The server of that name on a port of its own; `secure` gives the application its route to the TLS upstream."""
     port = free_port()
-    if name in ("proxy", "logged", "bare"):
+    if name in ADDONS:
         return _pyramid(name, origins, port, secure)
     if name in ("haproxy", "haproxy-mt"):
         return _haproxy(origins, port, threads=1 if name == "haproxy" else len(CORES))
@@ -137,7 +154,7 @@ def start(name: str, origins: Origins, secure: bool = False) -> Service:
 
 def _pyramid(name: str, origins: Origins, port: int, secure: bool) -> Service:
     variables = {
-        "addon": "" if name == "bare" else "pyramid_threaded_proxy",
+        "addon": ADDONS[name],
         "access_level": "INFO" if name == "logged" else "CRITICAL",
         "access_file": f"{origins.folder}/access-{port}.log",
         "http_port": port,

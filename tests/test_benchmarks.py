@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import accounts, figures, machine, page, plots, report, servers
+from benchmarks import accounts, figures, machine, page, plots, report, servers, why
 from benchmarks.bench import QUICK, Bench
 from benchmarks.goals import GOALS, Goal
-from benchmarks.loads import wire
+from benchmarks.loads import wire, wrk
 from benchmarks.processes import Load, ProcessFailed, Service, free_port
-from benchmarks.scenarios import chunked, held, own_view, tunnels
+from benchmarks.scenarios import beside, chunked, held, own_view, tunnels
 
 STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 2 3 4 {utime} {stime} {cutime} {cstime} 20 0 {threads} 0 12345"
 
@@ -163,6 +163,12 @@ def test_usage_of_this_process() -> None:
     assert watch.most.threads >= 1
 
 
+def test_switches_of_a_thread_are_counted_both_ways() -> None:
+    """Of itself and not; and a process that does nothing but begin has some."""
+    assert accounts.parse_switches("voluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t2\nThreads:\t9\n") == 7
+    assert accounts.switches(os.getpid()) > 0
+
+
 # What is shown
 
 
@@ -171,6 +177,32 @@ def test_the_table_has_must_and_aim_beside_the_ratio() -> None:
     line = next(line for line in report.table(document()).splitlines() if "CPU-s/GiB" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2:] == ["0.625 x", "≤ 1.15", "≤ 0.9", "aim", "0.25", "haproxy 0.4", "nginx 0.7", "40%"]
+
+
+def test_what_wrk_showed_stands_together() -> None:
+    """A line for each server and placement: requests a second, latencies, CPU and switches."""
+    figures_of = {
+        "": [200.0, 400.0],
+        ".p50": [1.0, 2.0],
+        ".p99": [5.0, 5.0],
+        ".cpu": [0.5, 0.5],
+        ".switches": [3.0, 3.0],
+    }
+    samples = {f"own16.two{figure}": {"bare": values} for figure, values in figures_of.items()}
+    cells = [cell.strip() for cell in report.small(document(samples=samples)).splitlines()[-1].strip("|").split("|")]
+    assert cells == ["own view, 16 connections", "two", "bare", "300", "1.5", "5", "0.5", "3"]
+    assert report.small(document()) == ""
+
+
+def test_what_each_change_buys_is_said_of_the_whole() -> None:
+    """Of each variant the figure, and what it is of the add-on as it is; both kinds, anywhere and alone."""
+    names = ("proxy", *why.VARIANTS, "bare")
+    samples = {f"why.{kind}.{figure}": {name: [10.0 if name == "proxy" else 5.0] for name in names}
+               for kind in ("own", "proxied") for figure in ("two", "two.p99", "two.switches", "one")}  # fmt: skip
+    first, *_, last = why.table(samples).splitlines()[2:]
+    assert [cell.strip() for cell in first.strip("|").split("|")] == ["as it is", *["10"] * 8]
+    assert [cell.strip() for cell in last.strip("|").split("|")][1:] == ["5 (0.50)", "5 (0.50)", "5", "5 (0.50)"] * 2
+    assert servers.ADDONS.keys() >= {*names}
 
 
 def test_what_is_missing_is_named() -> None:
@@ -226,6 +258,24 @@ def test_the_page_shows_the_reference() -> None:
         assert (page.PLOTS / name).read_text(encoding="utf-8") == drawing
 
 
+def test_the_page_shows_what_each_change_buys() -> None:
+    """The table is what the other command makes of its committed run."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text == page.replaced(text, why.block(command.read(why.REFERENCE)), page.BEGIN_WHY, page.END_WHY)
+
+
+@pytest.mark.parametrize("name", ["proxy", *why.VARIANTS])
+def test_what_is_taken_back_still_serves(name: str, tmp_path: Path, need_program: Callable[[str], str]) -> None:
+    """Each variant answers an own view and a proxied request, several times on one connection."""
+    for needed in ("nginx", "openssl"):
+        need_program(needed)
+    bench = Bench(tmp_path, QUICK._replace(share=512))
+    with bench.upstreams(), bench.running(name) as running:
+        for path in ("/own", "/files/1k"):
+            shown = bench.measure(running[name], "small", path=path, connections=2, seconds=0.05)
+            assert shown.client["answers"] > 2
+
+
 def test_the_ini_is_shown_without_variables() -> None:
     """What is printed with the table can be read as an ini file."""
     shown = servers.shown_ini()
@@ -235,6 +285,38 @@ def test_the_ini_is_shown_without_variables() -> None:
 
 
 # Reading answers, as far as the loads do
+
+WRK = """Running 1s test @ http://127.0.0.1:8080/own
+  1 threads and 16 connections
+  Latency Distribution
+     50%  980.00us
+     75%    1.26ms
+     90%    2.00ms
+     99%    1.50s
+  2500 requests in 1.00s, 2.9MB read
+Requests/sec:   2497.51
+Transfer/sec:      2.90MB
+"""
+
+
+def test_what_wrk_prints_is_read() -> None:
+    """Its units are microseconds, milliseconds and seconds."""
+    assert wrk.parse(WRK) == {"answers": 2500, "rate": 2497.51, "p50": pytest.approx(0.98), "p99": 1500}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("Requests/sec", "  Non-2xx or 3xx responses: 7\nRequests/sec"), "Non-2xx or 3xx responses: 7"),
+        (("Requests/sec", "  Socket errors: connect 0, read 1, write 0, timeout 0\nRequests/sec"), "read 1"),
+        (("99%", "98%"), "not what wrk prints"),
+        (("Requests/sec", "Pages/sec"), "not what wrk prints"),
+    ],
+)
+def test_what_wrk_was_not_answered_is_no_figure(change: tuple[str, str], told: str) -> None:
+    """Refusals and broken connections are quick: a rate that counts them means nothing."""
+    with pytest.raises(wire.BadAnswer, match=told):
+        wrk.parse(WRK.replace(*change))
 
 
 def test_answers_other_than_200_are_refused() -> None:
@@ -287,17 +369,25 @@ def test_the_server_is_alone_on_its_core(tmp_path: Path, need_program: Callable[
 
 def test_a_tiny_run(tmp_path: Path, need_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers start, loads run, samples of both placements are there, and this process is where it was before."""
-    need_program("nginx")
-    need_program("openssl")
+    for name in ("nginx", "openssl", "wrk"):
+        need_program(name)
     monkeypatch.setattr(tunnels, "_COUNT", 20)
     monkeypatch.setattr(held, "_SECONDS", 0.2)
-    sizes = QUICK._replace(rounds=1, seconds=0.1, share=512, held=(20,), lasting_seconds=0.2)
+    monkeypatch.setattr(own_view, "CONNECTIONS", (16,))
+    sizes = QUICK._replace(rounds=1, small_rounds=1, seconds=0.1, share=512, held=(20,), lasting_seconds=0.2)
     bench = Bench(tmp_path, sizes)
     bench.left_out.update(dict.fromkeys(("haproxy", "haproxy-mt", "nginx"), "not wanted"))
     with bench.upstreams():
-        for scenario in (own_view, chunked, held, tunnels):
+        for scenario in (own_view, chunked, held, beside, tunnels):
             scenario.run(bench)
     assert os.sched_getaffinity(0) == machine.ALL
-    assert set(bench.samples) >= {"own.one", "own.two", "chunked.cpu", "chunked.rate", "held20.p99", "tunnels.p99"}
-    assert bench.samples["own.two"]["bare"][0] > 0
+    assert set(bench.samples) >= {"chunked.cpu", "chunked.rate", "held20.p99", "tunnels.p99"}
+    for data in ("own16", "beside"):
+        asked = {
+            f"{data}.{place}{figure}"
+            for place in ("one", "two")
+            for figure in ("", ".p50", ".p99", ".cpu", ".switches")
+        }
+        assert set(bench.samples) >= asked
+    assert bench.samples["own16.two"]["bare"][0] > 0
     assert bench.samples["held20.done"]["proxy"][0] >= 0.2

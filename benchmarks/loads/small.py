@@ -1,4 +1,7 @@
-"""Many small answers on kept connections, each connection asking again as soon as it was answered."""
+"""Small answers on kept connections, asked for again at once or after a while, also for as long as another load lasts.
+
+What wrk can't do: it neither waits nor ends when it is told.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import heapq
 import select
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.figures import percentile
@@ -97,11 +99,9 @@ class _Run:
             pass
 
 
-def small(
-    port: int, path: str, connections: int, seconds: float = 0, fields: Sequence[str] = (), think: float = 0
-) -> dict[str, Any]:
+def small(port: int, path: str, connections: int, seconds: float = 0, think: float = 0) -> dict[str, Any]:
     """Requests a second and latencies in milliseconds; without `seconds` until standard input ends."""
-    asked = request(path, fields)
+    asked = request(path)
     run = _Run([_Client(port, asked) for _ in range(connections)], asked, think)
     ready()
     begin = time.perf_counter()

@@ -20,8 +20,8 @@ BROWSER_FIELDS = (
     "Connection: keep-alive",
     "Cookie: theme=dark; session=0123456789abcdef0123456789abcdef; seen=4711",
     "Upgrade-Insecure-Requests: 1",
-    "Sec-PreparedExchange-Dest: document",
-    "Sec-PreparedExchange-Mode: navigate",
+    "Sec-Fetch-Dest: document",
+    "Sec-Fetch-Mode: navigate",
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.bench import Bench
 from benchmarks.scenarios import (
+    beside,
     bodies,
     chunked,
     downloads,
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "own_view": own_view.run,
     "small_answers": small_answers.run,
     "held": held.run,
+    "beside": beside.run,
     "tunnels": tunnels.run,
     "slow_readers": slow_readers.run,
     "mixed": mixed.run,

@@ -19,21 +19,21 @@ def run(bench: Bench) -> None:
     with bench.running("proxy") as running, ExitStack() as crowds:
         service = running["proxy"]
         bench.place(service, alone=True)
-        bench.measure(service, "small", path="/files/1k", connections=16, seconds=bench.sizes.seconds)
+        bench.measure(service, "wrk", path="/files/1k", connections=16, seconds=bench.sizes.seconds)
         before, held = usage(service.pid), 0
         for count in filter(bench.can_hold, bench.sizes.in_flight):
             begun = usage(service.pid).cpu
             crowds.enter_context(
                 Load("held", port=service.port, path="/stream/hold/3600", count=count - held, lasting=True)
             ).ready()
-            _wait_held(bench.stream_port, count)
+            wait_held(bench.stream_port, count)
             bench.record(f"in_flight.start.{count}", "proxy", 1e6 * (usage(service.pid).cpu - begun) / (count - held))
             held = count
             _measure(bench, service, count)
             bench.record(f"in_flight.rss.{count}", "proxy", (usage(service.pid).rss - before.rss) / 1024 / count)
 
 
-def _wait_held(port: int, count: int) -> None:
+def wait_held(port: int, count: int) -> None:
     """Wait until the upstream holds so many answers back."""
     deadline = time.monotonic() + _PATIENCE
     while True:
@@ -49,6 +49,6 @@ def _wait_held(port: int, count: int) -> None:
 def _measure(bench: Bench, service: Service, count: int) -> None:
     for _ in range(bench.sizes.rounds):
         for data, path in (("small", "/files/1k"), ("own", "/own")):
-            measured = bench.measure(service, "small", path=path, connections=16, seconds=bench.sizes.seconds)
+            measured = bench.measure(service, "wrk", path=path, connections=16, seconds=bench.sizes.seconds)
             cpu = 1e6 * measured.cpu / measured.client["answers"]
             bench.record(f"in_flight.{data}.{count}", "proxy", cpu)

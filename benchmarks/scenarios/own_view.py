@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from benchmarks.bench import Bench
 
+CONNECTIONS = (1, 16, 64)
+
 
 def run(bench: Bench) -> None:
     with bench.running("proxy", "bare") as running:
-        for name, service, alone in bench.rounds(running):
-            measured = bench.measure(service, "small", path="/own", connections=16, seconds=bench.sizes.seconds)
-            bench.record("own.one" if alone else "own.two", name, measured.client["rate"])
+        for connections in CONNECTIONS:
+            for name, service, alone in bench.small_rounds(running):
+                bench.measure_small(f"own{connections}", name, service, alone, path="/own", connections=connections)

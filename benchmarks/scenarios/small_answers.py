@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.loads.wire import BROWSER_FIELDS
-from benchmarks.processes import Service
 
 #: Samples' name: connections and request fields; Host is the twelfth.
 _KINDS: dict[str, dict[str, Any]] = {
@@ -24,12 +23,6 @@ def run(bench: Bench) -> None:
         if kind == "small16":
             names.append("revproxy")
         with bench.running(*names) as running:
-            for name, service, alone in bench.rounds(running):
-                _measure(bench, f"{kind}.{'one' if alone else 'two'}", name, service, arguments)
-
-
-def _measure(bench: Bench, data: str, name: str, service: Service, arguments: dict[str, Any]) -> None:
-    path = "/own" if name == "bare" else "/files/1k"
-    measured = bench.measure(service, "small", path=path, seconds=bench.sizes.seconds, **arguments)
-    bench.record(data, name, measured.client["rate"])
-    bench.record(f"{data}.cpu", name, 1e6 * measured.cpu / measured.client["answers"])
+            for name, service, alone in bench.small_rounds(running):
+                path = "/own" if name == "bare" else "/files/1k"
+                bench.measure_small(kind, name, service, alone, path=path, **arguments)
