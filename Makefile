@@ -5,16 +5,25 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := nginx haproxy chromium curl openssl litmus prometheus promtool wrk
 
-.PHONY: serve test soak applications lint docs bench clean
+.PHONY: serve test test-all coverage soak applications lint docs bench clean
 
 serve: $(VENV)/.runtime
 	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
 
+# TESTS=tests/http runs a part of it.
 test: $(VENV)/.testing
 	@for program in $(PROGRAMS); do \
 	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || echo "left out: the tests with $$program, which is not installed"; \
 	done
-	$(BIN)/python -X dev -m pytest
+	$(BIN)/python -X dev -m pytest $(TESTS)
+
+# On each supported Python that is found, each with an environment of its own, .venv-3.*
+test-all:
+	.ci/test-all $(TESTS)
+
+# The suite, and which lines and branches of the package it runs; processes that tests start do not count.
+coverage: $(VENV)/.testing
+	$(BIN)/python -X dev -m pytest --cov --cov-report=term $(TESTS)
 
 # Exchanges of 40 kinds by two users, every body compared; a few minutes. COUNT=2000 does less of the same.
 soak: $(VENV)/.testing
@@ -41,7 +50,7 @@ bench: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-3.*
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
