@@ -1,4 +1,4 @@
-"""Tests stand in the rooms of what they test: each module has a test file of its name, or this says whose it is."""
+"""Tests stand in the rooms of what they test: each module has a test file of its name, or one that is named here."""
 
 from __future__ import annotations
 
