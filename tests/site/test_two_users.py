@@ -222,7 +222,9 @@ class Client:
         if status == b"200":
             assert TOKEN.findall(head) == [self._token], head
             if body:
-                bears = body.startswith(self._token + b":") and body.endswith(b":" + self._token)
+                # Of an answer with bytes behind it the client gets what was framed: the token alone (`_too_much`).
+                whole = body.startswith(self._token + b":") and body.endswith(b":" + self._token)
+                bears = whole or body == self._token
                 if not bears:
                     self.faults.append(f"{self._token!r} got {body[:60]!r} … {body[-60:]!r}")
         self.outcomes[status.decode()] += 1
