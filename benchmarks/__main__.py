@@ -38,7 +38,7 @@ def run(names: list[str], quick: bool, folder: Path) -> dict[str, Any]:
         **machine.taken(),
         "quick": quick,
         "rounds": bench.sizes.rounds,
-        "small_rounds": bench.sizes.small_rounds,
+        "own_rounds": bench.sizes.own_rounds,
         "versions": servers.versions(),
         "load_average": load,
         "left_out": bench.left_out,

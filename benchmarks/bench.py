@@ -20,8 +20,8 @@ class Sizes(NamedTuple):
     """How much is done; a quick run does less of the same."""
 
     rounds: int
-    small_rounds: int
-    """Of requests for small answers, which vary most."""
+    own_rounds: int
+    """Of own views, which vary most."""
     seconds: float
     share: int
     """Bulk is divided by it."""
@@ -102,9 +102,9 @@ class Bench:
                     self.place(service, alone)
                     yield name, service, alone
 
-    def small_rounds(self, running: dict[str, Service]) -> Iterator[tuple[str, Service, bool]]:
-        """The same, as often as small answers are asked for."""
-        return self.rounds(running, self.sizes.small_rounds)
+    def own_rounds(self, running: dict[str, Service]) -> Iterator[tuple[str, Service, bool]]:
+        """The same, as often as own views are asked for."""
+        return self.rounds(running, self.sizes.own_rounds)
 
     @staticmethod
     def measure(service: Service, load: str, **arguments: Any) -> Measured:

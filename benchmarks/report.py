@@ -120,8 +120,8 @@ def conditions(document: Document) -> str:
     machine = ", ".join(f"{name} {value}" for name, value in document["machine"].items())
     kind = "a quick run (bulk sizes divided by 8)" if document["quick"] else "a full run"
     rounds = f"{document['rounds']} rounds"
-    if "small_rounds" in document:
-        rounds += f", {document['small_rounds']} of what wrk asks for"
+    if "own_rounds" in document:
+        rounds += f", {document['own_rounds']} of own views"
     peers = "; ".join(document["versions"].values())
     return f"Taken {document['taken']} in {kind}, {rounds}. {machine}. {peers}."
 

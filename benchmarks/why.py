@@ -20,7 +20,7 @@ from benchmarks.variants import VARIANTS
 
 REFERENCE = RESULTS / "why.json"
 #: Of a second each: with so many servers a round lasts long, and what the machine does changes meanwhile.
-SIZES = FULL._replace(small_rounds=5, seconds=1.0)
+SIZES = FULL._replace(own_rounds=5, seconds=1.0)
 _TITLES = {"proxy": "as it is", **variants.TITLES, "bare": "without the add-on"}
 _KINDS = {"own": "/own", "proxied": "/files/1k"}
 _HEAD = ("", "own view: req/s", "p99, ms", "switches", "alone: req/s",
@@ -33,7 +33,7 @@ def run(bench: Bench) -> None:
     """Each variant in turn, round after round."""
     with bench.running("proxy", *VARIANTS, "bare") as running:
         for kind, path in _KINDS.items():
-            for name, service, alone in bench.small_rounds(running):
+            for name, service, alone in bench.own_rounds(running):
                 asked = "/own" if name == "bare" else path
                 bench.measure_small(f"why.{kind}", name, service, alone, path=asked, connections=16)
 
@@ -69,7 +69,7 @@ def measure() -> dict[str, Any]:
         bench = Bench(Path(folder), SIZES)
         with bench.upstreams():
             run(bench)
-    return {**machine.taken(), "rounds": SIZES.small_rounds, "samples": bench.samples}
+    return {**machine.taken(), "rounds": SIZES.own_rounds, "samples": bench.samples}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pyramid_threaded_proxy.loop import log_writer
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from tests.support import leaks
 from tests.support.certificates import Authority
-from tests.support.names import Names
+from tests.support.names import NameServer
 from tests.support.origin import Gate, MakeOrigin, MakeTls, Origin
 from tests.support.pairs import MakePair, Pair
 from tests.support.programs import program_path
@@ -121,9 +121,11 @@ def pair(make_pair: MakePair) -> Pair:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+def names(monkeypatch: pytest.MonkeyPatch) -> NameServer:
     """In place of the system's look-up of names."""
-    return Names(monkeypatch)
+    made = NameServer()
+    monkeypatch.setattr(socket, "getaddrinfo", made)
+    return made
 
 
 @pytest.fixture

@@ -374,7 +374,7 @@ def test_a_tiny_run(tmp_path: Path, need_program: Callable[[str], str], monkeypa
     monkeypatch.setattr(tunnels, "_COUNT", 20)
     monkeypatch.setattr(held, "_SECONDS", 0.2)
     monkeypatch.setattr(own_view, "CONNECTIONS", (16,))
-    sizes = QUICK._replace(rounds=1, small_rounds=1, seconds=0.1, share=512, held=(20,), lasting_seconds=0.2)
+    sizes = QUICK._replace(rounds=1, own_rounds=1, seconds=0.1, share=512, held=(20,), lasting_seconds=0.2)
     bench = Bench(tmp_path, sizes)
     bench.left_out.update(dict.fromkeys(("haproxy", "haproxy-mt", "nginx"), "not wanted"))
     with bench.upstreams():

@@ -16,5 +16,5 @@ def run(bench: Bench) -> None:
         with Load("held", **crowd) as load:
             load.ready()
             wait_held(bench.stream_port, count)
-            for name, service, alone in bench.small_rounds(running):
+            for name, service, alone in bench.own_rounds(running):
                 bench.measure_small("beside", name, service, alone, path="/own", connections=16)

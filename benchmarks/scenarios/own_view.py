@@ -10,5 +10,5 @@ CONNECTIONS = (1, 16, 64)
 def run(bench: Bench) -> None:
     with bench.running("proxy", "bare") as running:
         for connections in CONNECTIONS:
-            for name, service, alone in bench.small_rounds(running):
+            for name, service, alone in bench.own_rounds(running):
                 bench.measure_small(f"own{connections}", name, service, alone, path="/own", connections=connections)

@@ -23,6 +23,6 @@ def run(bench: Bench) -> None:
         if kind == "small16":
             names.append("revproxy")
         with bench.running(*names) as running:
-            for name, service, alone in bench.small_rounds(running):
+            for name, service, alone in bench.rounds(running):
                 path = "/own" if name == "bare" else "/files/1k"
                 bench.measure_small(kind, name, service, alone, path=path, **arguments)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import IO, Any
 
 from pyramid.request import Request
@@ -25,6 +26,12 @@ _BLOCK = 64 * 1024
 _SHOWN = 1024
 #: Before a URL's host a name and password may stand (RFC 3986 3.2.1).
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@")
+
+
+@cache
+def _environ_key(header: str) -> str:
+    """Where WSGI puts a field; of the few names that the settings give."""
+    return "HTTP_" + header.upper().replace("-", "_")
 
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
@@ -130,7 +137,7 @@ class ClientRequest:
 
     def given_id(self, header: str) -> str | None:
         """What a peer that waitress trusts calls this request, in the field `header`; None where it says nothing."""
-        value = self.environ.get("HTTP_" + header.upper().replace("-", "_")) if header else None
+        value = self.environ.get(_environ_key(header)) if header else None
         if value is None or not _REQUEST_ID.fullmatch(value) or not access.peer(self.environ)[1]:
             return None
         return str(value)

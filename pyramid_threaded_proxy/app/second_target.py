@@ -109,9 +109,11 @@ def has_second_target(environ: Mapping[str, Any]) -> bool:
 
 def _destination_of(environ: Mapping[str, Any]) -> str | None:
     """Of other methods Destination is an ordinary field: RFC 4918 gives it a meaning with these two."""
-    methods = {environ["REQUEST_METHOD"].upper(), *(environ.get(name, "").strip().upper() for name in _METHODS)}
     destination: str | None = environ.get("HTTP_DESTINATION")
-    return None if destination is None or not methods & _WRITING else destination.strip(" \t")
+    if destination is None:  # of nearly every request: what its method may be need not be looked for
+        return None
+    methods = {environ["REQUEST_METHOD"].upper(), *(environ.get(name, "").strip().upper() for name in _METHODS)}
+    return destination.strip(" \t") if methods & _WRITING else None
 
 
 class BelowMount:

@@ -14,7 +14,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 import pyramid_threaded_proxy
-from tests.support.names import Names
+from tests.support.names import NameServer
 from tests.support.origin import MakeOrigin, answering, echo
 from tests.support.site import MakeSite, Site, route
 from tests.support.wire import Answer, OriginWire, received
@@ -98,7 +98,7 @@ def test_spellings_of_a_permitted_address(origin: MakeOrigin, site: MakeSite, ho
         "gopher://127.0.0.1:PORT/",
     ],
 )
-def test_urls_that_readers_disagree_on(origin: MakeOrigin, site: MakeSite, names: Names, url: str) -> None:
+def test_urls_that_readers_disagree_on(origin: MakeOrigin, site: MakeSite, names: NameServer, url: str) -> None:
     """What one reader of URLs takes for a permitted host and another for this machine reaches neither."""
     upstream = origin(echo)
     made = allowing(site, "*.internal", "*.api.internal", "api.internal")
@@ -107,7 +107,7 @@ def test_urls_that_readers_disagree_on(origin: MakeOrigin, site: MakeSite, names
     assert upstream.accepted == 0
 
 
-def test_a_name_is_resolved_once(origin: MakeOrigin, site: MakeSite, names: Names) -> None:
+def test_a_name_is_resolved_once(origin: MakeOrigin, site: MakeSite, names: NameServer) -> None:
     """The address that was judged is the one that is used: nobody asks the resolver a second time."""
     upstream = origin(echo)
     names.known["rebind.example"] = iter([["127.0.0.1"], ["127.0.0.66"]])
@@ -117,7 +117,7 @@ def test_a_name_is_resolved_once(origin: MakeOrigin, site: MakeSite, names: Name
     assert names.asked.count("rebind.example") == 1
 
 
-def test_rebinding_gets_nowhere(origin: MakeOrigin, site: MakeSite, names: Names) -> None:
+def test_rebinding_gets_nowhere(origin: MakeOrigin, site: MakeSite, names: NameServer) -> None:
     """A name that turns to an address outside is refused, although a connection to its first address is kept."""
     upstream = origin(echo)
     names.known["rebind.example"] = iter([["127.0.0.1"], ["127.0.0.66"]])
@@ -128,7 +128,7 @@ def test_rebinding_gets_nowhere(origin: MakeOrigin, site: MakeSite, names: Names
     assert upstream.accepted == 1
 
 
-def test_of_several_addresses_a_permitted_one_is_used(origin: MakeOrigin, site: MakeSite, names: Names) -> None:
+def test_of_several_addresses_a_permitted_one_is_used(origin: MakeOrigin, site: MakeSite, names: NameServer) -> None:
     """A name with addresses inside and outside is asked at the one inside."""
     upstream = origin(echo)
     names.known["two.example"] = iter([["192.0.2.1", "127.0.0.1"]])
@@ -136,7 +136,7 @@ def test_of_several_addresses_a_permitted_one_is_used(origin: MakeOrigin, site: 
     assert made.get(f"/fetch?url=http://two.example:{upstream.port}/").status == 200
 
 
-def test_kept_connections_are_each_names_own(origin: MakeOrigin, site: MakeSite, names: Names) -> None:
+def test_kept_connections_are_each_names_own(origin: MakeOrigin, site: MakeSite, names: NameServer) -> None:
     """Two names that have one address share no connection, so that none is used for a name it was not made for."""
     upstream = origin(echo)
     made = allowing(site, "127.0.0.1")
@@ -146,7 +146,7 @@ def test_kept_connections_are_each_names_own(origin: MakeOrigin, site: MakeSite,
     assert upstream.accepted == 2
 
 
-def test_a_name_that_does_not_resolve(site: MakeSite, names: Names) -> None:
+def test_a_name_that_does_not_resolve(site: MakeSite, names: NameServer) -> None:
     """It is a bad gateway, whatever is let in."""
     assert allowing(site, "10.0.0.0/8").get("/fetch?url=http://nowhere.example/").status == 502
     assert allowing(site, "nowhere.example").get("/fetch?url=http://nowhere.example/").status == 502

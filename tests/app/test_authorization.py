@@ -49,7 +49,7 @@ class Documents:
 guarded = partial(route, permission="view")
 
 
-def with_policy(config: Configurator) -> None:
+def with_root(config: Configurator) -> None:
     config.set_security_policy(Policy())
     config.set_root_factory(Root)
 
@@ -64,7 +64,7 @@ def status(site: Site, path: str, user: str = "", method: str = "GET") -> int:
 def test_the_root_factorys_acl_is_asked(origin: MakeOrigin, site: MakeSite) -> None:
     """The ACL of the application's root lets in who has the permission, nobody else, and nothing goes up for them."""
     upstream = origin(echo)
-    made = site(guarded("r", upstream.url), configure=with_policy)
+    made = site(guarded("r", upstream.url), configure=with_root)
     assert status(made, "/r/x") == 403
     assert status(made, "/r/x", "bob") == 403
     assert upstream.accepted == 0
@@ -73,7 +73,7 @@ def test_the_root_factorys_acl_is_asked(origin: MakeOrigin, site: MakeSite) -> N
 
 def test_the_routes_factory_is_asked(origin: MakeOrigin, site: MakeSite) -> None:
     """With a `factory` the ACL is that of the route's own context."""
-    made = site(guarded("r", origin(echo).url, factory=f"{__name__}.Reports"), configure=with_policy)
+    made = site(guarded("r", origin(echo).url, factory=f"{__name__}.Reports"), configure=with_root)
     assert status(made, "/r/x", "alice") == 403
     assert status(made, "/r/x", "bob") == 200
 
@@ -83,7 +83,7 @@ def test_a_factory_knows_what_matched(origin: MakeOrigin, site: MakeSite) -> Non
     url = origin(echo).url
 
     def configure(config: Configurator) -> None:
-        with_policy(config)
+        with_root(config)
         config.add_proxy_route(
             "d", pattern="/docs/{owner}/{name}", upstream=url + "/{owner}/{name}", permission="view", factory=Documents
         )
@@ -106,7 +106,7 @@ def test_traversal_finds_the_context(origin: MakeOrigin, site: MakeSite) -> None
     url = origin(echo).url
 
     def configure(config: Configurator) -> None:
-        with_policy(config)
+        with_root(config)
         config.add_proxy_route(
             "d", pattern="/docs/*traverse", upstream=url + "/{traverse}", permission="view", factory=Tree
         )
@@ -124,7 +124,7 @@ def test_the_default_permission_is_asked(origin: MakeOrigin, site: MakeSite) -> 
     del settings["proxy.routes.r.permission"]
 
     def configure(config: Configurator) -> None:
-        with_policy(config)
+        with_root(config)
         config.set_default_permission("view")
 
     made = site(settings, configure=configure)
@@ -136,7 +136,7 @@ def test_the_default_permission_is_asked(origin: MakeOrigin, site: MakeSite) -> 
 def test_the_user_is_known(origin: MakeOrigin, site: MakeSite) -> None:
     """The exchange, and so ``{userid}``, bears the user whom the policy has found, not whom the client names."""
     settings = guarded("r", origin(echo).url) | {"proxy.routes.r.request.set.X-Remote-User": "{userid}"}
-    made = site(settings, configure=with_policy)
+    made = site(settings, configure=with_root)
     request = received(made.get("/r/x", {**ALICE, "X-Remote-User": "mallory"}))
     assert request.all("X-Remote-User") == ["alice"]
 
@@ -168,7 +168,7 @@ def test_a_method_of_ones_own_passes(origin: MakeOrigin, site: MakeSite) -> None
 
 def test_authorization_goes_before_the_method(site: MakeSite) -> None:
     """Who may not use a route does not learn its methods: 403 goes before 405."""
-    made = site(guarded("r", NOWHERE, methods="GET"), configure=with_policy)
+    made = site(guarded("r", NOWHERE, methods="GET"), configure=with_root)
     assert status(made, "/r/x", method="POST") == 403
     assert status(made, "/r/x", "alice", "POST") == 405
 
@@ -246,7 +246,7 @@ def test_the_forbidden_view_renders_the_refusal(site: MakeSite) -> None:
     """Who may not pass gets the application's own forbidden page."""
 
     def configure(config: Configurator) -> None:
-        with_policy(config)
+        with_root(config)
         config.add_forbidden_view(lambda request: Response("please log in", status=401))
 
     answer = site(guarded("r", NOWHERE), configure=configure).get("/r/x")

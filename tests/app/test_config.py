@@ -17,7 +17,7 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 from pyramid.session import SignedCookieSessionFactory
 
 from pyramid_threaded_proxy import SettingsError
-from tests.support.site import Policy, own_view, route
+from tests.support.site import Policy, own_view, route, with_policy
 
 UPSTREAM = "http://127.0.0.1:9"
 EXCVIEW = "pyramid.tweens.excview_tween_factory"
@@ -61,7 +61,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_route_that_nobody_is_asked_for_is_an_error() -> None:
     """A route without permission, in an application without a default one, does not start."""
     settings = {"proxy.routes.r.prefix": "/r", "proxy.routes.r.upstream": UPSTREAM}
-    (fault,) = faults(settings, lambda config: config.set_security_policy(Policy()))
+    (fault,) = faults(settings, with_policy)
     assert fault.startswith("proxy.routes.r: nobody would be asked")
     assert "proxy.routes.r.permission" in fault
     assert "proxy.routes.r.public = true" in fault
@@ -326,5 +326,5 @@ def test_own_cookies_that_were_not_named_are_warned_of(why: str, caplog: pytest.
 @pytest.mark.parametrize("extra", [{"proxy.own_cookies": ""}, {"proxy.routes.r.request.cookies": ""}])
 def test_own_cookies_are_not_warned_of(extra: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     """Whoever has set `own_cookies`, or lets no cookie up, hears nothing."""
-    make({**route("r", UPSTREAM), **extra}, lambda config: config.set_security_policy(Policy()))
+    make({**route("r", UPSTREAM), **extra}, with_policy)
     assert warnings(caplog) == []

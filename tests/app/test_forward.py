@@ -9,7 +9,7 @@ from pyramid.config import Configurator
 from pyramid.session import SignedCookieSessionFactory
 
 from tests.support.origin import MakeOrigin, Script, answering, echo
-from tests.support.site import NOWHERE, MakeSite, Policy, route
+from tests.support.site import NOWHERE, MakeSite, Policy, route, with_policy
 from tests.support.wire import received
 
 
@@ -204,7 +204,7 @@ def test_templates(origin: MakeOrigin, site: MakeSite) -> None:
         "r", X_User="u={userid}", X_Addr="{client_addr}", X_Host="{host}", X_Scheme="{scheme}", X_Route="{route}",
         X_Id="{request_id}", X_Text="{{literal}}",
     )  # fmt: skip
-    made = site(route("r", origin(echo).url) | templates, configure=lambda config: config.set_security_policy(Policy()))
+    made = site(route("r", origin(echo).url) | templates, configure=with_policy)
     forged = dict.fromkeys(("X-Addr", "X-Host", "X-Route", "X-Id", "x-text", "X_Route"), "forged")
     request = received(made.get("/r/x", {**forged, "X-User": "\xe9va".encode().decode("latin-1"), "Host": "h:1"}))
     assert b"forged" not in request.raw

@@ -12,7 +12,7 @@ from pyramid.response import Response
 from pyramid_threaded_proxy import SettingsError
 from pyramid_threaded_proxy.app.host import is_for, may_meet
 from tests.support.origin import Origin, Script, echo
-from tests.support.site import Policy, Site, route
+from tests.support.site import Site, route, with_policy
 from tests.support.wire import Answer, OriginWire, received
 
 MakeOrigin = Callable[[Script], Origin]
@@ -205,10 +205,6 @@ def guarded(upstream: str, **keys: str) -> dict[str, str]:
     settings = route("r", upstream, permission="view", **keys)
     settings.pop("proxy.routes.r.public", None)
     return settings
-
-
-def with_policy(config: Configurator) -> None:
-    config.set_security_policy(Policy())
 
 
 def asked(site: Site, fields: dict[str, str], method: str = "OPTIONS", body: bytes | None = None) -> Answer:

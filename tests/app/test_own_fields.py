@@ -35,7 +35,7 @@ def test_own_fields_never_go_up(origin: MakeOrigin, site: MakeSite) -> None:
     assert received(made.get("/keyed/", sent)).all("X-API-Key") == ["theirs"]
 
 
-def with_policy(policy: Any) -> Callable[[Configurator], None]:
+def under(policy: Any) -> Callable[[Configurator], None]:
     def configure(config: Configurator) -> None:
         if hasattr(policy, "permits"):
             config.set_security_policy(policy)
@@ -75,7 +75,7 @@ def test_a_policy_that_reads_a_field(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """At start one line names the field that a known policy reads, where a route would send it; no other policy's."""
-    site({**route("r", origin(echo).url), **settings}, configure=with_policy(policy))
+    site({**route("r", origin(echo).url), **settings}, configure=under(policy))
     lines = [record.getMessage() for record in caplog.records if "own_fields" in record.getMessage()]
     assert len(lines) == (1 if told else 0)
     assert all(f"does not name {told}, which {type(policy).__name__} reads" in line for line in lines)
@@ -85,9 +85,9 @@ def test_a_policy_that_reads_a_field(
 def test_a_policy_that_reads_no_cookie(origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     """Own cookies are not warned of where nobody reads one."""
     upstream = origin(echo)
-    site(route("r", upstream.url), configure=with_policy(BasicAuthAuthenticationPolicy(lambda *_: None)))
+    site(route("r", upstream.url), configure=under(BasicAuthAuthenticationPolicy(lambda *_: None)))
     assert "own_cookies" not in caplog.text
-    site(route("r", upstream.url), configure=with_policy(Policy()))
+    site(route("r", upstream.url), configure=under(Policy()))
     assert "own_cookies" in caplog.text
 
 

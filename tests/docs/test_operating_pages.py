@@ -20,7 +20,7 @@ from tests.status.test_metrics import TABLE
 from tests.support.docs import BIN, PAGES, blocks, example_modules, quoted, rows, section
 from tests.support.origin import Origin, Script, echo
 from tests.support.paths import ROOT
-from tests.support.site import Site, route
+from tests.support.site import Anybody, Site, route
 
 DOCS = ROOT / "docs"
 ID = re.compile("[0-9a-f]{32}")
@@ -110,24 +110,12 @@ def test_the_page_of_metrics_has_a_view_that_works(
     (module,) = example_modules("metrics.md", tmp_path, monkeypatch)
 
     def configure(config: Configurator) -> None:
-        config.set_security_policy(_Anybody())
+        config.set_security_policy(Anybody())
         config.include(module.includeme)
 
     here = site(route("r", origin(echo).url), configure=configure)
     here.get("/r/")
     assert b'proxy_exchanges_total{code="200",ended="whole",method="GET",route="r"} 1.0' in here.get("/metrics").body
-
-
-class _Anybody:
-    """Lets everybody pass."""
-
-    def identity(self, request: Any) -> str:
-        return "somebody"
-
-    authenticated_userid = identity
-
-    def permits(self, request: Any, context: Any, permission: str) -> bool:
-        return True
 
 
 def test_the_screenshot_is_shown() -> None:

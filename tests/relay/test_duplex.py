@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
 
+from tests.support.bodies import content
 from tests.support.certificates import Authority
 from tests.support.origin import MakeOrigin, Origin, echo, in_turn
 from tests.support.servers import ENGINE, SERVERS
@@ -24,18 +23,13 @@ from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, Wire
 
 SIZE = 8 << 20
+BODY = content(SIZE)
 HEADS = {
     "length": b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n" % SIZE,
     "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
     "close": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
 }
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@cache
-def content(size: int = SIZE) -> bytes:
-    """Bytes that show every shift and swap, the same for the same size."""
-    return random.Random(size).randbytes(size)
 
 
 def pieces(wire: OriginWire, fields: dict[str, str]) -> Iterator[bytes]:
@@ -93,9 +87,9 @@ def fetching(site: MakeSite, url: str, make: Callable[[Request], Any], **options
 
 SOURCES: dict[str, Callable[[Request], Any]] = {
     "the client": lambda request: request,
-    "memory": lambda request: content(),
-    "object": lambda request: BytesIO(content()),
-    "iterable": lambda request: iter([content()[at : at + 100_000] for at in range(0, SIZE, 100_000)]),
+    "memory": lambda request: BODY,
+    "object": lambda request: BytesIO(BODY),
+    "iterable": lambda request: iter([BODY[at : at + 100_000] for at in range(0, SIZE, 100_000)]),
 }
 
 
@@ -107,8 +101,8 @@ def test_what_goes_up_comes_down(origin: MakeOrigin, site: MakeSite, source: str
     echoing = Echo(framing)
     upstream = origin(echoing)
     where = fetching(site, upstream.url, SOURCES[source], asyncore_use_poll=poll)
-    answer = where.get("/f", method="POST", body=content() if source == "the client" else b"")
-    assert (answer.status, answer.body == content(), echoing.received) == (200, True, SIZE)
+    answer = where.get("/f", method="POST", body=BODY if source == "the client" else b"")
+    assert (answer.status, answer.body == BODY, echoing.received) == (200, True, SIZE)
     wait_until(lambda: where.engine.admission.in_flight == 0, "the end of the exchange")
     assert where.get("/r/after").body == b"GET /after HTTP/1.1"
     assert upstream.accepted == (2 if framing == "close" else 1)
@@ -120,8 +114,8 @@ def test_over_tls(site: MakeSite, stack: ExitStack, tmp_path: Path, need_program
     echoing = Echo("chunked")
     upstream = stack.enter_context(Origin(echoing, wrap=authority.server()))
     where = site(route("r", upstream.url, tls__ca_file=authority.ca_file))
-    answer = where.get("/r/x", method="POST", body=content())
-    assert (answer.status, answer.body == content(), echoing.received) == (200, True, SIZE)
+    answer = where.get("/r/x", method="POST", body=BODY)
+    assert (answer.status, answer.body == BODY, echoing.received) == (200, True, SIZE)
 
 
 @pytest.mark.parametrize("server", [name for name in SERVERS if name != "webtest"])
@@ -130,8 +124,8 @@ def test_under_other_servers(server: str, stack: ExitStack, tmp_path: Path) -> N
     echoing = Echo("length")
     upstream = stack.enter_context(Origin(echoing))
     ask = stack.enter_context(SERVERS[server](application, upstream.url, tmp_path))
-    answer = ask("/r/x", "POST", content())
-    assert (answer.status, answer.body == content(), echoing.received) == (200, True, SIZE)
+    answer = ask("/r/x", "POST", BODY)
+    assert (answer.status, answer.body == BODY, echoing.received) == (200, True, SIZE)
 
 
 def application(upstream: str) -> Any:
@@ -189,13 +183,13 @@ def test_a_whole_answer_does_not_end_the_upload(origin: MakeOrigin, site: MakeSi
     upstream = origin(script)
     where = site(route("r", upstream.url))
     client = where.client()
-    client.send(b"POST /r/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE + content())
+    client.send(b"POST /r/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE + BODY)
     client.head()
     assert client.exactly(2) == b"ok"
     client.close()
     go_on.set()
     wait_until(lambda: got, "the whole request")
-    assert got == [content()]
+    assert got == [BODY]
     wait_until(lambda: where.engine.admission.in_flight == 0, "the end of the exchange")
     assert where.get("/r/after").body.startswith(b"GET /after ")
     assert upstream.accepted == 1
@@ -223,7 +217,7 @@ def test_an_upstream_that_ends_the_upload(
     upstream = origin(in_turn(script, echo))
     where = site(route("r", upstream.url))
     client = where.client()
-    client.send(b"POST /r/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % SIZE + content())
+    client.send(b"POST /r/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % SIZE + BODY)
     first, _ = client.head()
     assert first == f"HTTP/1.1 {status}"
     while client.buffer.count(b"\0") < len(answer):
@@ -272,8 +266,8 @@ def test_an_upstream_that_reads_slowly(origin: MakeOrigin, site: MakeSite) -> No
         wire.send(b"".join(taken))
 
     where = site(route("r", origin(script).url, read_timeout="500ms"))
-    answer = where.get("/r/", method="POST", body=content())
-    assert (answer.status, answer.body == content()) == (200, True)
+    answer = where.get("/r/", method="POST", body=BODY)
+    assert (answer.status, answer.body == BODY) == (200, True)
 
 
 def test_a_client_that_leaves_in_the_midst(origin: MakeOrigin, site: MakeSite) -> None:

@@ -16,7 +16,7 @@ from pyramid.request import Request
 from pyramid_threaded_proxy import UpstreamDown
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.loop.scheduler import RECHECKERS
-from tests.support.origin import MakeOrigin, answering, echo, in_turn
+from tests.support.origin import MakeOrigin, answering, beginning, echo, in_turn
 from tests.support.site import MakeSite, Policy, Site, route
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import OriginWire, Wire
@@ -67,13 +67,6 @@ class Permissions:
     def configure(self, config: Configurator) -> None:
         config.set_security_policy(Policy())
         config.set_root_factory(self.factory)
-
-
-def beginning(wire: OriginWire) -> None:
-    """Begins a chunked answer that does not end until the proxy closes."""
-    wire.request()
-    wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-    wire.wait_closed()
 
 
 def rechecked(name: str, url: str, **keys: str) -> dict[str, str]:

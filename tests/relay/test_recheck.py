@@ -17,7 +17,7 @@ from pyramid.tweens import INGRESS
 from webtest import TestApp
 
 from pyramid_threaded_proxy.relay.recheck import QUESTION
-from tests.support.origin import MakeOrigin, echo, silent
+from tests.support.origin import MakeOrigin, beginning, echo, silent
 from tests.support.site import MakeSite, Policy, Site, route
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, Wire, received
@@ -59,13 +59,6 @@ def viewers() -> Viewers:
 
 def rechecked(upstream: str, interval: str = "20ms", **keys: str) -> dict[str, str]:
     return route("r", upstream, permission="view", recheck=interval, **keys)
-
-
-def beginning(wire: OriginWire) -> None:
-    """Begins a chunked answer that does not end until the proxy closes."""
-    wire.request()
-    wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-    wire.wait_closed()
 
 
 def begun(site: Site) -> Wire:

@@ -10,7 +10,7 @@ from pyramid.authorization import Allow
 from pyramid.config import Configurator
 
 from tests.support.origin import MakeOrigin, Script, answering, echo
-from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.site import MakeSite, Policy, Site, route, with_policy
 from tests.support.wire import Answer, received
 
 TRUSTING = {"trusted_proxy": "*", "trusted_proxy_headers": "x-forwarded-proto x-forwarded-host x-forwarded-for"}
@@ -119,7 +119,7 @@ def test_what_is_not_redirected(origin: MakeOrigin, site: MakeSite) -> None:
 def test_who_may_not_use_it_is_not_redirected(site: MakeSite) -> None:
     """The permission is asked first."""
     settings = route("r", "http://127.0.0.1:9", permission="never")
-    made = site(settings, configure=lambda config: config.set_security_policy(Policy()))
+    made = site(settings, configure=with_policy)
     assert made.get("/r").status == 403
 
 

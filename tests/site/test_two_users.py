@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.origin import MakeOrigin
-from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.site import MakeSite, Site, route, with_policy
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, Request, Wire
 
@@ -258,7 +258,7 @@ def test_nobody_sees_anothers_bytes(origin: MakeOrigin, site: MakeSite, caplog: 
         "proxy.routes.r.request.set.X-User": "{userid}",
         "proxy.routes.r.read_timeout": "5s",
     }
-    here = site(settings, configure=lambda config: config.set_security_policy(Policy()))
+    here = site(settings, configure=with_policy)
     clients = [Client(here, number, seed, EXCHANGES // CLIENTS + 1) for number in range(CLIENTS)]
     threads = [threading.Thread(target=client.run) for client in clients]
     for thread in threads:

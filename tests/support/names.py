@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pytest
+from tests.support.waiting import PATIENCE
 
 
-class Names:
-    """In place of the system's look-up of names: knows those of the test, asks the system for all but test names.
+class NameServer:
+    """In place of the system's look-up: says what it is told to, notes who was asked for, is silent where it shall be.
 
-    `known` has an iterator for each name, of the addresses that a look-up finds; where there are none, it fails.
+    `known` has for a name what its look-ups find, one after the other, and `addresses` what all other names have, if it
+    is set; where that is nothing, the look-up fails. All else is left to the system, but not names that tests made up.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.known: dict[str, Iterator[Sequence[str]]] = {}
-        self.asked: list[str] = []
-        self._real = socket.getaddrinfo
-        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+    real = staticmethod(socket.getaddrinfo)
 
-    def _look_up(self, host: str, port: Any, *rest: Any, **more: Any) -> Any:
+    def __init__(self, addresses: tuple[str, ...] | None = None) -> None:
+        self.known: dict[str, Iterator[Sequence[str]]] = {}
+        self.addresses = addresses
+        self.asked: list[str] = []
+        self.silent: dict[str, threading.Event] = {}
+
+    def __call__(self, host: str, port: Any, *rest: Any, **options: Any) -> list[Any]:
+        if not host[0].isalpha():
+            return self.real(host, port, *rest, **options)
         self.asked.append(host)
-        if host not in self.known and not host.endswith((".example", ".internal")):
-            return self._real(host, port, *rest, **more)
-        addresses = next(self.known[host]) if host in self.known else ()
-        if not addresses:
+        if host in self.silent:
+            self.silent[host].wait(PATIENCE * 6)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        found = next(self.known[host]) if host in self.known else self.addresses
+        if found is None and not host.endswith((".example", ".internal")):
+            return self.real(host, port, *rest, **options)
+        if not found:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [
-            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-            for address in addresses
+            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in found
         ]

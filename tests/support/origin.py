@@ -7,16 +7,16 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from urllib.parse import quote
 
+from tests.support.closing import Closing
 from tests.support.waiting import PATIENCE
 from tests.support.wire import OriginWire, Request
 
 Script = Callable[[OriginWire], None]
 
 
-class Origin:
+class Origin(Closing):
     """An upstream whose every connection runs `script` in a thread of its own, and is closed when that returns.
 
     An exception in a script fails the test when the origin is closed, unless the proxy's end was closed.
@@ -89,18 +89,6 @@ class Origin:
         if self._errors:
             raise self._errors[0]
 
-    def __enter__(self) -> Origin:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            with suppress(BaseException):
-                self.close()
-
 
 #: What the fixture `origin` is.
 MakeOrigin = Callable[[Script], Origin]
@@ -117,6 +105,13 @@ def echo(wire: OriginWire) -> None:
 def silent(wire: OriginWire) -> None:
     """Takes a request, and says nothing until the proxy closes."""
     wire.request()
+    wire.wait_closed()
+
+
+def beginning(wire: OriginWire) -> None:
+    """Begins a chunked answer that does not end until the proxy closes."""
+    wire.request()
+    wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
     wire.wait_closed()
 
 

@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import waitress
@@ -15,11 +14,12 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from waitress import wasyncore
 
+from tests.support.closing import Closing
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import Answer, Wire, over_http
 
 
-class Site:
+class Site(Closing):
     """A Pyramid application with the add-on, under real waitress in a thread of this process.
 
     `settings` are Pyramid's; `configure` is called with the Configurator after the include. Further options are
@@ -106,18 +106,6 @@ class Site:
         assert not self._thread.is_alive()
         self.server.task_dispatcher.shutdown()
 
-    def __enter__(self) -> Site:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            with suppress(BaseException):
-                self.close()
-
 
 #: What the fixture `site` is.
 MakeSite = Callable[..., Site]
@@ -154,6 +142,18 @@ class Policy:
 
     def forget(self, request: Any, **kw: Any) -> list[tuple[str, str]]:
         return []
+
+
+class Anybody(Policy):
+    """A security policy under which everybody may do everything."""
+
+    def permits(self, request: Any, context: Any, permission: str) -> bool:
+        return True
+
+
+def with_policy(config: Configurator) -> None:
+    """An application that knows its users by `Policy`."""
+    config.set_security_policy(Policy())
 
 
 def own_view(config: Configurator, name: str = "own", pattern: str = "/own") -> None:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.support.paths import ROOT
-from tests.support.site import Policy
+from tests.support.site import Anybody, Policy
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -129,18 +129,6 @@ def _with_silent_names() -> None:
     socket.getaddrinfo = getaddrinfo
 
 
-class _Anybody:
-    """A security policy for a status page that a test looks at: everybody may."""
-
-    def identity(self, request: Any) -> str:
-        return "somebody"
-
-    authenticated_userid = identity
-
-    def permits(self, request: Any, context: Any, permission: str) -> bool:
-        return True
-
-
 def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, int]) -> None:
     import gc
     import resource
@@ -158,7 +146,7 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     logging.getLogger("pyramid_threaded_proxy.operator_log").setLevel(logging.ERROR)
     config = Configurator(settings=settings)
     if "proxy.status.prefix" in settings:
-        config.set_security_policy(_Anybody())
+        config.set_security_policy(Anybody())
     config.include("pyramid_threaded_proxy")
     if "test.users" in settings:
         config.set_security_policy(Policy())

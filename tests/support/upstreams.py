@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -14,7 +13,7 @@ from pyramid_threaded_proxy.upstream.connecting import Address
 from pyramid_threaded_proxy.upstream.connections import Connection, OriginPool
 from pyramid_threaded_proxy.upstream.names import Names
 from pyramid_threaded_proxy.upstream.origin import Origin
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import wait_until
 
 
 def driven(steps: Returning[Value]) -> Value:
@@ -75,31 +74,3 @@ class FullBacklog:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for sock in (*self._waiting, self._listener):
             sock.close()
-
-
-class NameServer:
-    """In place of the system's look-up: says what it is told to, counts, and is silent where it shall be.
-
-    Addresses in text are left to the system.
-    """
-
-    real = staticmethod(socket.getaddrinfo)
-
-    def __init__(self) -> None:
-        self.addresses: tuple[str, ...] = ()
-        self.asked = 0
-        self.silent: dict[str, threading.Event] = {}
-
-    def __call__(self, host: str, port: int, *rest: Any, **options: Any) -> list[Any]:
-        if not host[0].isalpha():
-            return self.real(host, port, *rest, **options)
-        self.asked += 1
-        if host in self.silent:
-            self.silent[host].wait(PATIENCE * 6)
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        if not self.addresses:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [
-            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port))
-            for one in self.addresses
-        ]

@@ -17,7 +17,7 @@ from pyramid_threaded_proxy.upstream.balance import Balancer, Upstream
 from pyramid_threaded_proxy.upstream.health import Health
 from pyramid_threaded_proxy.upstream.origin import Origin as Address
 from tests.support.origin import MakeOrigin, Script, echo
-from tests.support.site import MakeSite, Policy, route
+from tests.support.site import MakeSite, route, with_policy
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, received
 
@@ -168,7 +168,7 @@ def test_one_user_one_upstream(origin: MakeOrigin, site: MakeSite) -> None:
     upstreams = [origin(named(str(number))) for number in range(4)]
     where = site(
         route("r", " ".join(upstream.url for upstream in upstreams), balance="user_hash"),
-        configure=lambda config: config.set_security_policy(Policy()),
+        configure=with_policy,
     )
     asked = {
         user: {where.get("/r/", {"X-User": user} if user else {}).body for _ in range(3)}

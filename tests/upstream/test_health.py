@@ -20,7 +20,7 @@ from pyramid_threaded_proxy.upstream.health import Health, Trial
 from tests.support.clock import Clock
 from tests.support.leaks import own_threads
 from tests.support.origin import MakeOrigin, answering, echo, in_turn
-from tests.support.site import MakeSite, Policy, Site, route
+from tests.support.site import MakeSite, Site, route, with_policy
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire
 
@@ -345,10 +345,6 @@ def bad_pages(wire: OriginWire) -> None:
         if request.target == "/slow":
             return wire.wait_closed()
         wire.answer(b"well")
-
-
-def with_policy(config: Configurator) -> None:
-    config.set_security_policy(Policy())
 
 
 @pytest.mark.parametrize("page", ["bad", "crash", "slow"])
