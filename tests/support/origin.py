@@ -52,7 +52,7 @@ class Origin(Closing):
             except OSError:
                 return
             self.accepted += 1
-            wire = OriginWire(sock)
+            wire = OriginWire(sock, self.requests)
             self.wires.append(wire)
             thread = threading.Thread(target=self._run, args=(wire,), daemon=True)
             self._threads.append(thread)

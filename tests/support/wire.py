@@ -142,7 +142,11 @@ class Wire:
 
 
 class OriginWire(Wire):
-    """The upstream's end of one connection."""
+    """The upstream's end of one connection; `requests` gets what came on it."""
+
+    def __init__(self, sock: socket.socket, requests: list[Request] | None = None) -> None:
+        super().__init__(sock)
+        self._requests = [] if requests is None else requests
 
     def request(self) -> Request | None:
         """The next request, None when the proxy closed instead."""
@@ -160,7 +164,8 @@ class OriginWire(Wire):
             body = self._chunks()
         else:
             body = b""
-        return Request(method, target, fields, body, head + body)
+        self._requests.append(Request(method, target, fields, body, head + body))
+        return self._requests[-1]
 
     def _chunks(self) -> bytes:
         body = b""

@@ -461,7 +461,6 @@ def test_probes(origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFix
     def script(wire: OriginWire) -> None:
         while (request := wire.request()) is not None:
             wire.answer(request.raw if request.target.startswith("/base") else b"", status=statuses[-1])
-            upstream.requests.append(request)
 
     upstream = origin(script)
     url = upstream.url + "/base"
