@@ -14,7 +14,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 
 from pyramid_threaded_proxy.app.engine import Engine
-from pyramid_threaded_proxy.app.tracing import begin_span
+from pyramid_threaded_proxy.app.tracing import active_span
 from pyramid_threaded_proxy.detach.access import at_task_end, descriptor_of, received_at
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.events import ExchangeStarted
@@ -48,7 +48,7 @@ def admit(
             at_task_end(channel, slot.release)
     is_new, prepared.slot = prepared.slot is None, slot
     if is_new:
-        begin_span(prepared.exchange)
+        prepared.span_parent = active_span()
     if engine.status is not None and channel is not None:
         prepared.exchange.stats.authorized = max(0.0, time.time() - received_at(channel))
     if is_new and engine.registry.has_listeners:

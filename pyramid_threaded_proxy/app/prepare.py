@@ -14,6 +14,7 @@ from pyramid.httpexceptions import (
     HTTPBadGateway,
     HTTPBadRequest,
     HTTPException,
+    HTTPForbidden,
     HTTPMethodNotAllowed,
     HTTPRequestEntityTooLarge,
 )
@@ -58,6 +59,8 @@ def http_error(error: RequestRefused) -> HTTPException:
         return HTTPRequestEntityTooLarge(error.rule)
     if error.status == 502:
         return HTTPBadGateway(error.rule)
+    if error.status == 403:
+        return HTTPForbidden(error.rule)
     return HTTPBadRequest(error.rule)
 
 

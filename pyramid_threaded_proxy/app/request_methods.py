@@ -15,6 +15,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_threaded_proxy.app.compile import compile_rules, location_bases, make_hooks
+from pyramid_threaded_proxy.app.copy_source import Place, copy_sources
 from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest, given_body
@@ -150,6 +151,7 @@ def _url_destination(
     origin = permit(_checked_url(url)[0])
     query = upstream_query(client, rules, mount, client.raw_target()[1])
     if has_second_target(client.environ):
+        copy_sources(client.environ, refused_anywhere, None, rules.request.settings.request_overrides == "pass")
         SecondTargets(client, refused_anywhere, keep_host=False)
     return Destination(origin, _url_target(url, path, query), permit=permit)
 
@@ -162,7 +164,10 @@ def _route_destination(route: Route, client: ClientRequest, path: str, rules: Ru
     second = None
     if has_second_target(client.environ):
         judge = BelowMount(mount, lambda upstream, rest, query: _route_target(upstream, rest, query, matched))
-        second = SecondTargets(client, judge, keep_host).at
+        place = None if mount is None else Place(mount, route.balancer.upstreams)
+        opaque_pass = rules.request.settings.request_overrides == "pass"
+        sources = copy_sources(client.environ, judge, place, opaque_pass)
+        second = SecondTargets(client, judge, keep_host, sources).at
     choice = UpstreamChoice(
         route.balancer,
         balancing_user(route.balancer, client, rules),

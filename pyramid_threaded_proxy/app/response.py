@@ -16,7 +16,7 @@ from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
-from pyramid_threaded_proxy.app.tracing import end_span
+from pyramid_threaded_proxy.app.tracing import begin_span, end_span
 from pyramid_threaded_proxy.detach.access import channel_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
 from pyramid_threaded_proxy.detach.task import new_status
@@ -179,6 +179,8 @@ class ProxyResponse(Response):
                 return refusal(environ, start_response)  # type: ignore[no-any-return]
         self._prepared = None
         environ.pop(SLOT, None)  # it is this exchange's: middleware may call the application again
+        if prepared.span_parent is not None:
+            begin_span(prepared.exchange, prepared.span_parent)
         channel = self._channel_of(environ)
         if channel is None:
             prepared.application_fields = fields

@@ -1,7 +1,7 @@
-"""WebDAV's second targets: where COPY and MOVE write, and what If is about, is judged as the request's own target is.
+"""Second targets: where WebDAV's COPY and MOVE write, and what If is about, is judged as the request's own target is.
 
-A client that may use one route could otherwise write below another, through the first one's upstream. It runs in the
-thread of the request, before anything is sent.
+A client that may use one route could otherwise write below another, through the first one's upstream. What is copied
+from is `copy_source`'s. It runs in the thread of the request, before anything is sent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pyramid.httpexceptions import HTTPBadGateway, HTTPException, HTTPForbidden
 from pyramid.interfaces import IRequestFactory, IRoutesMapper
 from pyramid.request import Request
 
+from pyramid_threaded_proxy.app.copy_source import OPAQUE, SOURCES, CopySource, Judge, TargetAt
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.exceptions import FieldRefused, TargetRefused
@@ -33,6 +34,8 @@ _WRITING = frozenset({"COPY", "MOVE"})
 _METHODS = ("HTTP_X_HTTP_METHOD_OVERRIDE", "HTTP_X_HTTP_METHOD", "HTTP_X_METHOD_OVERRIDE")
 #: Tags that one If may have: the permission is asked for each.
 _MOST_TAGS = 16
+#: What says that there is one.
+_FIELDS = frozenset({"HTTP_DESTINATION", "HTTP_IF", *SOURCES, *OPAQUE})
 _LEFT_BEHIND = ("webob.", "bfg.", "waitress.", "pyramid_threaded_proxy.", "CONTENT_", "HTTP_TRANSFER_", "HTTP_EXPECT")
 
 
@@ -42,21 +45,21 @@ class _Elsewhere(TargetRefused):
     status = 502
 
 
-#: The target of a reference at an upstream, judged.
-TargetAt = Callable[[Upstream], str]
-Judge = Callable[[SimpleRef], TargetAt]
-
-
 class SecondTargets:
-    """What Destination and If of one request are at an upstream. Made in its thread, then touched by its task."""
+    """What Destination, If and `sources` of one request are at an upstream. Made in its thread, then touched by its
+    task."""
 
-    def __init__(self, client: ClientRequest, judge: Judge, keep_host: bool) -> None:
+    def __init__(
+        self, client: ClientRequest, judge: Judge, keep_host: bool, sources: Mapping[str, CopySource] | None = None
+    ) -> None:
+        self._sources = sources or {}
         self._host = client.environ.get("HTTP_HOST") if keep_host else None
         self._known: dict[str, tuple[SimpleRef, TargetAt]] = {}
         self._destination = _destination_of(client.environ)
         self._tags: str | None = client.environ.get("HTTP_IF", "").strip(" \t") or None
-        #: Both as they were written last, under their lower-case names: what a hook has changed is the hook's.
+        #: All as they were written last, under their lower-case names: what a hook has changed is the hook's.
         self._last = {"destination": self._destination, "if": self._tags}
+        self._last |= {name: source.text for name, source in self._sources.items()}
         look_at = partial(self._look_at, judge, client.public_url())
         if self._destination is not None:
             look_at(self._destination)
@@ -64,8 +67,8 @@ class SecondTargets:
             map_tags(self._tags, look_at)
 
     def at(self, upstream: Upstream, fields: Fields) -> Fields:
-        """The fields with both as this upstream knows them. Raises `TargetRefused`, with the status 502 where it is
-        another server than the one that the second target is on."""
+        """The fields with all of them as this upstream knows them. Raises `TargetRefused`, with the status 502 where it
+        is another server than the one that the second target is on."""
         last, made = self._last, self._made(upstream)
         self._last = {**last, **made}
         return [
@@ -74,7 +77,7 @@ class SecondTargets:
         ]
 
     def _made(self, upstream: Upstream) -> dict[str, str]:
-        made: dict[str, str] = {}
+        made = {name: source.written(upstream) for name, source in self._sources.items()}
         if self._destination is not None:
             made["destination"] = self._written(self._destination, upstream)
         if self._tags is not None:
@@ -104,13 +107,13 @@ class SecondTargets:
 
 def has_second_target(environ: Mapping[str, Any]) -> bool:
     """Whether the request is about more than its own target."""
-    return "HTTP_IF" in environ or _destination_of(environ) is not None
+    return not environ.keys().isdisjoint(_FIELDS)
 
 
 def _destination_of(environ: Mapping[str, Any]) -> str | None:
     """Of other methods Destination is an ordinary field: RFC 4918 gives it a meaning with these two."""
     destination: str | None = environ.get("HTTP_DESTINATION")
-    if destination is None:  # of nearly every request: what its method may be need not be looked for
+    if destination is None:
         return None
     methods = {environ["REQUEST_METHOD"].upper(), *(environ.get(name, "").strip().upper() for name in _METHODS)}
     return destination.strip(" \t") if methods & _WRITING else None
@@ -136,11 +139,16 @@ def refused_anywhere(reference: SimpleRef) -> TargetAt:
 
 
 class RouteJudge:
-    """Judges a reference as a request for it would be: by the route that it matches, and that one's permission."""
+    """Judges a reference as a request for it would be: by the route that it matches, and that one's permission.
 
-    def __init__(self, routes: Mapping[str, Route], client: ClientRequest) -> None:
+    The request has the client's own method, or `method`.
+    """
+
+    def __init__(self, routes: Mapping[str, Route], client: ClientRequest, method: str | None = None) -> None:
         self._routes = routes
         self._client = client
+        self._method: str = method or client.environ["REQUEST_METHOD"]
+        self._what = "source" if method else "destination"
         self._script_name: str = client.environ.get("SCRIPT_NAME", "")
 
     def __call__(self, reference: SimpleRef) -> TargetAt:
@@ -148,16 +156,17 @@ class RouteJudge:
         info = request.registry.getUtility(IRoutesMapper)(request)
         route = None if info["route"] is None else self._routes.get(info["route"].name)
         if route is None:
-            raise HTTPBadGateway("The destination is not on this server.")
+            raise HTTPBadGateway(f"The {self._what} is not on this server.")
         self._check_method(route)
         self._check_permission(request)
         mount = escaped_path(self._script_name) + route.mount
+        host = self._client.environ.get("HTTP_HOST", "")
 
         def target_at(upstream: Upstream) -> str:
             own = next((one for one in route.balancer.upstreams if one.origin == upstream.origin), None)
             if own is None:
-                raise _Elsewhere("the destination is on another server than the request (RFC 4918 9.8.5)")
-            return route.target(own, reference.path, reference.query, mount, info["match"])
+                raise _Elsewhere(f"the {self._what} is on another server than the request (RFC 4918 9.8.5)")
+            return route.target(own, reference.path, reference.query, mount, info["match"], host)
 
         return target_at
 
@@ -165,11 +174,12 @@ class RouteJudge:
         """A request for what is referred to, by the same client; without its body."""
         path = unquote(reference.path, "latin-1")
         if rest_below(reference.path, escaped_path(self._script_name)) is None:
-            raise HTTPBadGateway("The destination is not on this server.")
+            raise HTTPBadGateway(f"The {self._what} is not on this server.")
         environ = self._client.environ
         kept = {key: value for key, value in environ.items() if not key.startswith(_LEFT_BEHIND)}
         for name in ("REQUEST_URI", "RAW_URI"):
             kept.pop(name, None)
+        kept["REQUEST_METHOD"] = self._method
         kept["PATH_INFO"] = path[len(self._script_name) :]
         kept["QUERY_STRING"] = reference.query or ""
         kept["wsgi.input"] = BytesIO()
@@ -180,8 +190,8 @@ class RouteJudge:
 
     def _check_method(self, route: Route) -> None:
         allowed = route.rules.methods
-        if allowed is not None and self._client.environ["REQUEST_METHOD"] not in allowed:
-            raise HTTPForbidden("The destination does not take this method.")
+        if allowed is not None and self._method not in allowed:
+            raise HTTPForbidden(f"The {self._what} does not take this method.")
 
     def _check_permission(self, request: Request) -> None:
         """Without tweens: the transaction that is under way is this request's own."""
@@ -191,6 +201,6 @@ class RouteJudge:
         try:
             self._client.request.invoke_subrequest(request, use_tweens=False)
         except HTTPException as refused:
-            raise HTTPForbidden("You may not use the destination.") from refused
+            raise HTTPForbidden(f"You may not use the {self._what}.") from refused
         if not question.allowed:
-            raise HTTPForbidden("You may not use the destination.")
+            raise HTTPForbidden(f"You may not use the {self._what}.")

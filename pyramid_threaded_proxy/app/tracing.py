@@ -1,34 +1,50 @@
 """Where `opentelemetry-api` is installed and the request has a span, its exchange is a client span below it.
 
-It begins when the exchange is admitted, ends with its last byte, and its context goes upstream. Without the package, or
-without an active span, nothing is done.
+It begins when the exchange is admitted, ends with its last byte, and its context goes upstream. It is made only when
+the response is called: of one that never is (pyramid_retry tries again, a later tween fails) nobody would end the span.
+Without the package, or without an active span, nothing is done.
 """
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pyramid_threaded_proxy.accesslog import how_it_ended, shown_status
 from pyramid_threaded_proxy.exchange import Exchange
 
 try:
-    from opentelemetry import propagate, trace
+    from opentelemetry import context, propagate, trace
     from opentelemetry.trace import SpanKind, Status, StatusCode
 except ImportError:
     trace = None  # type: ignore[assignment]
 
 
-def begin_span(exchange: Exchange) -> None:
-    """Begin the span, and put its context into the fields that go up. In the thread of the request."""
+class SpanParent(NamedTuple):
+    """What a span will be below, and its begin in nanoseconds by `time.time_ns()`."""
+
+    context: Any
+    begun: int
+
+
+def active_span() -> SpanParent | None:
+    """What is active in the thread of the request at this moment: when its response is called nothing is any more."""
     if trace is None or not trace.get_current_span().get_span_context().is_valid:
-        return
+        return None
+    return SpanParent(context.get_current(), time.time_ns())
+
+
+def begin_span(exchange: Exchange, parent: SpanParent) -> None:
+    """Make the span, and put its context into the fields that go up. In the thread of the request."""
     sent = exchange.request
     tracer = trace.get_tracer("pyramid_threaded_proxy", version("pyramid_threaded_proxy"))
-    exchange.span = tracer.start_span(sent.method, kind=SpanKind.CLIENT, attributes=_attributes(exchange))
+    exchange.span = tracer.start_span(
+        sent.method, parent.context, SpanKind.CLIENT, _attributes(exchange), start_time=parent.begun
+    )
     carrier: dict[str, str] = {}
-    propagate.inject(carrier, trace.set_span_in_context(exchange.span))
+    propagate.inject(carrier, trace.set_span_in_context(exchange.span, parent.context))
     ours = {name.lower() for name in carrier} | {"traceparent", "tracestate"}
     sent.fields = [field for field in sent.fields if field[0].lower() not in ours] + list(carrier.items())
 

@@ -9,6 +9,7 @@ from pyramid.httpexceptions import HTTPMovedPermanently, HTTPNoContent
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.copy_source import Place, copy_sources
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.prepare import balancing_user, http_error, prepare, upstream_query
@@ -75,15 +76,19 @@ class ProxyView:
             balancing_user(route.balancer, client, rules),
             lambda upstream: route.target(upstream, path, query, mount, matched, host),
             route.settings.preserve_host,
-            self._second(route, client),
+            self._second(route, client, mount),
         )
         destination = Destination(choice.upstream.origin, choice.target, choice)
         return prepare(client, rules, destination, public, recheck)
 
-    def _second(self, route: Route, client: ClientRequest) -> Callable[[Upstream, Fields], Fields] | None:
+    def _second(self, route: Route, client: ClientRequest, mount: str) -> Callable[[Upstream, Fields], Fields] | None:
         if not has_second_target(client.environ):
             return None
-        return SecondTargets(client, RouteJudge(self._engine.routes, client), route.settings.preserve_host).at
+        routes, settings = self._engine.routes, route.settings
+        place = Place(mount, route.balancer.upstreams, route.inner)
+        reading = RouteJudge(routes, client, "GET")
+        sources = copy_sources(client.environ, reading, place, settings.request_overrides == "pass")
+        return SecondTargets(client, RouteJudge(routes, client), settings.preserve_host, sources).at
 
     def _recheck(self, route: Route, environ: Mapping[str, Any]) -> Recheck | None:
         interval, router = route.settings.recheck, self._engine.router

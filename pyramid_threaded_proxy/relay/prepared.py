@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import Hooks
@@ -69,6 +69,7 @@ class PreparedExchange:
         "public",
         "recheck",
         "slot",
+        "span_parent",
         "upgrade",
     )
 
@@ -98,6 +99,8 @@ class PreparedExchange:
         self.application_fields: Fields = []
         #: Its slot among the exchanges in flight, once it is admitted; the exchange owns it from the detach on.
         self.slot: Slot | None = None
+        #: What its trace's span will be below (`app.tracing`), where it was admitted within a span.
+        self.span_parent: Any = None
 
     def fields_for_client(self, fields: Fields) -> Fields:
         """The upstream's fields that may reach the client, and the exchange's id."""

@@ -219,7 +219,8 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "request.overrides", values.choice("drop", "pass"), "drop", "`drop` or `pass`",
         "`pass` sends the client's `X-Original-URL`, `X-Rewrite-URL`, `X-HTTP-Method-Override`, `X-HTTP-Method` and "
-        "`X-Method-Override` upstream: some servers read another path or method in them than was permitted",
+        "`X-Method-Override` upstream: some servers read another path or method in them than was permitted. "
+        "Sources of a copy that can't be judged (`X-Copy-From`, `x-ms-copy-source`) then go up too",
     ),
     Key(
         "response.set", values.field_value, None, "text", "this field is sent to the client, instead of the upstream's",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.instrumentation.pyramid import PyramidInstrumentor
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid_retry import RetryableException
 
 from tests.support.origin import MakeOrigin, answering, echo
 from tests.support.site import MakeSite, route
@@ -92,6 +95,59 @@ def test_the_span_ends_with_the_last_byte(origin: MakeOrigin, site: MakeSite, sp
     server, ours = two(spans)
     assert (ours.end_time or 0) > (server.end_time or 0)
     client.close()
+
+
+class Begun(SpanProcessor):
+    """Which spans were begun and are not ended."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.open: list[str] = []
+
+    def on_start(self, span: Span, parent_context: object = None) -> None:
+        if span.kind is SpanKind.CLIENT:
+            self.count += 1
+            self.open.append(span.name)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.kind is SpanKind.CLIENT:
+            self.open.remove(span.name)
+
+
+def failing_tween(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
+    """Fails over a response that was admitted, as a commit may, so many times as the settings say."""
+    left = int(registry.settings["test.failures"])
+
+    def tween(request: Any) -> Any:
+        nonlocal left
+        response = handler(request)
+        left -= 1
+        if left >= 0:
+            raise RetryableException
+        return response
+
+    return tween
+
+
+@pytest.mark.parametrize(("failures", "status", "begun"), [(2, 200, 1), (3, 500, 0)])
+def test_a_try_that_was_not_called_has_no_span(
+    origin: MakeOrigin, site: MakeSite, provider: TracerProvider, failures: int, status: int, begun: int
+) -> None:
+    """pyramid_retry makes a response for each try: the one that is called has a span, which ends; others have none."""
+    seen = Begun()
+    provider.add_span_processor(seen)
+
+    def configure(config: Configurator) -> None:
+        instrumented(config)
+        config.include("pyramid_retry")
+        config.add_tween(f"{__name__}.failing_tween", over="pyramid_threaded_proxy.tween.proxy_tween_factory")
+        config.add_exception_view(lambda error, request: Response(status=500), context=Exception)
+
+    more = {"retry.attempts": "3", "test.failures": str(failures)}
+    here = site(route("r", origin(echo).url) | more, configure=configure)
+    assert here.get("/r/").status == status
+    wait_until(lambda: not seen.open, "the end of all spans")
+    assert seen.count == begun
 
 
 def test_an_error_is_on_the_span(origin: MakeOrigin, site: MakeSite, spans: InMemorySpanExporter) -> None:

@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.exchange import new_request_id
 from tests.support.origin import MakeOrigin, answering, echo
 from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
-from tests.support.wire import Answer, received
+from tests.support.wire import Answer, OriginWire, received
 
 OURS = re.compile("[0-9a-f]{32}")
 TRUSTING = {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": {"x-forwarded-for"}}
@@ -73,6 +73,32 @@ def test_another_field_or_none(origin: MakeOrigin, site: MakeSite) -> None:
     assert OURS.fullmatch(sent or "")
     where = site({"proxy.request_id.header": "", **route("r", upstream)})
     assert sent_and_answered(where.get("/r/", {"X-Request-Id": "mine"})) == ("mine", None)
+
+
+@pytest.mark.parametrize("header", ["X-Request-Id", "X-Trace", ""])
+def test_a_switched_connection_bears_it(origin: MakeOrigin, site: MakeSite, header: str) -> None:
+    """The 101 has the id that went up, and not the upstream's own."""
+    sent: list[str | None] = []
+
+    def script(wire: OriginWire) -> None:
+        request = wire.request()
+        assert request is not None
+        sent.append(request.one(header) if header else request.one("X-Request-Id"))
+        wire.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"X-Request-Id: theirs\r\nX-Trace: theirs\r\n\r\n"
+        )
+
+    where = site({"proxy.request_id.header": header, **route("r", origin(script).url, upgrade="websocket")})
+    answer = where.raw(b"GET /r/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    names = [line.partition(b": ") for line in answer.split(b"\r\n")]
+    found = [value.decode() for name, _, value in names if name == (header or "X-Request-Id").encode()]
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    if header:
+        assert found == sent
+        assert OURS.fullmatch(found[0])
+    else:
+        assert (found, sent) == (["theirs"], [None])
 
 
 def test_error_pages_bear_it(origin: MakeOrigin, site: MakeSite) -> None:
