@@ -28,11 +28,15 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
     Escapes that are not UTF-8, which Pyramid can't match with any route, are 400 below a mount.
     """
 
+    engine: Engine = registry[ENGINE]
+
     def proxy_tween(request: Request) -> Response:
+        if engine.streamed is not None and (script_name := request.environ.get("SCRIPT_NAME")):
+            engine.streamed.learn(script_name)
         try:
             response = handler(request)
         except URLDecodeError as error:
-            route = _route_below(request, registry[ENGINE])
+            route = _route_below(request, engine)
             if route is None:
                 raise
             note_refusal(request, route, "target")

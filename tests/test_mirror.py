@@ -44,6 +44,7 @@ COVERED_BY = {
     "demo/upstream.py": "site/test_demo.py",
     "demo/views.py": "site/test_demo.py",
     "detach/access.py": "detach/test_middleware.py",
+    "detach/epilogue.py": "detach/test_waitress_contract.py",
     "detach/server.py": "loop/test_idle_clients.py",
     "detach/task.py": "detach/test_waitress_contract.py",
     "http/names.py": "http/test_fields.py",

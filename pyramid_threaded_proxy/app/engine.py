@@ -14,6 +14,7 @@ from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.observed import EngineObserved
 from pyramid_threaded_proxy.app.operator_log import FailureLog, LimitLog, MisuseLog
 from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.app.streamed import StreamedRoutes
 from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed, ThreadsExhausted
@@ -64,6 +65,8 @@ class Engine:
         self.routes: dict[str, Route] = {}
         self.probes = Probes(self.scheduler, self.upstreams, self._probe_found)
         self.observed = EngineObserved(self.routes, self.admission, self.in_flight, self.upstreams, self.scheduler)
+        #: What is known of routes whose bodies stream; None where there are none.
+        self.streamed: StreamedRoutes | None = None
         #: Who counts; None while nobody wants to know.
         self.status: Status | None = None
         self._ticker: Ticker | None = None
@@ -227,6 +230,7 @@ class Engine:
 
     def close(self) -> None:
         """End the threads and close what is kept. For tests, and for processes that go on without the application."""
+        self.streamed = None  # nobody hands requests over by their heads for its sake any more
         self.probes.stop()
         self.scheduler.stop()
         for pool in self.upstreams.pools():

@@ -12,6 +12,7 @@ from typing import IO, Any
 from pyramid.request import Request
 
 from pyramid_threaded_proxy.detach import access
+from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
@@ -98,17 +99,22 @@ class ClientRequest:
         """
         environ = self.environ
         file = environ["wsgi.input"]
-        if self.channel is not None:
-            received, length = access.request_body(self.channel)
-            # Only while nobody has put another one in its place: what was looked at is what is sent.
-            if received is file:
-                _check_size(length, max_body)
-                return Body(file=file, length=length, start=0) if length else None
+        # Only while nobody has put another one in its place: what was looked at is what is sent.
+        if self.channel is not None and access.is_own_body(self.channel, file):
+            return self._received_body(self.channel, max_body)
         if text := environ.get("CONTENT_LENGTH") or "":
             return self._body_of_length(text, max_body)
         if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
             return Body(chunks=_blocks(file, max_body))
         return None
+
+    def _received_body(self, channel: DetachableChannel, max_body: int | None) -> Body | None:
+        unread = access.unread_body(channel)
+        if unread is not None:
+            _check_size(unread.length or 0, max_body)
+        received, length = access.received_body(channel)
+        _check_size(length, max_body)
+        return Body(file=received, length=length, start=0) if length else None
 
     def _body_of_length(self, text: str, max_body: int | None) -> Body | None:
         if not (text.isascii() and text.isdigit()):

@@ -11,6 +11,7 @@ from pyramid.authentication import BasicAuthAuthenticationPolicy, RemoteUserAuth
 from pyramid.events import ApplicationCreated
 from pyramid.interfaces import (
     IAuthenticationPolicy,
+    IExecutionPolicy,
     IRoutesMapper,
     ISecurityPolicy,
     ISessionFactory,
@@ -27,6 +28,8 @@ from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import may_meet
 from pyramid_threaded_proxy.app.routes import Inner
 from pyramid_threaded_proxy.app.status import unguarded_status
+from pyramid_threaded_proxy.app.streamed import StreamedRoutes
+from pyramid_threaded_proxy.detach.asked_first import ask_first
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.table import RouteSettings
@@ -54,6 +57,7 @@ def application_created(event: ApplicationCreated) -> None:
     if mapper is not None:
         _put_in_place(mapper, every)
         _warn_of_taken_mounts(mapper, every)
+        _begin_to_stream(mapper, registry, engine, every)
     _warn_of_cookies(registry, engine, every)
     _warn_of_fields(registry, engine, every)
     _unburden(registry)
@@ -178,6 +182,26 @@ def _can_meet(route: Any, declared: Declared) -> bool:
             ours = set(declared.settings.methods or predicate.val) - {"OPTIONS"}
             return not ours.isdisjoint(predicate.val)
     return True
+
+
+def _begin_to_stream(mapper: Any, registry: Registry, engine: Engine, every: list[Declared]) -> None:
+    """From now on requests for routes whose bodies stream are handed over by their heads."""
+    names = [one.settings.name for one in every if not one.settings.request_buffering]
+    if not names:
+        return
+    engine.streamed = StreamedRoutes(mapper.routelist, every, engine.scheduler.start)
+    ask_first(engine.streamed)
+    policy = registry.queryUtility(IExecutionPolicy)
+    if getattr(policy, "__module__", "").split(".")[0] != "pyramid_retry":
+        return
+    settings = registry.settings or {}
+    if settings.get("retry.attempts") == 1 or settings.get("retry.activate_hook"):
+        return
+    log.warning(
+        "pyramid_retry receives whole bodies before anybody is asked, those of %s too, which are to stream: set "
+        "retry.attempts = 1, or let a retry.activate_hook return 1 for the requests below them",
+        ", ".join(names),
+    )
 
 
 def _warn_of_cookies(registry: Registry, engine: Engine, every: list[Declared]) -> None:

@@ -22,7 +22,11 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   that is partly received), ``creation_time``, ``last_activity`` (the same until something is received);
 * ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
   ``connection_close``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request,
-  and stops where it is told that all bytes were taken.
+  and stops where it is told that all bytes were taken;
+* of bodies that are read late: a parser that says it is ``completed`` with its head is handed over; told otherwise it
+  goes on with ``received``, and says ``error``; ``content_length``, ``expect_continue``, ``command``, ``path``, ``adj``
+  (``url_prefix``, ``max_request_body_size``, ``channel_timeout``); ``WSGITask.get_environment`` (how it makes
+  PATH_INFO), ``HTTPChannel.error_task_class``, ``write_soon``; ``utilities.BadRequest``.
 
 ``tests/detach/test_waitress_contract.py`` fails the day one of these changes.
 """

@@ -8,8 +8,10 @@ from typing import IO, Any
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
 
+from pyramid_threaded_proxy.detach.asked_first import Unread
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.detach.defaults import improve
+from pyramid_threaded_proxy.detach.late_body import receive_late
 from pyramid_threaded_proxy.detach.task import Handover
 
 
@@ -62,11 +64,24 @@ def sent_method(channel: DetachableChannel) -> str:
     return str(channel.requests[0].command)
 
 
-def request_body(channel: DetachableChannel) -> tuple[IO[bytes], int]:
-    """The received request body, from its beginning, and its length: whatever the application has read of it."""
+def is_own_body(channel: DetachableChannel, file: Any) -> bool:
+    """Whether `file` is the ``wsgi.input`` that waitress gave the request: nobody has put another one in its place."""
+    return channel.requests[0].get_body_stream() is file
+
+
+def unread_body(channel: DetachableChannel) -> Unread | None:
+    """What is left of a body whose request was handed over by its head; None once it was received."""
+    unread: Unread | None = channel.requests[0].unread
+    return unread
+
+
+def received_body(channel: DetachableChannel) -> tuple[IO[bytes] | None, int]:
+    """The request body, from its beginning, and its length: whatever the application has read of it; None where there
+    is none. Waits for a body that was left unread, and raises `BodyFault`."""
     request = channel.requests[0]
+    receive_late(channel, request)
     receiver = request.body_rcv
-    return request.get_body_stream(), len(receiver) if receiver is not None else 0
+    return (receiver.getfile(), len(receiver)) if receiver else (None, 0)
 
 
 _NOTHING: frozenset[str] = frozenset()

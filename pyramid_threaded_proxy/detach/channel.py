@@ -13,7 +13,6 @@ import logging
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from waitress.channel import HTTPChannel
 
 from pyramid_threaded_proxy.detach.closing import linger
+from pyramid_threaded_proxy.detach.epilogue import pop_request, run_epilogue
 from pyramid_threaded_proxy.detach.server import WaitressLoop
 from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
@@ -56,6 +56,7 @@ class DetachableChannel(HTTPChannel):
     unwatched = True  # main thread: waitress's loop does not hear of the client's next bytes unless it is woken
     asked_out = False  # under outbuf_lock: it is, or will be, out of waitress's tables
     hung_up = False  # under outbuf_lock: waitress wanted to close the connection while it was detached
+    asked: Parser | None = None  # a request whose head was handed over, until another one is run
     ended = False  # its end has been said, or is to be a reset: it does not linger
     claim: Callable[[], None] | None = None  # under outbuf_lock: set while idle and detached; gets it back
     loop_ended = False  # under outbuf_lock: waitress's loop is over and will not close anything any more
@@ -103,7 +104,7 @@ class DetachableChannel(HTTPChannel):
         self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
         if self.will_close or self.close_when_flushed or self.total_outbufs_len:
             return False
-        if len(self.requests) <= self.adj.channel_request_lookahead:
+        if not _is_full(self):
             self.unread = False
         elif self.unread:
             return False
@@ -126,13 +127,15 @@ class DetachableChannel(HTTPChannel):
         return int(HTTPChannel.send(self, data, do_close))
 
     def handle_read(self) -> None:
-        if len(self.requests) > self.adj.channel_request_lookahead:
+        if _is_full(self):
             self.unread = True
         elif not self.unasked:
             HTTPChannel.handle_read(self)
 
     def service(self) -> None:
         """Run one request in a worker thread."""
+        request = self.requests[0]
+        self.asked = request if request.unread is not None else None
         try:
             HTTPChannel.service(self)
         except Detach as detach:
@@ -154,7 +157,7 @@ class DetachableChannel(HTTPChannel):
                 raise
         else:
             handover.abandon()
-            _run_epilogue(self, close=True)
+            run_epilogue(self, close=True)
 
     def handle_close(self) -> None:
         if self.unasked:
@@ -162,11 +165,20 @@ class DetachableChannel(HTTPChannel):
         # The lock: a channel is not closed while it is being detached. It is re-entrant, and rarely taken here.
         with self.outbuf_lock:
             if type(self) is DetachableChannel:
-                if self.will_close and self.server.trigger.stopping:
-                    linger(self, self.server.trigger.loop)
+                if self.will_close:
+                    linger(self, self._lingers_in())
                 HTTPChannel.handle_close(self)
             else:  # detached while this thread waited for the lock
                 self.handle_close()
+
+    def _lingers_in(self) -> Loop | None:
+        """Where the connection is read on a little, so that its client can read the answer; None where no need is."""
+        if self.server.trigger.stopping:
+            loop: Loop | None = self.server.trigger.loop
+            return loop
+        if self.asked is not None and (unread := self.asked.unread) is not None:
+            return unread.application.loop_for_refused()
+        return None
 
     def close(self) -> None:
         with self.outbuf_lock:
@@ -174,6 +186,15 @@ class DetachableChannel(HTTPChannel):
                 HTTPChannel.close(self)
             else:
                 self.close()
+
+
+def _is_full(channel: DetachableChannel) -> bool:
+    """Main thread. Whether what the client sends is to stay where it is: it is no request, or is one too many."""
+    count = len(channel.requests)
+    if count > channel.adj.channel_request_lookahead:
+        return True
+    # Another thread may take a request out meanwhile.
+    return count > 0 and any(request.unread is not None for request in channel.requests[-1:])
 
 
 _FLAGS = ("unasked", "spoiled", "unread", "unwatched", "asked_out", "hung_up", "loop_ended")
@@ -258,11 +279,12 @@ class DetachedChannel(DetachableChannel):
 class DetachedConnection:
     """The relay's handle on a detached channel (`client.Channel`). Touched by the task that owns it alone."""
 
-    __slots__ = ("_channel", "_keep_alive", "endpoint", "minor", "pending", "server_name")
+    __slots__ = ("_channel", "_keep_alive", "_request", "endpoint", "minor", "pending", "server_name")
 
     def __init__(self, channel: DetachableChannel) -> None:
         request = channel.requests[0]
         self._channel = channel
+        self._request = request
         self.endpoint = Endpoint(channel.socket)
         self.minor = 1 if request.version == "1.1" else 0
         # Bytes behind a request for an upgrade were never HTTP: there is no next request to wait for.
@@ -274,7 +296,8 @@ class DetachedConnection:
     @property
     def keep_alive(self) -> bool:
         """Whether another request can come. Until the head is written: the process may be told to stop."""
-        return self._keep_alive and not is_last(self._channel)
+        unread = self._request.unread
+        return self._keep_alive and (unread is None or unread.streams) and not is_last(self._channel)
 
     def pending_output(self) -> bool:
         """Write what waitress still had to send, a pipelined predecessor's answer; whether some is left.
@@ -339,6 +362,7 @@ class DetachedConnection:
         One that is out of waitress's tables stays so, and detached, until the loop hears of its client's next bytes.
         """
         channel = self._channel
+        close = close or self._request.unread is not None
         if close:
             linger(channel, current_loop())
         elif channel.asked_out and self._rest():
@@ -350,7 +374,7 @@ class DetachedConnection:
             settle = channel.asked_out or hung_up or channel.will_close
             if channel.loop_ended:
                 channel.close()
-        _run_epilogue(channel, close or hung_up)
+        run_epilogue(channel, close or hung_up)
         if settle:
             self._on_main_thread(self._settle)
 
@@ -363,7 +387,7 @@ class DetachedConnection:
             return False
         if len(channel._map) + len(trigger.away) >= channel.adj.connection_limit:
             return False
-        if channel.hung_up or channel.will_close or channel.loop_ended or not _pop_request(channel):
+        if channel.hung_up or channel.will_close or channel.loop_ended or not pop_request(channel):
             return False
         endpoint = Endpoint(channel.socket)
         with channel.outbuf_lock:
@@ -398,45 +422,3 @@ class DetachedConnection:
             pass  # gone already
         self._channel.will_close = self._channel.ended = True
         self.return_to_server(close=True)
-
-
-class _Finished:
-    """Stands in for the task that the relay has done, so that waitress runs its own epilogue behind it."""
-
-    close_on_finish = False
-
-    def __init__(self, channel: Any, request: Any) -> None:
-        del channel.task_class  # before the epilogue, which may let another worker in
-
-    def service(self) -> None:
-        """Nothing: the answer is written."""
-
-
-class _FinishedLast(_Finished):
-    """The same, for the last answer on its connection."""
-
-    close_on_finish = True
-
-
-def _pop_request(channel: DetachableChannel) -> bool:
-    """Do what `HTTPChannel.service` does behind its task, where no more than this is to be done; whether it was."""
-    with channel.requests_lock:
-        if len(channel.requests) > 1 or channel.request is not None:
-            return False
-        if channel.current_outbuf_count:  # of an earlier answer: the next one begins a buffer of its own
-            channel.current_outbuf_count = channel.adj.outbuf_high_watermark
-        request = channel.requests.pop()
-    request.close()
-    channel.last_activity = time.time()
-    return True
-
-
-def _run_epilogue(channel: DetachableChannel, close: bool) -> None:
-    """Have waitress end the request: close its body, start the next one or close the connection, wake its loop."""
-    if not close and _pop_request(channel):
-        # Behind the pop: if the main thread looked before, it has said so.
-        if channel.unwatched and channel.connected:
-            channel.server.pull_trigger()
-        return
-    channel.task_class = _FinishedLast if close else _Finished  # type: ignore[assignment]
-    HTTPChannel.service(channel)

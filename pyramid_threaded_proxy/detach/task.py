@@ -1,4 +1,4 @@
-"""A task of waitress's that can end with a detach, and the parser that keeps what is not HTTP."""
+"""A task of waitress's that can end with a detach, and the parser that knows when not to go on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from waitress.parser import HTTPRequestParser, get_header_lines
 from waitress.task import WSGITask
 
+from pyramid_threaded_proxy.detach.asked_first import Unread, left_unread
+from pyramid_threaded_proxy.detach.late_body import BodyFault, LateBody
 from pyramid_threaded_proxy.http.names import Fields
 
 
@@ -46,19 +48,42 @@ class Detach(BaseException):
 class Parser(HTTPRequestParser):
     """A request that asks for another protocol keeps what comes behind it: those bytes may not be HTTP any more.
 
-    Stock waitress would read them as the next request and run it, even where the upgrade is denied. Fed by waitress's
-    main thread.
+    Stock waitress would read them as the next request and run it, even where the upgrade is denied. And one that
+    streams its body is complete with its head: what comes behind that is left `unread`. Fed by waitress's main thread.
     """
 
     asks_upgrade = False
     early = b""
+    error: Any = None
+    unread: Unread | None = None
+    late_body: LateBody | None = None
 
     def received(self, data: bytes) -> int:
+        in_body = self.body_rcv is not None
         taken: int = HTTPRequestParser.received(self, data)
-        if self.asks_upgrade and self.completed and taken < len(data):
-            self.early += data[taken:]
-            return len(data)
+        if self.asks_upgrade:
+            if self.completed and taken < len(data):
+                self.early += data[taken:]
+                return len(data)
+        elif not in_body and self.body_rcv is not None:
+            return self._begin_body(data, taken)
         return taken
+
+    def _begin_body(self, data: bytes, taken: int) -> int:
+        """The head is complete, and a body is due: hand the request over now, where that is wanted."""
+        early = data[taken:]
+        unread = left_unread(self, early)
+        if unread is None:
+            return taken
+        self.expect_continue = False
+        if self.error is None and unread.length is not None and len(early) >= unread.length:
+            return taken  # there is nothing to wait for
+        self.error = None  # its length: who wants none of it does not mind
+        self.unread, self.completed = unread, True
+        return len(data)
+
+    def get_body_stream(self) -> Any:
+        return self.late_body or HTTPRequestParser.get_body_stream(self)
 
     def parse_header(self, header_plus: bytes) -> None:
         HTTPRequestParser.parse_header(self, header_plus)
@@ -94,6 +119,8 @@ class Task(WSGITask):
         except Detach:
             channel.handover, channel.task_ends = None, ()
             raise
+        except BodyFault as fault:
+            self._refuse_body(fault.error)
         finally:
             # Before the channel's epilogue: after it the next request may run in another thread.
             if channel.task_ends:
@@ -107,8 +134,23 @@ class Task(WSGITask):
             self.set_close_on_finish()
         WSGITask.finish(self)
 
+    def get_environment(self) -> dict[str, Any]:
+        request = self.request
+        if request.unread is not None and request.late_body is None:
+            request.late_body = LateBody(self.channel, request)
+        environ: dict[str, Any] = WSGITask.get_environment(self)
+        return environ
+
+    def _refuse_body(self, error: Any) -> None:
+        """The request ends as one does whose body waitress would not take."""
+        self.close_on_finish = True
+        if error is not None and not self.wrote_header:
+            self.request.error = error
+            self.channel.error_task_class(self.channel, self.request).service()
+
     def build_response_header(self) -> bytes:
-        if is_last(self.channel):
+        # Where the body was not read to its end, nobody knows what comes behind it.
+        if self.request.unread is not None or is_last(self.channel):
             self.request.headers["CONNECTION"] = "close"
         head: bytes = WSGITask.build_response_header(self)
         return head

@@ -46,6 +46,7 @@ class RouteSettings:
     request_cookies: frozenset[str] | None
     request_authorization: Literal["drop", "pass"]
     request_overrides: Literal["drop", "pass"]
+    request_buffering: bool
     response_set: FieldValues
     response_add: FieldValues
     response_default: FieldValues
@@ -71,6 +72,7 @@ class RouteSettings:
     connect_timeout: float
     read_timeout: float
     send_timeout: float
+    client_body_timeout: float
     #: None stands for no limit.
     total_timeout: float | None
     idle_timeout: float
@@ -223,6 +225,11 @@ ROUTE_KEYS: tuple[Key, ...] = (
         "Sources of a copy that can't be judged (`X-Copy-From`, `x-ms-copy-source`) then go up too",
     ),
     Key(
+        "request.buffering", values.boolean, "true", BOOLEAN,
+        "`false` lets request bodies stream: the permission is asked as soon as the head is there, and the body then "
+        "goes from the client to the upstream without being stored (see [Uploads](uploads.md))",
+    ),
+    Key(
         "response.set", values.field_value, None, "text", "this field is sent to the client, instead of the upstream's",
         names=values.response_field,
     ),
@@ -303,6 +310,10 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "send_timeout", values.duration, "60s", DURATION,
         "between two writes that the client or the upstream takes",
+    ),
+    Key(
+        "client_body_timeout", values.duration, "60s", DURATION,
+        "for the next bytes of a request body that streams; then the client gets 408",
     ),
     Key("total_timeout", values.duration, None, DURATION, "for the whole exchange, from its admission", unset="none"),
     Key(

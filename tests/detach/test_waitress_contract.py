@@ -27,7 +27,8 @@ from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy.detach import defaults
-from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel, _Finished, _run_epilogue
+from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel
+from pyramid_threaded_proxy.detach.epilogue import Finished, run_epilogue
 from tests.support.detaching import connections
 from tests.support.origin import MakeOrigin, echo
 from tests.support.paths import ROOT
@@ -191,7 +192,7 @@ def test_the_epilogue_runs_behind_any_task(stock: Stock) -> None:
 
 
 def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the only request of a connection without output: what `_run_epilogue` does in its place, and no more."""
+    """Behind the only request of a connection without output: what `run_epilogue` does in its place, and no more."""
     channel = stock.channel
     request = channel.requests[0]
     pulls: list[None] = []
@@ -211,16 +212,16 @@ def test_what_the_epilogue_does(stock: Stock, monkeypatch: pytest.MonkeyPatch) -
         return seen
 
     def stocks() -> None:
-        channel.task_class = _Finished
+        channel.task_class = Finished
         HTTPChannel.service(channel)
 
     channel.unwatched = True
     assert (channel.request, channel.current_outbuf_count) == (None, 0)
     expected = ended(stocks)
     assert expected == ({"last_activity": float}, 1, [], True)
-    assert ended(lambda: _run_epilogue(channel, close=False)) == expected
+    assert ended(lambda: run_epilogue(channel, close=False)) == expected
     counts = []
-    for end in (stocks, lambda: _run_epilogue(channel, close=False)):
+    for end in (stocks, lambda: run_epilogue(channel, close=False)):
         channel.current_outbuf_count = 5
         ended(end)
         counts.append(channel.current_outbuf_count)

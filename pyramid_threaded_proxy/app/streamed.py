@@ -1,0 +1,93 @@
+"""Which requests may be for a route whose bodies stream, told from their heads alone: before Pyramid was asked.
+
+What is said here opens nothing: Pyramid's router and the permission decide as for any request. Who is taken for one of
+these is called before the body is there, which then is received when somebody reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from pyramid.predicates import RequestMethodPredicate
+
+from pyramid_threaded_proxy.app.declared import Declared, Mark
+from pyramid_threaded_proxy.app.host import is_for
+from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, ThreadsExhausted
+from pyramid_threaded_proxy.loop.loop import Loop
+
+#: SCRIPT_NAMEs that are remembered.
+_MOST_NAMES = 16
+
+
+class _Route(NamedTuple):
+    """One of the application's routes, in the order in which Pyramid tries them."""
+
+    match: Callable[[str], Any]
+    #: Of a proxied route: whether its bodies stream, and its host.
+    streams: bool
+    host: str | None
+    #: Of any other: the methods that it takes, None for all; and whether there is more that only a request can tell.
+    methods: frozenset[str] | None
+    doubtful: bool
+
+
+class StreamedRoutes:
+    """The routes of an application, as far as they stand before or among those that stream (`detach.Application`)."""
+
+    def __init__(self, routes: Iterable[Any], every: Iterable[Declared], start: Callable[[], Loop]) -> None:
+        known = {declared.mark: declared for declared in every}
+        self._routes = tuple(_known_route(route, known) for route in routes)
+        streamed = [one for one in known.values() if not one.settings.request_buffering]
+        # No other path can be below one of them.
+        self._mounts = tuple({unquote(one.mount) for one in streamed})
+        self._start = start
+        self._names: tuple[str, ...] = ("",)
+
+    def learn(self, script_name: str) -> None:
+        """The application hears of requests under this SCRIPT_NAME. Any thread."""
+        name = script_name.encode("latin-1", "replace").decode("utf-8", "replace")
+        if name not in self._names:
+            self._names = (*self._names[:1], name, *self._names[1 : _MOST_NAMES - 1])
+
+    def asks_first(self, method: str, path_info: str, host: str | None) -> bool:
+        """Whether a request may be for a route that streams. Waitress's main thread, so nothing of the application's
+        runs here."""
+        try:
+            path = path_info.encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError:
+            return False  # no route matches it
+        rests = [path[len(name) :] for name in self._names if path.startswith(name)]
+        return any(rest.startswith(self._mounts) and self._is_for_streamed(method, rest or "/", host) for rest in rests)
+
+    def _is_for_streamed(self, method: str, path: str, host: str | None) -> bool:
+        for route in self._routes:
+            if route.methods is not None and method not in route.methods:
+                continue
+            if route.host is not None and host is not None and not is_for(route.host, host):
+                continue
+            if route.match(path) is None:
+                continue
+            if route.streams:
+                return True
+            if not route.doubtful and (route.host is None or host is not None):
+                return False
+        return False
+
+    def loop_for_refused(self) -> Loop | None:
+        """The loop in which connections linger (`detach.Application`). Any thread."""
+        try:
+            return self._start()
+        except (DescriptorsExhausted, ThreadsExhausted):
+            return None
+
+
+def _known_route(route: Any, known: dict[Mark, Declared]) -> _Route:
+    declared = known.get(route.pregenerator)
+    if declared is not None:
+        settings = declared.settings
+        return _Route(route.match, not settings.request_buffering, settings.host, None, doubtful=False)
+    methods = [frozenset(one.val) for one in route.predicates if isinstance(one, RequestMethodPredicate)]
+    doubtful = len(methods) < len(route.predicates)
+    return _Route(route.match, False, None, frozenset.intersection(*methods) if methods else None, doubtful)
