@@ -95,6 +95,8 @@ OTHER_NAMES = {
     # c2cgeoportal's, and a parameter of MapServer's.
     "headers_whitelist", "headers_blacklist", "host_forward_host", "query.set.user_id",
     "proxy_status_csrf", "status.json",
+    # pyramid_retry's settings.
+    "retry.attempts", "retry.activate_hook",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
