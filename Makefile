@@ -25,7 +25,7 @@ test-all:
 coverage: $(VENV)/.testing
 	$(BIN)/python -X dev -m pytest --cov --cov-report=term $(TESTS)
 
-# Exchanges of 40 kinds by two users, every body compared; a few minutes. COUNT=2000 does less of the same.
+# Exchanges of 40 kinds by two users, every body and every count compared; ten minutes. COUNT=10000 takes one.
 soak: $(VENV)/.testing
 	$(BIN)/python -X dev -m tests.support.soak $(or $(COUNT),100000)
 

@@ -2,7 +2,7 @@
 
 ``/FRAMING/STAGE/HOW/NUMBER/SIZE``: a body of SIZE bytes besides its seal, framed by `length`, `chunked` or `close`; at
 STAGE (see `STAGES`, or `whole`) HOW (see `HOWS`) happens. ``/flood/FRAMING/SIZE`` sends as fast as it is taken; a POST
-to ``/deaf`` is never read.
+to ``/deaf`` is never read. Each request's target is written to a file as soon as it has come, where one is given.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 from tests.support.paths import ROOT
@@ -42,7 +43,8 @@ def sealed(target: str) -> bytes:
 class OriginProcess:
     """The process, on a port that stays the same when it is killed and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path = Path(os.devnull)) -> None:
+        self.log = log
         self.port = 0
         self.kills = 0
         self._lock = threading.Lock()
@@ -52,7 +54,7 @@ class OriginProcess:
     def start(self) -> None:
         """Start it, the first time on a port that no outgoing connection is ever given."""
         self.port = self.port or next(filter(_is_free, random.sample(range(20_000, 30_000), 100)))
-        command = [sys.executable, "-m", __name__, str(self.port)]
+        command = [sys.executable, "-m", __name__, str(self.port), str(self.log)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", self._process.communicate()[1]
@@ -163,10 +165,11 @@ def _flood(wire: OriginWire, framing: str, size: int) -> None:
         wire.send(b"0\r\n\r\n")
 
 
-def _serve(wire: OriginWire) -> None:
+def _serve(wire: OriginWire, log: int) -> None:
     if wire.sock.recv(10, socket.MSG_PEEK) == b"POST /deaf":
         threading.Event().wait()
     while (request := wire.request()) is not None:
+        os.write(log, f"{request.target}\n".encode())
         if request.target.startswith("/flood/"):
             _, _, framing, size = request.target.split("/")
             _flood(wire, framing, int(size))
@@ -178,21 +181,21 @@ def _serve(wire: OriginWire) -> None:
             return
 
 
-def _connection(sock: socket.socket) -> None:
+def _connection(sock: socket.socket, log: int) -> None:
     wire = OriginWire(sock)
     with suppress(_Broken, OSError, AssertionError):
-        _serve(wire)
+        _serve(wire, log)
     wire.close()
 
 
-def _main(port: int) -> None:
+def _main(port: int, log: int) -> None:
     # Small buffers, so that 500 floods are not a test of the system's memory.
     listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
     print("ready", flush=True)
     while True:
-        threading.Thread(target=_connection, args=(listener.accept()[0],), daemon=True).start()
+        threading.Thread(target=_connection, args=(listener.accept()[0], log), daemon=True).start()
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from pyramid_threaded_proxy.accesslog import JsonFormatter, access_log
 from tests.support.paths import ROOT
 from tests.support.site import Anybody, Policy
 from tests.support.waiting import PATIENCE, wait_until
@@ -30,7 +31,8 @@ class Vitals(NamedTuple):
 
 
 class SiteProcess:
-    """Starts the process, and asks it. `settings` are Pyramid's, `options` waitress's; `limits` are for `setrlimit`."""
+    """Starts the process, and asks it. `settings` are Pyramid's, `options` waitress's (`untuned`: no other than these);
+    `limits` are for `setrlimit`."""
 
     def __init__(
         self,
@@ -56,10 +58,10 @@ class SiteProcess:
         """What it has logged."""
         return self.log_path.read_text()
 
-    def get(self, path: str) -> bytes:
-        """The body of one of the application's own pages."""
+    def get(self, path: str, user: str = "") -> bytes:
+        """The body of one of the application's own pages, or of the status page."""
         with closing(self._connect()) as connection:
-            return _read(connection, path)
+            return _read(connection, path, user)
 
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -101,8 +103,8 @@ class SiteProcess:
         self.process.stdout.close()
 
 
-def _read(connection: http.client.HTTPConnection, path: str) -> bytes:
-    connection.request("GET", path)
+def _read(connection: http.client.HTTPConnection, path: str, user: str = "") -> bytes:
+    connection.request("GET", path, headers={"X-User": user} if user else {})
     response = connection.getresponse()
     body = response.read()
     assert response.status == 200, (response.status, body)
@@ -129,6 +131,15 @@ def _with_silent_names() -> None:
     socket.getaddrinfo = getaddrinfo
 
 
+def _write_access_log(path: str) -> None:
+    """As JSON, to a file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(JsonFormatter())
+    access_log.addHandler(handler)
+    access_log.setLevel(logging.INFO)
+    access_log.propagate = False
+
+
 def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, int]) -> None:
     import gc
     import resource
@@ -144,12 +155,15 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.getLogger("pyramid_threaded_proxy.operator_log").setLevel(logging.ERROR)
+    if "test.access_log" in settings:
+        _write_access_log(settings["test.access_log"])
     config = Configurator(settings=settings)
-    if "proxy.status.prefix" in settings:
-        config.set_security_policy(Anybody())
     config.include("pyramid_threaded_proxy")
     if "test.users" in settings:
         config.set_security_policy(Policy())
+        config.set_root_factory(settings["test.users"])
+    elif "proxy.status.prefix" in settings:
+        config.set_security_policy(Anybody())
     engine = config.registry["pyramid_threaded_proxy.engine"]
 
     def vitals(request: Request) -> Response:
@@ -169,7 +183,8 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     for view in (vitals, forget, own):
         config.add_route(view.__name__, f"/{view.__name__}")
         config.add_view(view, route_name=view.__name__)
-    options = {"threads": 4, "asyncore_use_poll": True, "connection_limit": 5000, "backlog": 2000, **options}
+    if not options.pop("untuned", False):
+        options = {"threads": 4, "asyncore_use_poll": True, "connection_limit": 5000, "backlog": 2000, **options}
     server = create_server(config.make_wsgi_app(), listen="127.0.0.1:0", **options)
     print(server.effective_port, flush=True)
     server.run()

@@ -1,6 +1,7 @@
 """The soak: many exchanges of forty kinds by two users, every body compared, nothing lost, crossed or leaked.
 
 ``python -m tests.support.soak COUNT`` (`make soak`) runs it and prints its figures; the exit status says how it ended.
+Clients, upstreams, access log and metrics count each exchange, and must agree.
 The application and its upstreams are processes of their own. What goes wrong goes wrong on purpose, and each kind has
 the ends that it may have: whatever else a client sees is a fault.
 """
@@ -25,13 +26,17 @@ from typing import Any, NamedTuple
 from pyramid.authorization import Allow, Authenticated
 
 from pyramid_threaded_proxy.loop.scheduler import RECHECKERS
+from tests.support.books import BROKEN, LEFT, Books
 from tests.support.fault_origin import OriginProcess, sealed
 from tests.support.site import route
 from tests.support.site_process import SiteProcess, Vitals
+from tests.support.waiting import wait_until
 from tests.support.wire import Wire
 
 NAME = "tests.support.soak"  # by which the application finds what stands here
 CLIENTS = 12
+#: Threads for the application's own code.
+POOL = 8
 USERS = ("alice", "bob")
 #: Seconds in which an exchange has ended, or is lost.
 PATIENCE = 60.0
@@ -63,6 +68,27 @@ class Crossed(Exception):
     """Something that belongs to another exchange."""
 
 
+class Counted:
+    """A file, and how many bytes were read of it: those of an answer's body, with what frames them."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.count = 0
+
+    def read(self, *size: int) -> bytes:
+        return self._seen(self._file.read(*size))
+
+    def readline(self, *size: int) -> bytes:
+        return self._seen(self._file.readline(*size))
+
+    def _seen(self, data: bytes) -> bytes:
+        self.count += len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class Client:
     """One user's exchanges, one after the other, on kept connections as long as those last."""
 
@@ -88,7 +114,7 @@ class Client:
         for _ in range(self._left):
             if not deck:
                 deck = [name for name, kind in KINDS.items() for _ in range(kind.weight)]
-                if (self._number or self._count) and self._random.random() > KILLS:
+                if (self._number % CLIENTS or self._count) and self._random.random() > KILLS:
                     deck.remove("killed")
                 self._random.shuffle(deck)
             yield deck.pop()
@@ -143,15 +169,20 @@ def ask(
 ) -> str:
     """Ask, and compare every byte of a whole answer."""
     connection = connection or client.connection()
+    method, saw = "GET" if body is None else "POST", client.soak.books.saw
     try:
-        connection.request("GET" if body is None else "POST", mount + target, body, {"X-User": client.user})
+        connection.request(method, mount + target, body, {"X-User": client.user})
         response = connection.getresponse()
+        body_as_sent = response.fp = Counted(response.fp)  # type: ignore[assignment]
         received = response.read()
     except TimeoutError:
         raise
-    except (http.client.HTTPException, ConnectionError):
+    except (http.client.HTTPException, ConnectionError) as error:
         client.close()
+        got = len(error.partial) if isinstance(error, http.client.IncompleteRead) else 0
+        saw(mount + target, method, BROKEN, down=got)
         return "broken"
+    saw(mount + target, method, str(response.status), 0 if body is None else len(sealed(target)), body_as_sent.count)
     if response.status == 418:
         raise Crossed(f"{target}: {received!r}")
     if response.status != 200:
@@ -198,15 +229,19 @@ def pipelined(client: Client) -> str:
             first, fields = wire.head()
             if first != "HTTP/1.1 200 OK":
                 return first.split()[1]
-            if wire.exactly(int(fields["content-length"])) != sealed(target):
+            received = wire.exactly(int(fields["content-length"]))
+            client.soak.books.saw(f"/r{target}", "GET", "200", 0, len(received))
+            if received != sealed(target):
                 raise Crossed(f"{target}, pipelined")
     return "whole"
 
 
 def leaves(client: Client, after_head: bool, by_reset: bool) -> str:
     """Goes away before the answer, or in it."""
+    target = client.target("chunked", 2_000_000)
+    client.soak.books.saw(f"/r{target}", "GET", LEFT)
     with closing(client.wire()) as wire:
-        wire.send(client.head("/r", client.target("chunked", 2_000_000)))
+        wire.send(client.head("/r", target))
         if after_head:
             with suppress(ConnectionError):
                 wire.until(b"\r\n\r\n")
@@ -230,6 +265,7 @@ def refused_method(client: Client) -> str:
     connection.request("BREW", "/few/x", headers={"X-User": client.user})
     response = connection.getresponse()
     response.read()
+    client.soak.saw_refused("few", "method")
     return str(response.status)
 
 
@@ -288,7 +324,9 @@ FAULTS = (
 )
 KINDS = dict(_kinds())
 #: Threads that a lane may start whenever it first needs as many: never more, and each once.
-LANES = [f"pproxy-recheck-{number}" for number in range(RECHECKERS)]
+LANES = [
+    f"pproxy-{lane}-{number}" for lane, most in (("recheck", RECHECKERS), ("pool", POOL)) for number in range(most)
+]
 
 
 class Figures(NamedTuple):
@@ -300,6 +338,10 @@ class Figures(NamedTuple):
     faults: list[str]
     before: Vitals
     after: Vitals
+    #: Where the counts of clients, upstreams, access log and metrics differ.
+    differences: list[str]
+    #: Exchanges that were compared, those among them that clients left, and what upstreams were asked.
+    compared: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def leaks(self) -> list[str]:
@@ -327,7 +369,10 @@ class Figures(NamedTuple):
             f"held before and after: descriptors {self.before.descriptors} and {self.after.descriptors}, "
             f"threads {len(self.before.threads)} and {len(self.after.threads)}, "
             f"MiB {self.before.memory >> 20} and {self.after.memory >> 20}",
+            "counted by clients, upstreams, access log and metrics: {} exchanges, {} of which their clients left; "
+            "upstreams were asked {} times; differences {}".format(*self.compared, len(self.differences)),
             *self.faults[:20],
+            *self.differences[:20],
         ]  # fmt: skip
         return "\n".join(lines)
 
@@ -340,34 +385,49 @@ class Soak:
         self._folder = folder
         self._lock = threading.Lock()
         self._seen: dict[str, Counter[str]] = {}
+        self.books = Books()
         self._faults: list[str] = []
 
     def run(self, count: int) -> Figures:
         """`count` exchanges, behind some that bring the process to its full size."""
         with ExitStack() as stack:
-            first, second, self.mortal = (stack.enter_context(OriginProcess()) for _ in range(3))
-            self._proxy = stack.enter_context(SiteProcess(self._folder, _settings(first, second, self.mortal)))
+            logs = [self._folder / name for name in ("first", "second", "mortal")]
+            first, second, self.mortal = (stack.enter_context(OriginProcess(log)) for log in logs)
+            access = self._folder / "access.log"
+            settings = _settings(first, second, self.mortal) | {"test.access_log": str(access)}
+            self._proxy = stack.enter_context(SiteProcess(self._folder, settings))
             self.port = self._proxy.port
             self._clients(max(count // 10, 20 * CLIENTS))
             before = self._proxy.quiet_vitals()
             self._seen.clear()
             began = time.monotonic()
-            self._clients(count)
+            self._clients(count, CLIENTS)
             seconds = time.monotonic() - began
             after = self._proxy.quiet_vitals()
+            wait_until(lambda: access.read_bytes().count(b"\n") >= self.books.least, "the access log")
+            metrics = self._proxy.get("/status/metrics", user="alice").decode()
+            differences = self.books.differences(access, logs, metrics)
         for word in ("unforeseen", "ResourceWarning", "Exception ignored", "step of the loop failed"):
             if word in self._proxy.log:
                 self._faults.append(f"the log says {word!r}: {self._proxy.log_path}")
         total = sum(ends.total() for ends in self._seen.values())
-        return Figures(total, seconds, self._seen, self._faults, before, after)
+        asked = sum(log.read_bytes().count(b"\n") for log in logs)
+        told = len(self.books.clients)
+        compared = (told, told - self.books.least, asked)
+        return Figures(total, seconds, self._seen, self._faults, before, after, differences, compared)
 
-    def _clients(self, count: int) -> None:
-        clients = [Client(self, number, -(-count // CLIENTS)) for number in range(CLIENTS)]
+    def _clients(self, count: int, first: int = 0) -> None:
+        clients = [Client(self, first + number, -(-count // CLIENTS)) for number in range(CLIENTS)]
         threads = [threading.Thread(target=client.run) for client in clients]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def saw_refused(self, route: str, reason: str) -> None:
+        """A request got no exchange."""
+        with self._lock:
+            self.books.refused[route, reason] += 1
 
     def saw(self, kind: str, what: str) -> None:
         """An exchange has ended."""
@@ -390,7 +450,10 @@ def _settings(first: OriginProcess, second: OriginProcess, mortal: OriginProcess
         "asked": (first.url, {"permission": "view", "recheck": "50ms", "factory": f"{NAME}.Root"}),
         "few": (first.url, {"methods": "GET"}),
     }
-    made = {"test.users": "true"}
+    made = {
+        "test.users": f"{NAME}.Root", "proxy.status.prefix": "/status", "proxy.status.permission": "view",
+        "proxy.own_cookies": "session", "proxy.threads": str(POOL),
+    }  # fmt: skip
     for name, (url, others) in keys.items():
         # On a busy machine a healthy upstream may be slow: only what hangs on purpose is given up soon.
         patience = "500ms" if name == "hasty" else f"{PATIENCE / 2:g}s"
@@ -400,14 +463,14 @@ def _settings(first: OriginProcess, second: OriginProcess, mortal: OriginProcess
 
 
 def main(arguments: list[str]) -> int:
-    """Run it, print its figures; 0 if nothing was lost, crossed or leaked."""
+    """Run it, print its figures; 0 if nothing was lost, crossed, leaked or counted otherwise."""
     count = int(arguments[0]) if arguments else 100_000
     seed = int(arguments[1]) if len(arguments) > 1 else random.randrange(1 << 30)
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         figures = Soak(Path(folder), seed).run(count)
     print(figures)
-    return 1 if figures.faults or figures.leaks else 0
+    return 1 if figures.faults or figures.leaks or figures.differences else 0
 
 
 if __name__ == "__main__":
