@@ -1,75 +1,34 @@
-"""Real backends with real clients: Flask behind ProxyFix, Starlette under uvicorn, wsgidav with litmus."""
+"""Real backends with real clients: Flask behind ProxyFix, cookies as Spring has them, Starlette under uvicorn, wsgidav
+with litmus. Apache and Django have files of their own."""
 
 from __future__ import annotations
 
 import http.cookiejar
 import os
-import subprocess
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-import waitress
 from flask import Flask, redirect, request, session, url_for
-from pyramid.authorization import Allow, Everyone
 from pyramid.config import Configurator
+from pyramid.request import Request as PyramidRequest
+from pyramid.response import Response
+from pyramid.session import SignedCookieSessionFactory
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from waitress import wasyncore
 from werkzeug.middleware.proxy_fix import ProxyFix
 from wsgidav.wsgidav_app import WsgiDAVApp
 
-from tests.support.site import MakeSite, Policy, Site, route
-from tests.support.waiting import PATIENCE
+from tests.support.backends import dav_settings, dav_users, litmus_summaries, under_uvicorn, under_waitress
+from tests.support.site import MakeSite, Site, route
 
 TRUSTING = {"trusted_proxy": "*", "trusted_proxy_headers": "x-forwarded-proto x-forwarded-host x-forwarded-for"}
-
-
-@contextmanager
-def under_waitress(application: Any) -> Iterator[str]:
-    """A WSGI application as an upstream; gives its URL."""
-    server = waitress.create_server(application, listen="127.0.0.1:0", threads=2)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.effective_port}"
-    finally:
-        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
-        thread.join(PATIENCE)
-        server.task_dispatcher.shutdown()
-
-
-@contextmanager
-def under_uvicorn(application: Any) -> Iterator[str]:
-    """An ASGI application as an upstream that believes its proxy; gives its URL."""
-    config = uvicorn.Config(
-        application, port=0, log_config=None, lifespan="off", proxy_headers=True, forwarded_allow_ips="127.0.0.1"
-    )
-    server = uvicorn.Server(config)
-    ready = threading.Event()
-    startup = server.startup
-
-    async def started(sockets: Any = None) -> None:
-        await startup(sockets)
-        ready.set()
-
-    server.startup = started  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE)
 
 
 # Flask: redirects and a login's cookie
@@ -107,6 +66,47 @@ def test_a_login_at_flask(base: str, site: MakeSite, stack: ExitStack) -> None:
     assert [(cookie.name, cookie.path) for cookie in jar] == [("tool_session", "/tool")]
 
 
+# A backend whose cookie differs from the application's in its case alone
+
+
+def spring_like(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """What Spring Session and Spring Security send: SESSION, and a token for scripts; /me says who is logged in."""
+    asked = PyramidRequest(environ)
+    if asked.path_info == "/login":
+        headers = [
+            ("Set-Cookie", "SESSION=c3ByaW5n; Path=/; HttpOnly; SameSite=Lax"),
+            ("Set-Cookie", "XSRF-TOKEN=t; Path=/"),
+        ]
+        start_response("302 Found", [*headers, ("Location", "/me")])
+        return [b""]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ.get("HTTP_COOKIE", "nobody").encode("latin-1")]
+
+
+def remembering(request: Any) -> Response:
+    """A view of the application's own, with the application's own `session`."""
+    request.session["user"] = request.params.get("user") or request.session.get("user")
+    return Response(str(request.session["user"]))
+
+
+def test_a_login_at_spring(site: MakeSite, stack: ExitStack) -> None:
+    """Its SESSION and the application's session live beside each other: each gets its own, and no other."""
+
+    def configure(config: Configurator) -> None:
+        config.set_session_factory(SignedCookieSessionFactory("x"))
+        config.add_route("own", "/own")
+        config.add_view(remembering, route_name="own")
+
+    made = site(route("app", stack.enter_context(under_waitress(spring_like)), prefix="/"), configure=configure)
+    jar = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+    assert browser.open(f"{made.url}/own?user=ann").read() == b"ann"
+    with browser.open(f"{made.url}/login") as answer:
+        assert (answer.geturl(), answer.read()) == (f"{made.url}/me", b"SESSION=c3ByaW5n; XSRF-TOKEN=t")
+    assert browser.open(f"{made.url}/own").read() == b"ann"
+    assert {cookie.name for cookie in jar} == {"session", "SESSION", "XSRF-TOKEN"}
+
+
 # Starlette: redirects made of Host and the scheme that was told
 
 
@@ -128,13 +128,6 @@ def test_slashes_at_starlette(preserve: str, site: MakeSite, stack: ExitStack) -
 # wsgidav: second targets
 
 
-class Root:
-    """Everybody may use /dav, and nobody /dav/private."""
-
-    def __init__(self, request: Any) -> None:
-        self.__acl__ = [(Allow, Everyone, "use")]
-
-
 @pytest.fixture
 def shares(tmp_path: Path) -> Path:
     for name in ("dav", "dav/private"):
@@ -152,17 +145,7 @@ def dav_site(site: MakeSite, shares: Path, stack: ExitStack, mount: str) -> Site
         "verbose": 0,
     })  # fmt: skip
     url = stack.enter_context(under_waitress(application))
-    settings = {
-        **route("dav", url + "/dav", prefix=mount, permission="use"),
-        **route("private", url + "/dav/private", prefix=f"{mount}/private", permission="admin"),
-    }
-    settings = {key: value for key, value in settings.items() if not key.endswith(".public")}
-
-    def configure(config: Configurator) -> None:
-        config.set_security_policy(Policy())
-        config.set_root_factory(Root)
-
-    return site(settings, configure=configure)
+    return site(dav_settings(url, mount), configure=dav_users)
 
 
 @pytest.mark.parametrize("mount", ["/dav", "/files"])
@@ -195,17 +178,7 @@ def test_litmus(
     program = need_program("litmus")
     made = dav_site(site, shares, stack, mount)
     suites = "basic copymove props locks http" if mount == "/dav" else "basic copymove"
-    through = passed(program, f"{made.url}{mount}/", suites, tmp_path)
-    alone = passed(program, made.engine.routes["dav"].settings.upstream[0] + "/", suites, tmp_path)
+    through = litmus_summaries(program, f"{made.url}{mount}/", suites, tmp_path)
+    alone = litmus_summaries(program, made.engine.routes["dav"].settings.upstream[0] + "/", suites, tmp_path)
     assert through == alone
     assert "copymove" in through
-
-
-def passed(program: str, url: str, suites: str, folder: Path) -> dict[str, str]:
-    """litmus's summary of each suite."""
-    environ = {**os.environ, "TESTS": suites}
-    done = subprocess.run(
-        [program, "-k", url], env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("<- summary")]
-    return {line.split("`")[1].split("'")[0]: line for line in lines}

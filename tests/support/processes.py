@@ -239,14 +239,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+    except OSError:
+        return True
+    return False
+
+
 def wait_refused(port: int) -> None:
     """Wait until nobody listens."""
+    wait_until(lambda: _is_refused(port), "an end of listening")
 
-    def refused() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
-        except OSError:
-            return True
-        return False
 
-    wait_until(refused, "an end of listening")
+def wait_listening(port: int) -> None:
+    """Wait until somebody listens."""
+    wait_until(lambda: not _is_refused(port), "somebody who listens")
