@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from webob.headers import ResponseHeaders
@@ -119,13 +119,26 @@ class UpstreamRequest:
 class UpstreamAnswer:
     """The answer's head, as it will reach the client. Hooks may change `status` and `headers`."""
 
-    __slots__ = ("_headers", "_status", "fields", "reason")
+    __slots__ = ("_headers", "_status", "fields", "reader", "reason")
 
     def __init__(self, status: int, reason: str, fields: Fields) -> None:
         self._status = status
         self.reason = reason
         self.fields = fields
         self._headers: ResponseHeaders | None = None
+        #: Who reads the body, while the `response` hook runs.
+        self.reader: Callable[[int], bytes | None] | None = None
+
+    def read(self, limit: int) -> bytes | None:
+        """The whole body, its content coding undone; None where it is longer than `limit` bytes. Waits for it.
+
+        For the `response` hook alone, while it runs, in its thread. What was read goes on to the client as it came,
+        unless the hook answers instead. Raises `RuntimeError` elsewhere, and what ends the exchange: `ReadTimedOut`,
+        `UpstreamGone`, or `AnswerRefused` for a coding that can't be undone.
+        """
+        if self.reader is None:
+            raise RuntimeError("exchange.response.read() is for the `response` hook alone, while it runs")
+        return self.reader(limit)
 
     @property
     def status(self) -> int:

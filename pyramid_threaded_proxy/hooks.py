@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from webob import Response
 
-from pyramid_threaded_proxy.exceptions import HookFailed
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Exchange
 
 log = logging.getLogger("pyramid_threaded_proxy.hooks")
 
 RequestHook = Callable[[Any, Exchange], Response | None]
 ExchangeHook = Callable[[Exchange], Any]
+#: What a hook answers instead, if it does.
+Instead = Response | None
+BodyHook = Callable[[Exchange, Iterator[bytes]], Iterable[bytes] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Hooks:
     response: ExchangeHook | None = None
     #: After the declared overrides, before the head is written; may change ``exchange.response``.
     headers: ExchangeHook | None = None
+    #: The answer's body as it comes: a generator of bytes over an iterator of bytes; None leaves it as it is.
+    body: BodyHook | None = None
     #: The last byte is written.
     complete: ExchangeHook | None = None
     #: Anything failed; may return a response while the head is not out.
@@ -55,6 +60,8 @@ def run_hook(name: str, hook: ExchangeHook, exchange: Exchange) -> Any:
     """Call one of the application's hooks; raises `HookFailed`, after its traceback was logged. A pool thread."""
     try:
         return hook(exchange)
+    except ExchangeFailed:
+        raise  # what reading the body has met is no fault of the hook's
     except Exception as error:
         log.exception("the %s hook of %s raised", name, exchange.route)
         raise HookFailed(f"the {name} hook raised {type(error).__name__}") from error

@@ -57,6 +57,8 @@ COVERED_BY = {
     "relay/client.py": "relay/test_errors.py",
     "relay/destination.py": "upstream/test_balance.py",
     "relay/own_answer.py": "relay/test_errors.py",
+    "relay/answer_source.py": "relay/test_body_filter.py",
+    "relay/passing_on.py": "relay/test_body_filter.py",
     "relay/prepared.py": "relay/test_hooks.py",
     "relay/relay.py": "relay/test_errors.py",
     "relay/stream.py": "site/test_other_servers.py",

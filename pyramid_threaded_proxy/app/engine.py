@@ -18,7 +18,7 @@ from pyramid_threaded_proxy.app.streamed import StreamedRoutes
 from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import ExchangeClosed, ExchangeFailed, HookFailed, ThreadsExhausted
-from pyramid_threaded_proxy.exchange import Body, Exchange
+from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.limits.admission import Admission
 from pyramid_threaded_proxy.limits.descriptors import Descriptors
@@ -29,7 +29,7 @@ from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Channel, SocketClient, StreamClient
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.recheck import PermissionWatch
-from pyramid_threaded_proxy.relay.relay import Relay
+from pyramid_threaded_proxy.relay.relay import Closing, Relay
 from pyramid_threaded_proxy.relay.stream import StreamedAnswer
 from pyramid_threaded_proxy.relay.transfer import Pipes
 from pyramid_threaded_proxy.settings.allowlist import AllowList
@@ -157,7 +157,7 @@ class Engine:
         self.in_flight.remove(prepared.exchange)
         prepared.release()
 
-    def close_body(self, body: Body, share: str | None) -> None:
+    def close_body(self, body: Closing, share: str | None) -> None:
         """Close a body of the application's (`relay.RelayContext`)."""
         if share is not None:
             try:
@@ -247,8 +247,8 @@ def _change(route: str, upstream: Upstream, reason: str) -> UpstreamDown | Upstr
     return UpstreamUp(upstream.url, route)
 
 
-def _close_body(body: Body) -> None:
+def _close_body(body: Closing) -> None:
     try:
         body.close()
     except Exception:
-        log.exception("closing a request body that the application gave raised")
+        log.exception("closing a body that the application gave or filters raised")

@@ -36,6 +36,7 @@ from pyramid_threaded_proxy.detach.access import peer
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
+from pyramid_threaded_proxy.http.filtered import fields_asking_plainly
 from pyramid_threaded_proxy.http.forwarded import forwarded_fields
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
@@ -195,6 +196,8 @@ def finish(
     upgrade: tuple[str, ...] = (),
 ) -> Response:
     """Run the `request` hook, settle the framing, and say what to fetch."""
+    if rules.answer.filters:
+        exchange.request.fields = fields_asking_plainly(exchange.request.fields)
     hook = rules.answer.hooks.request
     if hook is not None:
         instead = _ask_request_hook(hook, client.request, exchange, destination, rules.request.settings.preserve_host)

@@ -81,9 +81,9 @@ def proxy_fetch(
 
     None of the client's fields go along but those in `headers`, and Range, Accept-Encoding and conditional fields
     where the method is GET or HEAD. `body` is bytes, a file, an iterable of bytes, or the request itself. Hooks are
-    given as `on_request`, `on_response`, `on_headers`, `on_complete` and `on_error` (see `hooks.Hooks`). Further
-    keywords are the keys of a route; `recheck` goes with ``recheck_with=callable(exchange)``, which is asked in a
-    thread for such questions. Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key,
+    given as `on_request`, `on_response`, `on_headers`, `on_body`, `on_complete` and `on_error` (see `hooks.Hooks`).
+    Further keywords are the keys of a route; `recheck` goes with ``recheck_with=callable(exchange)``, which is asked
+    in a thread for such questions. Raises `ValueRefused` for what can't be sent, `SettingsError` for a bad key,
     `ProxyTargetRefused` for an upstream that `proxy.fetch.allow` doesn't let in.
     """
     engine: Engine = request.registry[ENGINE]

@@ -140,11 +140,12 @@ class ChunkedReader:
     """Reads a chunked body piece by piece (RFC 9112 7.1); trailers and chunk extensions are checked and dropped.
 
     `chunk_left` is how many bytes of data the current chunk still has: they may be moved past the reader, who is then
-    told by `skipped`. Once `done`, `rest` holds what came behind the body; a connection with such bytes is not reused.
+    told by `skipped`. `payload` counts the bytes of data so far. Once `done`, `rest` holds what came behind the body; a
+    connection with such bytes is not reused.
     After a refusal the reader is of no use any more.
     """
 
-    __slots__ = ("_crlf_owed", "_decode", "_held", "_trailers", "chunk_left", "done", "rest")
+    __slots__ = ("_crlf_owed", "_decode", "_held", "_trailers", "chunk_left", "done", "payload", "rest")
 
     def __init__(self, decode: bool) -> None:
         self._decode = decode
@@ -152,6 +153,7 @@ class ChunkedReader:
         self._crlf_owed = False
         self._trailers: bytearray | None = None
         self.chunk_left = 0
+        self.payload = 0
         self.done = False
         self.rest = b""
 
@@ -181,6 +183,7 @@ class ChunkedReader:
         if not 0 <= count <= self.chunk_left:
             raise ValueError(f"skipped {count} of {self.chunk_left} bytes")
         self.chunk_left -= count
+        self.payload += count
         self._crlf_owed = self._crlf_owed or (count > 0 and not self.chunk_left)
 
     def _take_data(self, output: _Output, position: int) -> int:
@@ -192,17 +195,19 @@ class ChunkedReader:
     def _take_plain_chunks(self, output: _Output, start: int) -> int:
         """Take the chunks that follow one another without extensions: the fast way, one match for each."""
         view, decode, next_size_line = output.view, self._decode, _NEXT_SIZE_LINE.match
-        position, end = start, len(view)
+        position, end, payload = start, len(view), 0
         while found := next_size_line(view, position):
             size = int(found[1], 16)
             if not size:
                 break
             data_start = found.end()
             position = data_start + size
+            payload += size
             if decode:
                 output.pass_on(data_start, min(position, end))
-        self.chunk_left = max(0, position - end)
-        self._crlf_owed = not self.chunk_left
+        self.chunk_left = left = max(0, position - end)
+        self.payload += payload - left
+        self._crlf_owed = not left
         stop = min(position, end)
         if not decode:
             output.pass_on(start, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed
@@ -120,6 +121,9 @@ class Pool(Protocol):
 
     def withdraw(self, job: Any) -> bool:
         """Whether it had not begun; then it never will."""
+
+    def away(self, share: str | None) -> AbstractContextManager[None]:
+        """Around what a function that runs for `share` waits for: meanwhile others have its thread's place."""
 
 
 class Waiting(Protocol):

@@ -10,12 +10,16 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyramid_threaded_proxy.exceptions import ThreadsExhausted
 
 log = logging.getLogger("pyramid_threaded_proxy.thread_pool")
+
+#: Threads of a pool that may be away at a time: what they wait for is bounded, and so is what they cost.
+MOST_AWAY = 256
 
 
 class Job:
@@ -53,6 +57,7 @@ class ThreadPool:
         self._ready: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # never more than there are threads for
         self._given = 0  # threads that run something, or will at once
         self._held: dict[str | None, int] = {}  # of these, by share
+        self._away = 0  # threads that wait for a network in what they run: others run in their place
         self._waiting: dict[str | None, deque[Job]] = {}  # by share; the one whose turn is next comes first
         self._stopped = False
         self._threads: list[threading.Thread] = []
@@ -102,7 +107,7 @@ class ThreadPool:
     def _give(self, may_start: bool) -> None:
         """Give the free threads to those whose turn it is. Under the lock."""
         while self._given < self._size and (share := self._next()) is not _NOBODY:
-            if self._given == len(self._threads) and not (may_start and self._grow()):
+            if self._given >= len(self._threads) - self._away and not (may_start and self._grow()):
                 return
             waiting = self._waiting.pop(share)
             self._ready.put(waiting.popleft())
@@ -136,6 +141,30 @@ class ThreadPool:
             raise ThreadsExhausted(f"{name} can't be started: {error}") from None
         return thread
 
+    @contextmanager
+    def away(self, share: str | None) -> Iterator[None]:
+        """Around what a function that runs for `share` waits for, and that is no work: meanwhile others have its place.
+
+        When it goes on it is one more than `size` until somebody ends. Where `MOST_AWAY` wait so, it keeps its place.
+        """
+        with self._lock:
+            if gone := self._away < MOST_AWAY and not self._stopped:
+                self._away += 1
+                self._given -= 1
+                self._let_go(share)
+                try:
+                    self._give(may_start=True)
+                except ThreadsExhausted:
+                    pass  # whoever waits goes on waiting: this thread comes back
+        try:
+            yield
+        finally:
+            if gone:
+                with self._lock:
+                    self._away -= 1
+                    self._given += 1
+                    self._held[share] = self._held.get(share, 0) + 1
+
     def _main(self) -> None:
         while (job := self._ready.get()) is not None:
             _run(job)
@@ -144,6 +173,14 @@ class ThreadPool:
                 self._let_go(job.share)
                 del job  # an idle thread keeps nothing of the last exchange alive
                 self._give(may_start=False)
+                if self._is_one_too_many():
+                    self._threads.remove(threading.current_thread())
+                    return
+
+    def _is_one_too_many(self) -> bool:
+        """Whether there are threads that were started in the place of others, which are back. Under the lock."""
+        left = len(self._threads) - 1
+        return left >= self._size + self._away and left >= self._given + self._away and not self._stopped
 
     def _let_go(self, share: str | None) -> None:
         left = self._held[share] - 1

@@ -300,8 +300,11 @@ class CheckCancelled(Wait):
 CHECK_CANCELLED = CheckCancelled()
 
 
-def run_here(steps: Returning[Any]) -> Any:
-    """Drive steps in this very thread, each wait blocking it; returns what they return. For what runs beside a site."""
+def run_here(steps: Returning[Any], block: Callable[[Wait], Any] | None = None) -> Any:
+    """Drive steps in this very thread, each wait blocking it; returns what they return. For what runs beside a site.
+
+    `block` is how it waits, where that is not as each wait does.
+    """
     value: Any = None
     error: Exception | None = None
     while True:
@@ -311,6 +314,6 @@ def run_here(steps: Returning[Any]) -> Any:
             return end.value
         value = error = None
         try:
-            value = wait.block()
+            value = wait.block() if block is None else block(wait)
         except Exception as raised:
             error = raised

@@ -29,7 +29,7 @@ from pyramid_threaded_proxy.relay.upload import Upload
 
 Piece = bytes | memoryview
 
-_LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 #: Bytes after which the other exchanges of a mover have their turn.
 A_TURN = 1024 * 1024
 #: Bytes: more than this at a time saves nothing.
@@ -41,9 +41,17 @@ _MOST_HOLDING = 8
 class BodyReader(Protocol):
     """Says what of the received bytes may go on."""
 
-    done: bool
-    #: Whether bytes came behind the body; they went nowhere.
-    stray: bool
+    @property
+    def done(self) -> bool:
+        """Whether the body is whole."""
+
+    @property
+    def stray(self) -> bool:
+        """Whether bytes came behind the body; they went nowhere."""
+
+    @property
+    def payload(self) -> int:
+        """How many bytes of the body it has let go on, without any framing."""
 
     def most(self) -> int:
         """How many bytes may be asked for."""
@@ -59,9 +67,14 @@ class LengthReader:
     """A body of `left` bytes, framed by Content-Length."""
 
     def __init__(self, left: int) -> None:
+        self._length = left
         self.left = left
         self.done = not left
         self.stray = False
+
+    @property
+    def payload(self) -> int:
+        return self._length - self.left
 
     def most(self) -> int:
         return self.left
@@ -85,6 +98,10 @@ class ChunkedBody:
         self._reader = ChunkedReader(decode)
         self.done = self.stray = False
 
+    @property
+    def payload(self) -> int:
+        return self._reader.payload
+
     def most(self) -> int:
         return _MOST_AT_ONCE
 
@@ -103,6 +120,7 @@ class CloseReader:
 
     def __init__(self, chunked: bool) -> None:
         self._chunked = chunked
+        self.payload = 0
         self.done = self.stray = False
 
     def most(self) -> int:
@@ -111,11 +129,53 @@ class CloseReader:
     def feed(self, data: Piece) -> list[Piece]:
         if not data:
             return []
-        return [b"%x\r\n" % len(data), data, b"\r\n"] if self._chunked else [data]
+        self.payload += len(data)
+        return chunk(data) if self._chunked else [data]
 
     def at_end(self) -> list[Piece]:
         self.done = True
-        return [_LAST_CHUNK] if self._chunked else []
+        return [LAST_CHUNK] if self._chunked else []
+
+
+class Rechunked:
+    """A body that `inner` reads without its framing; `chunked` makes chunks of it anew."""
+
+    def __init__(self, inner: BodyReader, chunked: bool) -> None:
+        self._inner = inner
+        self._chunked = chunked
+
+    @property
+    def done(self) -> bool:
+        return self._inner.done
+
+    @property
+    def stray(self) -> bool:
+        return self._inner.stray
+
+    @property
+    def payload(self) -> int:
+        return self._inner.payload
+
+    def most(self) -> int:
+        return self._inner.most()
+
+    def feed(self, data: Piece) -> list[Piece]:
+        return self.framed(self._inner.feed(data))
+
+    def at_end(self) -> list[Piece]:
+        return self.framed(self._inner.at_end())
+
+    def framed(self, pieces: list[Piece]) -> list[Piece]:
+        """Pieces of the body as they go on; the last chunk too, where none follow."""
+        if not self._chunked:
+            return pieces
+        framed = [part for piece in pieces for part in chunk(piece)]
+        return [*framed, LAST_CHUNK] if self._inner.done else framed
+
+
+def chunk(data: Piece) -> list[Piece]:
+    """One chunk (RFC 9112 7.1); of no data there is none, as that would be the last."""
+    return [b"%x\r\n" % len(data), data, b"\r\n"] if data else []
 
 
 def body_reader(framing: Framing, length: int, client: Client) -> BodyReader:
@@ -138,33 +198,80 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+class Incoming:
+    """What comes from an upstream, and what its end means while a request's body still goes up beside it."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self.endpoint = endpoint
+        #: `read_timeout`, in seconds.
+        self.timeout = timeout
+        self._upload: Upload | None = None
+        self._refused = False
+
+    def stand_beside(self, upload: Upload, refused: bool) -> None:
+        """A request's body goes up meanwhile; `refused` says that the answer's status is an error's."""
+        self._upload, self._refused = upload, refused
+
+    @property
+    def beside(self) -> bool:
+        """Whether there is something to go up still."""
+        return self._upload is not None and not self._upload.whole
+
+    def receive(self, most: int) -> bytes | None:
+        """Some bytes, b"" at the end; None where there are none yet."""
+        try:
+            return self.endpoint.sock.recv(most)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._judge(error)
+            return b""
+
+    def receive_into(self, view: memoryview) -> int | None:
+        """How many bytes were received, 0 at the end; None where there are none yet."""
+        try:
+            return self.endpoint.sock.recv_into(view)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._judge(error)
+            return 0
+
+    def _judge(self, error: OSError) -> None:
+        """Raises, but where an upstream closed on what it has not read: that says nothing of its answer."""
+        if not (self.beside and self._refused):
+            raise upstream_gone(error) from None
+
+    def at_end(self, reader: BodyReader) -> list[Piece]:
+        """The upstream closed; what the upload has heard of a reset this side isn't told any more."""
+        if self._upload is not None and self.beside and self._upload.reset and not self._refused:
+            raise UpstreamGone("reset before the end of its answer was known")
+        return reader.at_end()
+
+
 class BodyMover:
     """Moves one answer's body. Lives in the task that made it."""
 
     def __init__(
-        self, source: Endpoint, client: Client, pipes: Pipes, buffer: int, timeouts: Timeouts, moved: Moved
+        self, incoming: Incoming, client: Client, pipes: Pipes, buffer: int, timeouts: Timeouts, moved: Moved
     ) -> None:
-        self._source = source
+        self._incoming = incoming
+        self._source = incoming.endpoint
         self._client = client
         self._pipes = pipes
         self._buffer = min(buffer, _MOST_AT_ONCE)
         self._timeouts = timeouts
         self._moved = moved
         self._in_mover = False
-        self._upload: Upload | None = None
-        self._refused = False
-
-    def move_beside(self, reader: BodyReader, upload: Upload, refused: bool) -> Steps:
-        """Steps: the body, for as long as the request is not whole; `refused` says that its status is an error's.
-
-        By copying: a splice that waits for many bytes at once would keep an upstream waiting for us.
-        """
-        self._upload, self._refused = upload, refused
-        yield from self._copy(reader)
 
     def move(self, reader: BodyReader) -> Steps:
-        """Steps: the whole body, or what is left of it; ends in the first loop again."""
-        self._upload = None
+        """Steps: the whole body, or what is left of it; ends in the first loop again.
+
+        By copying for as long as the request is not whole: a splice that waits for many bytes at once would keep an
+        upstream waiting for us.
+        """
+        if self._incoming.beside:
+            yield from self._copy(reader, beside=True)
         if isinstance(reader, LengthReader) and reader.left >= WORTH_MOVING:
             if reader.left >= WORTH_A_HOP or not self._source.raw:
                 yield from self._hop()
@@ -201,18 +308,19 @@ class BodyMover:
             raise
         self._pipes.give_back(pipe)
 
-    def _copy(self, reader: BodyReader) -> Steps:
+    def _copy(self, reader: BodyReader, beside: bool = False) -> Steps:
         size, burst, turn = self._buffer, 0, 0
-        while not reader.done and (self._upload is None or not self._upload.whole):
+        while not reader.done and (not beside or self._incoming.beside):
             view = _scratch.view
             most = size if _scratch.holding < _MOST_HOLDING else min(size, SMALL_READ)
-            received = self._receive(view[: min(most, reader.most())])
+            received = self._incoming.receive_into(view[: min(most, reader.most())])
             if received is None:
                 burst = 0
                 yield Ready(self._source, READ, self._timeouts.read, ReadTimedOut)
                 continue
-            pieces = reader.feed(view[:received]) if received else self._at_end(reader)
-            slow = yield from self._pass_on(pieces)
+            before = reader.payload
+            pieces = reader.feed(view[:received]) if received else self._incoming.at_end(reader)
+            slow = yield from self._pass_on(pieces, reader.payload - before)
             # A slow client must not make us hold a big buffer for it.
             size = SMALL_READ if slow else self._buffer
             burst += received
@@ -220,35 +328,21 @@ class BodyMover:
             if turn >= A_TURN:
                 turn = 0
                 yield Yield()
-            if burst >= WORTH_MOVING and self._upload is None:
+            if burst >= WORTH_MOVING and not beside:
                 yield from self._hop()
 
-    def _receive(self, view: memoryview) -> int | None:
-        try:
-            return self._source.sock.recv_into(view)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if self._upload is not None and self._refused:
-                return 0  # it closed on what it has not read of the request: that says nothing of its answer
-            raise upstream_gone(error) from None
-
-    def _at_end(self, reader: BodyReader) -> list[Piece]:
-        """The upstream closed; what the upload has heard of a reset this side isn't told any more."""
-        if self._upload is not None and self._upload.reset and not self._refused:
-            raise UpstreamGone("reset before the end of its answer was known")
-        return reader.at_end()
-
-    def _pass_on(self, pieces: list[Piece]) -> Any:
-        """Steps: write the pieces; returns whether the client was too slow to take them at once."""
+    def _pass_on(self, pieces: list[Piece], payload: int) -> Any:
+        """Steps: write the pieces, `payload` bytes of which are the body's; whether the client was too slow to take
+        them at once."""
         if not pieces:
             return False
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        total = len(data)
         rest = self._client.send_now(data)
-        self._moved(total - len(rest))
         if not rest:
+            self._moved(payload)
             return False
+        moved = max(0, payload - len(rest))  # the framing in what is left counts when it is out
+        self._moved(moved)
         # The bytes outlive this turn, and the buffer that they lie in doesn't.
         rest, big = bytes(rest), len(rest) > SMALL_READ
         del data, pieces
@@ -257,5 +351,5 @@ class BodyMover:
             yield from self._client.send(rest)
         finally:
             _scratch.holding -= big
-        self._moved(len(rest))
+        self._moved(payload - moved)
         return True

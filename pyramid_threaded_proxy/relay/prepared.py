@@ -52,6 +52,11 @@ class AnswerPolicy:
     #: The field that bears the exchange's id on the answer; empty stands for none.
     request_id_header: str = ""
 
+    @property
+    def filters(self) -> bool:
+        """Whether bodies of answers may be changed on their way."""
+        return self.hooks.body is not None or bool(self.settings.response_replace)
+
 
 class PreparedExchange:
     """What a `ProxyResponse` stands for: one exchange, and how its answer reaches the client.

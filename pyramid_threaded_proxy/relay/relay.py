@@ -23,19 +23,18 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamGone,
     ValueRefused,
 )
-from pyramid_threaded_proxy.exchange import Body, UpstreamAnswer
 from pyramid_threaded_proxy.hooks import run_answering_hook
-from pyramid_threaded_proxy.http.fields import merge_application_fields
-from pyramid_threaded_proxy.http.framing import CLOSE, LENGTH, NO_BODY, Framing, answer_framing, keeps_alive
+from pyramid_threaded_proxy.http.framing import CLOSE, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import ResponseHead, render_head
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
-from pyramid_threaded_proxy.loop.waits import CHECK_CANCELLED, IN_BATCH, Call, Ready, Steps
-from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, body_reader
+from pyramid_threaded_proxy.loop.waits import CHECK_CANCELLED, Call, Ready, Steps
+from pyramid_threaded_proxy.relay.answer_body import Incoming
 from pyramid_threaded_proxy.relay.answer_head import AnswerHead
 from pyramid_threaded_proxy.relay.attempts import FAILED_TRY, Attempts, AttemptsContext
 from pyramid_threaded_proxy.relay.client import Client
-from pyramid_threaded_proxy.relay.own_answer import ask_headers_hook, error_response, opening, send_response
+from pyramid_threaded_proxy.relay.own_answer import error_response, send_response
+from pyramid_threaded_proxy.relay.passing_on import PassingOn
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.request_body import send_body, send_now
 from pyramid_threaded_proxy.relay.switching import switch
@@ -49,6 +48,13 @@ log = logging.getLogger("pyramid_threaded_proxy.relay")
 REFUSES = 400
 
 
+class Closing(Protocol):
+    """What is closed when an exchange ends."""
+
+    def close(self) -> None:
+        """May run code of the application's."""
+
+
 class RelayContext(AttemptsContext, Protocol):
     """Where a relay lives."""
 
@@ -57,7 +63,7 @@ class RelayContext(AttemptsContext, Protocol):
     def ended(self, prepared: PreparedExchange) -> None:
         """The last byte is out, or there will be none: its place is free. Called once, in any case."""
 
-    def close_body(self, body: Body, share: str | None) -> None:
+    def close_body(self, body: Closing, share: str | None) -> None:
         """Close a body of the application's: its code may block, and so runs in a thread of `share`, if that is one."""
 
     def report(self, prepared: PreparedExchange) -> Steps | None:
@@ -69,6 +75,7 @@ class Relay:
 
     _connection: Connection | None = None
     _upload: Upload | None = None
+    _passing: PassingOn | None = None
     _closed = False
 
     def __init__(self, prepared: PreparedExchange, client: Client, context: RelayContext) -> None:
@@ -108,17 +115,22 @@ class Relay:
 
     def _release(self) -> None:
         """Give back what is still held; after a whole answer that is the place alone."""
-        self._drop_connection()
+        self.drop_connection()
         if not self._closed:
             self._closed = True
             self._client.break_off()
         body = self._exchange.request.body
         if body is not None and body.owned:
-            in_loop = self._client.endpoint is not None
-            self._context.close_body(body, self._exchange.route if in_loop else None)
+            self._close_body(body)
+        if self._passing is not None and self._passing.hooked is not None:
+            self._close_body(self._passing.hooked)
         self._exchange.stats.finished = time.monotonic()
         self._attempts.release()
         self._context.ended(self._prepared)
+
+    def _close_body(self, body: Closing) -> None:
+        in_loop = self._client.endpoint is not None
+        self._context.close_body(body, self._exchange.route if in_loop else None)
 
     # The request goes up
 
@@ -128,7 +140,7 @@ class Relay:
             try:
                 return (yield from self._attempt())
             except FAILED_TRY as error:
-                self._drop_connection()
+                self.drop_connection()
                 if not (yield from self._attempts.go_on(error)):
                     raise
 
@@ -170,63 +182,23 @@ class Relay:
 
     def _come_down(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         """Steps: pass the answer on, beside what still goes up; the connection is kept, or closed."""
-        upload = self._upload
+        assert self._connection is not None
+        upload, incoming = self._upload, Incoming(self._connection.endpoint, self._policy.timeouts.read)
+        if upload is not None and not upload.whole:
+            incoming.stand_beside(upload, refused=head.status >= REFUSES)
+        passing = self._passing = PassingOn(self._prepared, self._client, self._answer, incoming, self)
         if upload is None or not upload.under_way:
-            yield from self._pass_on(head, framing, length)
+            yield from passing.steps(head, framing, length)
         else:
             body = self._exchange.request.body
             if self._client.endpoint is None and body is not None:
                 upload.spool(body, self._policy.settings.buffer)
-            yield from upload.beside(self._pass_on(head, framing, length))
+            yield from upload.beside(passing.steps(head, framing, length))
             if upload.under_way and head.status < REFUSES:
                 self._client.answered()
                 yield from upload.finish()
             yield from upload.come_home()
         self._keep_connection(head, framing)
-
-    def _pass_on(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
-        if framing is NO_BODY and self._answer.take_rest():
-            self._note_stray_bytes()
-        yield IN_BATCH
-        exchange, policy = self._exchange, self._policy
-        fields = self._prepared.fields_for_client(head.fields)
-        exchange.response = answer = UpstreamAnswer(head.status, head.reason, fields)
-        if policy.hooks.response is not None:
-            instead = yield Call(run_answering_hook, "response", policy.hooks.response, exchange)
-            if instead is not None:
-                return (yield from self._answer_instead(instead))
-            fields = answer.final_fields()
-        if self._prepared.application_fields:
-            fields = merge_application_fields(fields, self._prepared.application_fields)
-        answer.fields = policy.rules.apply(fields)
-        if policy.hooks.headers is not None:
-            answer = yield from ask_headers_hook(policy.hooks.headers, exchange, answer)
-        shown, shown_length = _towards_client(self._prepared.head_only, answer.status, head, framing, length)
-        if shown is NO_BODY and framing is not NO_BODY:
-            yield from self._client.send(opening(self._client, answer, shown, shown_length))
-            return self._drop_connection()  # a body that the client does not get is left unread
-        reader = body_reader(framing, length, self._client)
-        unsent, brought = self._begin(answer, shown, shown_length, reader)
-        yield IN_BATCH
-        unsent = self._client.send_now(unsent)
-        if unsent:
-            yield from self._client.send(unsent)
-        del unsent
-        exchange.stats.bytes_down += brought
-        if framing is not NO_BODY and not reader.done:
-            yield from self._move_rest(reader, head.status)
-        if reader.stray:
-            self._note_stray_bytes()
-
-    def _begin(
-        self, answer: UpstreamAnswer, framing: Framing, length: int | None, reader: BodyReader
-    ) -> tuple[bytes | memoryview, int]:
-        """The head and what of the body came with it, to be sent, and that body's length.
-
-        In a function of its own so that it holds none of it while the rest of the body is moved.
-        """
-        pieces = reader.feed(self._answer.take_rest())  # before the head is out: what is wrong here can still be told
-        return b"".join([opening(self._client, answer, framing, length), *pieces]), sum(map(len, pieces))
 
     # Or the connection is switched to another protocol
 
@@ -239,8 +211,8 @@ class Relay:
         moved = (self._moved_up, self._moved_down)
         steps = switch(self._prepared, self._client, head, rest, self._connection.endpoint, moved)
         if (instead := (yield from steps)) is not None:
-            yield from self._answer_instead(instead)
-        self._drop_connection()
+            yield from self.answer_instead(instead)
+        self.drop_connection()
 
     def _moved_up(self, count: int) -> None:
         self._exchange.stats.bytes_up += count
@@ -248,19 +220,16 @@ class Relay:
     def _moved_down(self, count: int) -> None:
         self._exchange.stats.bytes_down += count
 
-    def _move_rest(self, reader: BodyReader, status: int) -> Steps:
-        assert self._connection is not None
-        source, buffer = self._connection.endpoint, self._policy.settings.buffer
-        mover = BodyMover(source, self._client, self._context.pipes, buffer, self._policy.timeouts, self._moved_down)
-        if self._upload is not None and not self._upload.whole:
-            yield from mover.move_beside(reader, self._upload, refused=status >= REFUSES)
-        yield from mover.move(reader)
+    @property
+    def pipes(self) -> Pipes:
+        """For bodies that go through the kernel."""
+        return self._context.pipes
 
-    def _note_stray_bytes(self) -> None:
+    def note_stray_bytes(self) -> None:
         """Bytes came behind a whole answer: they are nobody's, and the connection is out of step (RFC 9112 6.3)."""
         if self._connection is not None:
             self._connection.pool.note_stray_bytes()
-            self._drop_connection()
+            self.drop_connection()
 
     def _keep_connection(self, head: ResponseHead, framing: Framing) -> None:
         """Only a connection whose messages both ended where their framing says is used again."""
@@ -276,18 +245,19 @@ class Relay:
             self._connection = None
             self._attempts.keep(connection)
         else:
-            self._drop_connection()
+            self.drop_connection()
 
-    def _drop_connection(self) -> None:
+    def drop_connection(self) -> None:
+        """Close the upstream's connection: nothing more is wanted of it."""
         if self._upload is not None:
             self._upload.stop()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    def _answer_instead(self, response: webob.Response) -> Steps:
+    def answer_instead(self, response: webob.Response) -> Steps:
         """Steps: a response of a hook's or of ours; the upstream's body is dropped."""
-        self._drop_connection()
+        self.drop_connection()
         return send_response(response, self._prepared, self._client)
 
     # It failed
@@ -296,7 +266,7 @@ class Relay:
         """Steps: tell the hook and, while the client has no head yet and is still there, the client."""
         exchange = self._exchange
         exchange.error = error
-        self._drop_connection()
+        self.drop_connection()
         instead = None
         if self._policy.hooks.error is not None:
             try:
@@ -305,22 +275,6 @@ class Relay:
                 pass  # a traceback is in the log, and the first error is the one that counts
         if self._client.opened or isinstance(error, (ClientGone, ClientTimedOut)):
             return
-        yield from self._answer_instead(instead or error_response(error, self._prepared.accept))
+        yield from self.answer_instead(instead or error_response(error, self._prepared.accept))
         self._closed = True
         self._client.close()
-
-
-def _towards_client(
-    head_only: bool, status: int, head: ResponseHead, framing: Framing, length: int
-) -> tuple[Framing, int | None]:
-    """The answer's framing for this client. A hook may have changed method or status, a view the method."""
-    if head_only or status in (204, 304):
-        return NO_BODY, None if status == 204 else _said_length(head)
-    if framing is NO_BODY:
-        return LENGTH, 0  # the client waits for a body, and there is none
-    return framing, length if framing is LENGTH else None
-
-
-def _said_length(head: ResponseHead) -> int | None:
-    """The Content-Length of an answer to HEAD, or of a 304: it may have one without a body (RFC 9110 8.6)."""
-    return next((int(value) for name, value in head.fields if name.lower() == "content-length"), None)

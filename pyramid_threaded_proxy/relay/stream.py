@@ -14,8 +14,9 @@ from pyramid_threaded_proxy.exceptions import (
     TotalTimedOut,
 )
 from pyramid_threaded_proxy.http.names import Fields
+from pyramid_threaded_proxy.loop.dialogue import Dialogue
 from pyramid_threaded_proxy.loop.endpoint import FOREVER
-from pyramid_threaded_proxy.loop.waits import Bounded, Steps, Wait
+from pyramid_threaded_proxy.loop.waits import Bounded, Returning, Steps, Wait, run_here
 from pyramid_threaded_proxy.relay.client import Output, StreamClient
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
 from pyramid_threaded_proxy.relay.recheck import allows
@@ -90,13 +91,17 @@ class StreamedAnswer:
             except Exception as raised:
                 error = raised
 
+    def _drive(self, steps: Returning[Any]) -> Any:
+        """Run steps that give the server nothing; returns what they return."""
+        return run_here(steps, self._block)
+
     def _block(self, wait: Wait) -> Any:
         """Wait in this thread, in slices: nobody can wake it to say that the exchange is to end."""
         if not isinstance(wait, Bounded):
             interruption = self._interrupted() if wait.may_end else None
             if interruption is not None:
                 raise interruption
-            return wait.block()
+            return wait.block_with(self._drive) if isinstance(wait, Dialogue) else wait.block()
         deadline = time.monotonic() + wait.timeout
         while True:
             interruption = self._interrupted()

@@ -80,6 +80,14 @@ def contradictions(section: Section, values: dict[str, Any]) -> Iterator[str]:
         yield section.entries[path].fault(f"is at odds with {section.home}{other}: give one of them")
 
 
+def replace_faults(section: Section) -> Iterator[str]:
+    """A URL whose scheme alone has become the name, as ini files end a name at its first colon."""
+    for path, entry in section.entries.items():
+        old = path.removeprefix("response.replace.")
+        if old in ("http", "https", "ws", "wss") and old != path and " = " in str(entry.value):
+            yield entry.fault("has lost its colon: ini files end a name there, so write this one in YAML (proxy.file)")
+
+
 def origin_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
     if values["request_origin"] == "upstream" and values["preserve_host"]:
         yield section.entries["request.origin"].fault("is at odds with preserve_host: the upstream gets our own Host")

@@ -24,6 +24,8 @@ class Key:
     meaning: str
     #: Reads the name of the field that stands behind `path`, which is then no setting but a group of them.
     names: Callable[[str], str] | None = None
+    #: What the reference calls such a name.
+    name: str = "FIELD"
     #: What the reference shows where `default` is None.
     unset: str = ""
     #: Whether `request.proxy_fetch` and `request.proxy_forward` know it.

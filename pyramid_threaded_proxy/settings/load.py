@@ -19,6 +19,7 @@ from pyramid_threaded_proxy.settings.agreement import (
     origin_faults,
     pattern_faults,
     place_faults,
+    replace_faults,
     status_faults,
     template_faults,
     tls_faults,
@@ -223,6 +224,7 @@ def _route(name: str, section: Section, origin: str, judge: Judge) -> RouteSetti
     section.faults.extend(contradictions(section, values))
     section.faults.extend(tls_faults(section, values))
     section.faults.extend(origin_faults(section, values))
+    section.faults.extend(replace_faults(section))
     if values["host"] is not None and values["pattern"] is None:
         values["prefix"] = values["prefix"] or "/"
     route = RouteSettings(**values, name=name)

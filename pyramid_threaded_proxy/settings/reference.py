@@ -39,6 +39,8 @@ routes:
 - Text that YAML would read as something else (`on`, `010`, a date) needs quotes.
 - Booleans may also be written `yes`, `no`, `on`, `off`.
 - NAME is letters, digits, `_` and `-`. FIELD is the name of a field. It may hold dots, and its case does not matter.
+- OLD is a text of a body, in its own case. It may hold dots, and in YAML and Python whatever else. An ini file ends a
+  key at its first `:` or `=`.
 - Routes are declared in the order of the YAML file, then in that of the ini settings.
 - In `config.add_proxy_route(NAME, …)` the same keys are keyword arguments, with `_` for `.`:
   `request_set={"X-User": "{userid}"}`.
@@ -61,5 +63,5 @@ def reference_markdown() -> str:
 
 def _row(key: Key) -> str:
     default = f"`{key.default}`" if key.default else key.unset
-    cells = (f"`{key.path}{'.FIELD' if key.names else ''}`", default, key.allowed, key.meaning)
+    cells = (f"`{key.path}{f'.{key.name}' if key.names else ''}`", default, key.allowed, key.meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"

@@ -52,6 +52,8 @@ class RouteSettings:
     response_default: FieldValues
     response_remove: tuple[str, ...]
     response_only: frozenset[str] | None
+    response_replace: FieldValues
+    response_encoded: Literal["decode", "refuse"]
     preserve_host: bool
     forwarded: Literal["x-forwarded", "rfc7239", "both", "none"]
     #: Rules that go before the usual mapping; None stands for false.
@@ -67,6 +69,7 @@ class RouteSettings:
     hooks_request: Hook
     hooks_response: Hook
     hooks_headers: Hook
+    hooks_body: Hook
     hooks_complete: Hook
     hooks_error: Hook
     connect_timeout: float
@@ -252,6 +255,18 @@ ROUTE_KEYS: tuple[Key, ...] = (
         unset="any",
     ),
     Key(
+        "response.replace", values.text, None, "text",
+        "this text stands in the body wherever the upstream's has the text behind the last dot, in HTML, JSON, XML, "
+        "scripts and all of `text/`; several go one after the other",
+        names=values.path, name="OLD",
+    ),
+    Key(
+        "response.encoded", values.choice("decode", "refuse"), "decode", "`decode` or `refuse`",
+        "where a body is filtered, by `hooks.body` or `response.replace`, and comes with a content coding though none "
+        "was asked for: `decode` undoes gzip and deflate, and br and zstd where urllib3 can; `refuse` is a 502, as "
+        "are all other codings",
+    ),
+    Key(
         "preserve_host", values.boolean, "false", BOOLEAN,
         "`true` sends the client's `Host` upstream instead of the upstream's own",
     ),
@@ -297,6 +312,10 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key("hooks.request", values.dotted, None, HOOK, "called before anything is sent"),
     Key("hooks.response", values.dotted, None, HOOK, "called with the upstream's head, before anything is written"),
     Key("hooks.headers", values.dotted, None, HOOK, "called after the overrides, before the head is written"),
+    Key(
+        "hooks.body", values.dotted, None, HOOK,
+        "called with the answer's body as it comes: a generator of bytes over an iterator of bytes",
+    ),
     Key("hooks.complete", values.dotted, None, HOOK, "called after the last byte was written"),
     Key("hooks.error", values.dotted, None, HOOK, "called when anything failed"),
     Key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import sys
@@ -204,7 +205,7 @@ ALICE = {"X-User": "alice"}
 def test_pages_with_python_have_a_test() -> None:
     """A page with a Python example is one of those that are run below, by the tutorial's test, or with processes."""
     with_python = {page for page in PAGES if blocks(page, "python")}
-    here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md"}
+    here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md", "filters.md"}
     here |= {"cors.md", "monitoring.md", "real-sites.md"}
     # `test_docs_tutorial`, `test_several_processes` and `test_operating_pages`
     assert with_python == here | {"tutorial.md", "operating.md", "metrics.md"}
@@ -261,6 +262,46 @@ def test_hooks(
     wait_until(lambda: "reports ends: nothing moved" in caplog.text, "the line of the event")
     assert "alice read /reports/a: " in caplog.text
     assert "scans ends: whole" in caplog.text
+
+
+def test_filters(library: Callable[[str, str], Library], origin: MakeOrigin, site: MakeSite) -> None:
+    """Capabilities name the public address, wherever their pieces end; JSON loses what its reader may not see."""
+    books = [{"name": "Dune", "draft": False}, {"name": "Next", "draft": True}]
+    inside: list[str] = []
+
+    def backend(wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            name = request.target.rpartition("/")[2]
+            if name == "capabilities":
+                document = f"<a href='{inside[0]}/wms?a'/><b href='{inside[0]}/wms'/><c/>".encode()
+                pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in document)
+                wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nTransfer-Encoding: chunked\r\n\r\n")
+                wire.send(pieces + b"0\r\n\r\n")
+            elif name == "map":
+                wire.answer(f"{inside[0]}/wms".encode(), "Content-Type: image/png")
+            elif name == "list":
+                wire.answer(json.dumps(books).encode(), "Content-Type: application/json")
+            elif name == "long":
+                wire.answer(json.dumps(books * 20_000).encode(), "Content-Type: application/json")
+            else:
+                lines = "\n".join(map(json.dumps, books * 2))
+                wire.answer(lines.encode(), "Content-Type: application/x-ndjson")
+
+    upstream = origin(backend)
+    inside.append(upstream.url)
+    made = library("filters.md", upstream.url)
+    running = made.site(site)
+    outside = f"{running.url}/maps"
+    found = running.get("/maps/capabilities", ALICE)
+    assert found.body.decode() == f"<a href='{outside}?a'/><b href='{outside}'/><c/>"
+    assert running.get("/maps/map", ALICE).body == f"{upstream.url}/wms".encode()
+    assert json.loads(running.get("/books/list", ALICE).body) == books[:1]
+    assert running.get("/books/long", ALICE).status == 502
+    lines = running.get("/books/lines", ALICE).body.splitlines()
+    assert list(map(json.loads, lines)) == books[:1] * 2
+    made.policy.permits = lambda *asked: True  # type: ignore[method-assign]
+    assert json.loads(running.get("/books/list", ALICE).body) == books
+    assert list(map(json.loads, running.get("/books/lines", ALICE).body.splitlines())) == books * 2
 
 
 def test_fetching(library: Callable[[str, str], Library], origin: MakeOrigin, site: MakeSite) -> None:

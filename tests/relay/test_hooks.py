@@ -1,4 +1,4 @@
-"""The five hooks: when they run, where, and what they may change."""
+"""The hooks: when they run, where, and what they may change."""
 
 from __future__ import annotations
 

@@ -72,3 +72,12 @@ def test_places() -> None:
     assert found[0].startswith("proxy.routes.a.upstream (the ini settings): is missing; allowed: ")
     assert found[1] == "proxy.routes.a.prefix (the ini settings): is missing: give prefix or pattern"
     assert found[2].startswith(f"{HOME}prefix = '/reports' (the ini settings): stands beside {HOME}pattern")
+
+
+def test_a_replaced_url_that_lost_its_colon() -> None:
+    """An ini file ends a key at its first colon: what is left of a URL there is no text to be replaced."""
+    (found,) = faults({**ROUTE, f"{HOME}response.replace.http": "//inside/ = https://outside/"})
+    assert "write this one in YAML" in found
+    assert load({**ROUTE, f"{HOME}response.replace.//in.side/": "//out/"}).routes[0].response_replace == (
+        ("//in.side/", "//out/"),
+    )

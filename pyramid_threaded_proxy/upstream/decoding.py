@@ -1,0 +1,125 @@
+"""Content codings (RFC 9110 8.4.1) undone: gzip and deflate, and br and zstd where urllib3 has them.
+
+What comes out at a time is bounded, whatever goes in: a small body may stand for an endless one. A body that ends
+before its coding does is a refusal, and so is one that breaks it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import urllib3.response
+
+from pyramid_threaded_proxy.exceptions import AnswerRefused
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class Decoder(Protocol):
+    """One body's coding."""
+
+    #: Whether more comes out without more going in.
+    pending: bool
+
+    def decode(self, data: bytes, most: int) -> bytes:
+        """What `data` adds, `most` bytes of it at most; the rest with the next call. Raises `AnswerRefused`."""
+
+    def check_end(self) -> None:
+        """The body has ended. Raises `AnswerRefused` where its coding has not."""
+
+
+class _Inflating:
+    """gzip (RFC 1952), of one member or several, or deflate: RFC 1950, or as some send it without its wrapper."""
+
+    def __init__(self, gzip: bool) -> None:
+        self._gzip = gzip
+        self._inflater: Any = None
+        self._left = b""
+        self.pending = False
+
+    def decode(self, data: bytes, most: int) -> bytes:
+        data, self._left = self._left + data, b""
+        if self._inflater is None or self._inflater.eof:
+            self.pending = False
+            if len(data) < 2:
+                self._left = data  # too little to tell what begins here
+                return b""
+            if not self._begin(data):
+                return b""
+        try:
+            found: bytes = self._inflater.decompress(data, most)
+        except zlib.error as error:
+            raise AnswerRefused(f"its content coding is broken: {error}") from None
+        self._left = self._inflater.unconsumed_tail or self._inflater.unused_data
+        self.pending = bool(self._left) or len(found) == most
+        return found
+
+    def _begin(self, data: bytes) -> bool:
+        """Whether a stream begins here; bytes behind the last one are nobody's."""
+        if self._inflater is not None and not (self._gzip and data.startswith(_GZIP_MAGIC)):
+            return False
+        wrapped = data[0] & 15 == 8 and not int.from_bytes(data[:2], "big") % 31
+        bits = 16 + zlib.MAX_WBITS if self._gzip else zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
+        self._inflater = zlib.decompressobj(bits)
+        return True
+
+    def check_end(self) -> None:
+        if self._inflater is None or not self._inflater.eof:
+            raise _ended_early()
+
+
+class _OfUrllib3:
+    """A decoder of urllib3's; `whole` tells of it whether its stream has ended."""
+
+    def __init__(self, decoder: Any, whole: Callable[[Any], bool]) -> None:
+        self._decoder = decoder
+        self._whole = whole
+        self._over = b""  # what came out above what was asked for: brotli counts in blocks of its own
+        self.pending = False
+
+    def decode(self, data: bytes, most: int) -> bytes:
+        found = self._over
+        if data or len(found) < most:
+            try:
+                found += self._decoder.decompress(data, max_length=most)
+            except Exception as error:  # each of the libraries behind it has exceptions of its own
+                raise AnswerRefused(f"its content coding is broken: {error}") from None
+        # A full measure says that there may be more: brotli has output left when it has no input any more.
+        self.pending = len(found) >= most or bool(self._decoder.has_unconsumed_tail)
+        found, self._over = found[:most], found[most:]
+        return found
+
+    def check_end(self) -> None:
+        if not self._whole(self._decoder._obj):
+            raise _ended_early()
+
+
+def _ended_early() -> AnswerRefused:
+    return AnswerRefused("it ended before its content coding did")
+
+
+def _makers() -> dict[str, Callable[[], Decoder]]:
+    """Who decodes what. Before 2.6 urllib3's own decoders don't bound what comes out: then they are not used."""
+    makers: dict[str, Callable[[], Decoder]] = {"gzip": lambda: _Inflating(True), "deflate": lambda: _Inflating(False)}
+    makers["x-gzip"] = makers["gzip"]  # RFC 9110 8.4.1.3
+    if hasattr(urllib3.response.ContentDecoder, "has_unconsumed_tail"):
+        brotli = getattr(urllib3.response, "BrotliDecoder", None)
+        zstd = getattr(urllib3.response, "ZstdDecoder", None)
+        if brotli is not None:
+            makers["br"] = lambda: _OfUrllib3(brotli(), lambda stream: bool(stream.is_finished()))
+        if zstd is not None:
+            makers["zstd"] = lambda: _OfUrllib3(zstd(), lambda stream: bool(stream.eof))
+    return makers
+
+
+_MAKERS = _makers()
+
+#: The codings that can be undone here.
+KNOWN = frozenset(_MAKERS)
+
+
+def new_decoder(coding: str) -> Decoder:
+    """What undoes `coding`, in lower case and one of `KNOWN`, for one body."""
+    return _MAKERS[coding]()

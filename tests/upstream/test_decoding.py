@@ -1,0 +1,87 @@
+"""Content codings: undone whatever pieces they come in, bounded whatever they stand for."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+
+import pytest
+import urllib3.response
+
+from pyramid_threaded_proxy.exceptions import AnswerRefused
+from pyramid_threaded_proxy.upstream.decoding import KNOWN, Decoder, new_decoder
+from tests.support.bodies import bytewise, content
+
+MOST = 1000
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Without the wrapper of RFC 1950."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+def br(data: bytes) -> bytes:
+    packed: bytes = urllib3.response.brotli.compress(data)
+    return packed
+
+
+def zstd(data: bytes) -> bytes:
+    packed: bytes = urllib3.response.zstd.compress(data)
+    return packed
+
+
+CASES = [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate), ("br", br), ("zstd", zstd)]
+
+
+def need(coding: str) -> None:
+    if coding not in KNOWN:
+        pytest.skip(f"urllib3 has no {coding} here")
+
+
+def decoded(decoder: Decoder, pieces: list[bytes]) -> bytes:
+    """All that comes out, and never more at a time than was asked for."""
+    found = []
+    for piece in pieces:
+        found.append(decoder.decode(piece, MOST))
+        while decoder.pending:
+            found.append(decoder.decode(b"", MOST))
+    assert max(map(len, found)) <= MOST
+    decoder.check_end()
+    return b"".join(found)
+
+
+@pytest.mark.parametrize(("coding", "pack"), CASES)
+@pytest.mark.parametrize("data", [b"", b"x", content(20_000), bytes(1_000_000)], ids=["empty", "one", "some", "zeros"])
+@pytest.mark.parametrize("pieces", [bytewise, lambda packed: [packed]], ids=["bytewise", "whole"])
+def test_codings_are_undone(
+    pieces: Callable[[bytes], list[bytes]], data: bytes, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    """In any pieces, and of a body that stands for a long one no more at a time than is asked for."""
+    need(coding)
+    assert decoded(new_decoder(coding), pieces(pack(data))) == data
+
+
+@pytest.mark.parametrize("pieces", [bytewise, lambda packed: [packed]], ids=["bytewise", "whole"])
+def test_gzip_of_several_members(pieces: Callable[[bytes], list[bytes]]) -> None:
+    """Members follow one another (RFC 1952 2.2); what is none behind them is nobody's."""
+    packed = gzip.compress(b"one ") + gzip.compress(content(5000)) + b"\0\0\0"
+    assert decoded(new_decoder("gzip"), pieces(packed)) == b"one " + content(5000)
+
+
+@pytest.mark.parametrize(("coding", "pack"), CASES)
+@pytest.mark.parametrize("left", [0, 1, 5, -1])
+def test_an_early_end_is_noticed(left: int, coding: str, pack: Callable[[bytes], bytes]) -> None:
+    """A body that ends before its coding does is refused."""
+    need(coding)
+    with pytest.raises(AnswerRefused):
+        decoded(new_decoder(coding), [pack(content(5000))[:left]])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_nonsense_is_refused(coding: str) -> None:
+    """What is not of the coding breaks it."""
+    need(coding)
+    with pytest.raises(AnswerRefused):
+        decoded(new_decoder(coding), [b"\x1f\x8b\xffnonsense" * 100])
