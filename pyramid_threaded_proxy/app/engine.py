@@ -173,6 +173,8 @@ class Engine:
         if exchange.error is not None:
             hook = None
             self.failure_log.failed(exchange)
+        if prepared.error_body is not None:
+            self.failure_log.answered(exchange, *prepared.error_body)
         event = ExchangeFinished(exchange) if self.registry.has_listeners else None
         if event is not None and not self.registry.adapters.subscriptions([providedBy(event)], None):
             event = None

@@ -91,6 +91,18 @@ class FailureLog:
             text, exchange.request.origin, exchange.route, error, type(error).__name__, exchange.request_id, more
         )
 
+    def answered(self, exchange: Exchange, status: int, body: bytes) -> None:
+        """What an upstream said with an error's status, where a route wants that in the log."""
+        if (more := self._quiet.may_tell((exchange.route, exchange.request.origin, status))) is None:
+            return
+        text, told = "%s on %s answered %d: %s [request %s]%s", (status, quoted(body), exchange.request_id, more)
+        log.warning(text, exchange.request.origin, exchange.route, *told)
+
+
+def quoted(body: bytes) -> str:
+    """Bytes of somebody else's as one line of ASCII between quotes: nothing in them begins another line."""
+    return '"' + body.decode("utf-8", "replace").encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+
 
 #: The client left, or the application itself has ended it.
 _NOBODYS_FAULT = (ClientGone, ClientTimedOut, ExchangeClosed, PermissionWithdrawn, TunnelIdle)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ReadTimedOut
-from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, Framing
+from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, LENGTH, Framing
 from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.waits import Ready, Returning
@@ -46,14 +46,53 @@ def next_of(source: Source) -> Returning[bytes]:
     return data
 
 
-class AnswerSource:
-    """One answer's body. Belongs to the exchange's task; `most` bytes at a time are the most that it hands out."""
+class Noting:
+    """A body's reader that keeps the first `most` bytes of what passes."""
 
-    def __init__(self, incoming: Incoming, framing: Framing, length: int, rest: bytes, most: int) -> None:
+    def __init__(self, inner: BodyReader, most: int) -> None:
+        self._inner = inner
+        self._most = most
+        self.noted = b""
+
+    @property
+    def done(self) -> bool:
+        return self._inner.done
+
+    @property
+    def stray(self) -> bool:
+        return self._inner.stray
+
+    @property
+    def payload(self) -> int:
+        return self._inner.payload
+
+    def most(self) -> int:
+        return self._inner.most()
+
+    def feed(self, data: Piece) -> list[Piece]:
+        return self._note(self._inner.feed(data))
+
+    def at_end(self) -> list[Piece]:
+        return self._note(self._inner.at_end())
+
+    def _note(self, pieces: list[Piece]) -> list[Piece]:
+        for piece in pieces:
+            self.noted += piece[: self._most - len(self.noted)]
+        return pieces
+
+
+class AnswerSource:
+    """One answer's body. Belongs to the exchange's task; `most` bytes at a time are the most that it hands out.
+
+    `reader` leaves nothing of the framing in what it passes on (`payload_reader`); `rest` came behind the head.
+    """
+
+    def __init__(self, incoming: Incoming, framing: Framing, reader: BodyReader, rest: bytes, most: int) -> None:
         self._incoming = incoming
         self._most = most
         self._decoder: Decoder | None = None
-        self.reader = payload_reader(framing, length)
+        self._needs_framing = framing is not LENGTH
+        self.reader = reader
         self._waiting = _joined(self.reader.feed(rest)) if rest else b""
 
     @property
@@ -108,7 +147,7 @@ class AnswerSource:
         """What reads the rest, behind what was received: `chunked` frames a body whose length is not known."""
         if isinstance(self.reader, LengthReader):
             return self.reader
-        return Rechunked(self.reader, chunked)
+        return Rechunked(self.reader, chunked and self._needs_framing)
 
 
 def _joined(pieces: list[Piece]) -> bytes:
@@ -151,6 +190,15 @@ class BodyInHand:
         if not self.whole or len(self.taken) > limit:
             return None
         return _decoded(bytes(self.taken), coding, limit) if coding else bytes(self.taken)
+
+
+def decoded_beginning(data: bytes, fields: Fields, most: int) -> bytes:
+    """The beginning of a body with its coding undone, as far as that can be: for the log."""
+    try:
+        coding = coding_of(fields)
+        return new_decoder(coding).decode(data, most) if coding else data
+    except AnswerRefused:
+        return data
 
 
 def _decoded(data: bytes, coding: str, limit: int) -> bytes | None:

@@ -19,7 +19,14 @@ from pyramid_threaded_proxy.loop.dialogue import Dialogue
 from pyramid_threaded_proxy.loop.waits import IN_BATCH, Hop, Returning, Steps
 from pyramid_threaded_proxy.relay.answer_body import BodyMover, BodyReader, Incoming, Piece, Rechunked, body_reader
 from pyramid_threaded_proxy.relay.answer_head import AnswerHead
-from pyramid_threaded_proxy.relay.answer_source import AnswerSource, BodyInHand, next_of
+from pyramid_threaded_proxy.relay.answer_source import (
+    AnswerSource,
+    BodyInHand,
+    Noting,
+    decoded_beginning,
+    next_of,
+    payload_reader,
+)
 from pyramid_threaded_proxy.relay.body_filter import (
     BodyFilters,
     HookedBody,
@@ -36,6 +43,8 @@ from pyramid_threaded_proxy.relay.transfer import WORTH_MOVING, Pipes
 #: A body that is looked into is taken in pieces of `buffer`, so many: one waits, one is worked on, and there is what is
 #: made of it, and what is sent of that.
 _PIECES_IN_BUFFER = 4
+#: An answer from this status on is an error (RFC 9110 15.5).
+ERROR = 400
 #: Bytes: more at a time saves nothing.
 _LARGEST_PIECE = 256 * 1024
 
@@ -73,11 +82,30 @@ class PassingOn:
         self._hand: BodyInHand | None = None
         self._source: AnswerSource | None = None
         self._in_mover = False
+        self._to_note = 0
+        self._noting: Noting | None = None
         #: What the application makes of the body; it must be closed when the exchange ends.
         self.hooked: HookedBody | None = None
 
     def steps(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         """Steps: the whole answer."""
+        most = self._policy.settings.log_error_body
+        if most is None or head.status < ERROR or framing is NO_BODY:
+            return self._steps(head, framing, length)
+        self._to_note = most
+        return self._steps_noting(head, framing, length)
+
+    def _steps_noting(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
+        """Steps: the same; the beginning of the body is kept for the log, however it ends."""
+        self._body_source(framing, length)
+        try:
+            yield from self._steps(head, framing, length)
+        finally:
+            assert self._noting is not None
+            noted = self._noting.noted
+            self._prepared.error_body = head.status, decoded_beginning(noted, head.fields, self._to_note)
+
+    def _steps(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         if framing is NO_BODY and self._answer.take_rest():
             self._holder.note_stray_bytes()
         yield IN_BATCH
@@ -166,7 +194,10 @@ class PassingOn:
     def _body_source(self, framing: Framing, length: int) -> AnswerSource:
         if self._source is None:
             most = min(self._policy.settings.buffer // _PIECES_IN_BUFFER, _LARGEST_PIECE)
-            self._source = AnswerSource(self._incoming, framing, length, self._answer.take_rest(), most)
+            reader = payload_reader(framing, length)
+            if self._to_note:
+                reader = self._noting = Noting(reader, self._to_note)
+            self._source = AnswerSource(self._incoming, framing, reader, self._answer.take_rest(), most)
         return self._source
 
     def _put_back(self, source: AnswerSource) -> AnswerSource:

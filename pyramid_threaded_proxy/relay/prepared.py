@@ -68,6 +68,7 @@ class PreparedExchange:
         "accept",
         "application_fields",
         "destination",
+        "error_body",
         "exchange",
         "head_only",
         "policy",
@@ -102,6 +103,8 @@ class PreparedExchange:
         self.recheck: Recheck | None = None
         #: Fields that tweens, callbacks and middleware put on the answer.
         self.application_fields: Fields = []
+        #: An error's status of an upstream, and the beginning of its body, where that is to be logged.
+        self.error_body: tuple[int, bytes] | None = None
         #: Its slot among the exchanges in flight, once it is admitted; the exchange owns it from the detach on.
         self.slot: Slot | None = None
         #: What its trace's span will be below (`app.tracing`), where it was admitted within a span.

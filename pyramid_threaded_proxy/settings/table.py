@@ -79,6 +79,8 @@ class RouteSettings:
     #: None stands for no limit.
     total_timeout: float | None
     idle_timeout: float
+    #: None logs none.
+    log_error_body: int | None
     #: None stands for no limit; the process has its own.
     max_exchanges: int | None
     max_exchanges_per_user: int | None
@@ -338,6 +340,11 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key(
         "idle_timeout", values.duration, "1h", DURATION,
         "a switched (upgraded) connection on which nothing moves",
+    ),
+    Key(
+        "log_error_body", values.size(1), None, SIZE,
+        "so much of the body of an upstream's answer with a status of 400 or more stands in the log: once in ten "
+        "seconds for each upstream and status, escaped. It may hold what is nobody else's business", unset="off",
     ),
     Key(
         "max_exchanges", values.integer(1, 10**6), None, "1 to 1000000",

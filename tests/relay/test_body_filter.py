@@ -638,6 +638,60 @@ def test_a_filter_sees_what_was_replaced(origin: MakeOrigin, site: MakeSite) -> 
     assert where.get("/r/").body == b"WORLD"
 
 
+# What a backend says with an error
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines about what an upstream answered."""
+    return [record.getMessage() for record in caplog.records if " answered " in record.getMessage()]
+
+
+@pytest.mark.parametrize("frame", [lambda body: answer_of(body), lambda body: chunked(*bytewise(body))])
+def test_an_errors_body_is_logged(
+    frame: Callable[[bytes], bytes], origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On request, its beginning, as one line of ASCII whatever stands in it; the client gets all of it."""
+    body = 'no\r\n"such" table\x1b[31m: Bücher\n'.encode() + b"x" * 5000
+    answer = frame(body).replace(b"200 OK", b"500 Oops", 1)
+    where = site(route("r", origin(answering(answer)).url, log_error_body="1KiB"))
+    made = where.get("/r/")
+    assert (made.status, made.body) == (500, body)
+    (line,) = wait_until(lambda: said(caplog), "the line")
+    assert r' on r answered 500: "no\r\n\"such\" table\x1b[31m: B\xfccher\nxxx' in line
+    assert line.isascii()
+    assert line.isprintable()
+    assert line.count("x" * 900) == 1
+    assert line.count("x") < 1024
+
+
+def test_an_encoded_errors_body_is_logged_in_the_clear(
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the text, the client what came."""
+    packed = gzip.compress(b"no such table")
+    answer = answer_of(packed, "Content-Encoding: gzip", status="404 Not Found")
+    where = site(route("r", origin(answering(answer)).url, log_error_body="1KiB"))
+    assert where.get("/r/").body == packed
+    assert '404: "no such table"' in wait_until(lambda: said(caplog), "the line")[0]
+
+
+def test_errors_bodies_are_not_logged_unasked(
+    origin: MakeOrigin, site: MakeSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither where nobody has asked for it, nor those of answers that are no errors; one in ten seconds is enough."""
+    failing = answering(answer_of(b"first", status="500 Oops"))
+    fine = answering(answer_of(b"secret"))
+    settings = {
+        **route("silent", origin(failing).url),
+        **route("fine", origin(fine).url, log_error_body="1KiB"),
+        **route("failing", origin(failing).url, log_error_body="1KiB"),
+    }
+    where = site(settings)
+    for name in ("silent", "fine", "failing", "failing"):
+        where.get(f"/{name}/")
+    assert len(wait_until(lambda: said(caplog), "the line")) == 1
+
+
 # Elsewhere
 
 

@@ -28,7 +28,7 @@ def test_route_defaults() -> None:
         response_set=(), response_add=(), response_default=(),
         response_remove=(), preserve_host=False, forwarded="x-forwarded", rewrite_location=(), rewrite_cookies=(),
         upgrade=(), origins=(), cache="private", recheck=None, total_timeout=None, idle_timeout=3600.0,
-        max_exchanges=None, max_exchanges_per_user=None,
+        log_error_body=None, max_exchanges=None, max_exchanges_per_user=None,
         hooks_request=None, hooks_response=None, hooks_headers=None, hooks_body=None, hooks_complete=None,
         hooks_error=None, connect_timeout=5.0, read_timeout=60.0, send_timeout=60.0, client_body_timeout=60.0,
         max_body=None, max_head=65536,
