@@ -304,6 +304,62 @@ def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
         eventually(lambda: browser.text("#events li") not in ("", event))
 
 
+#: The places and sizes of all cards of the page, and of what stands in a line with what changes.
+PLACES = """JSON.stringify([...document.querySelectorAll("section, section p, #bars, #open")].map(one => {
+  const {x, y, width, height} = one.getBoundingClientRect();
+  return [one.id || one.tagName, x, y, width, height].join(" ");
+}))"""
+
+
+def value(browser: Browser, expression: str) -> Any:
+    """What an expression is in the page."""
+    result = browser.call("Runtime.evaluate", expression=expression)
+    assert "exceptionDetails" not in result, result
+    return result["result"].get("value")
+
+
+def test_what_changes_on_the_page_moves_nothing(browser: Browser, tmp_path: Path) -> None:
+    """One answer is one answer; whatever the clock says, how it went, and what the stream brings, the cards stay."""
+    with running(tmp_path) as demo:
+        browser.open(f"http://127.0.0.1:{demo.port}/", demo.login("alice", "alice")[1])
+        eventually(lambda: browser.text("#open:enabled"))
+        eventually(lambda: browser.text("#events li"))
+
+        def after(what: str, found: str = PLACES) -> Any:
+            """What is found at once after something was shown, before the page's own next answer."""
+            return value(browser, f"(() => {{ {what}; return {found}; }})()")
+
+        words = "document.querySelector('#streak').parentElement.textContent"
+        one = "streak = 0; showClock({time: '12:00:00'}, 5)"
+        assert after(one, words) == "5 ms for the last answer, 1 answer in a row"
+        assert after("showClock(null, 9)", words) == "no answer for the last answer, 0 answers in a row"
+        places = after(one)
+        assert places.count("SECTION") == 4
+        assert after("showClock(null, 9)") == places
+        assert after("streak = 99999; showClock({time: '23:59:59'}, 12345)") == places
+        assert after("for (let one = 0; one < 9; one++) showEvent({data: `event ${one}`})") == places
+        assert after("showHeld({held: 12345, threads: 4, running: true}); showHeld({held: 0, threads: 4})") == places
+
+
+@pytest.mark.parametrize("user", ["", "bob", "alice"])
+def test_links_lead_somewhere(browser: Browser, tmp_path: Path, user: str) -> None:
+    """Who may follow them gets links, and each is answered; who may not gets their words alone."""
+    with running(tmp_path) as demo:
+        cookie = demo.login(user, user)[1] if user else demo.form()[0]
+        browser.open(f"http://127.0.0.1:{demo.port}/", cookie)
+        eventually(lambda: ":" in browser.text("#clock"))
+        found = value(browser, "JSON.stringify([...document.links].map(link => link.pathname + link.search))")
+        links = json.loads(found)
+        assert "What else the backend has" in browser.text("main")
+        if user != "alice":
+            assert links == []
+            return
+        assert len(links) == 5
+        for link in links:
+            if "1073741824" not in link and "events" not in link:  # those have tests of their own
+                assert demo.ask(link, cookie)[0] == 200
+
+
 @pytest.mark.parametrize("which", ["the demo", "its backend"])
 def test_a_busy_port(which: str, tmp_path: Path) -> None:
     """What `make serve` runs ends with one clear line where somebody has one of the two ports."""
