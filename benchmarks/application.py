@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pyramid.authorization import ACLHelper, Allow, Everyone
@@ -48,6 +49,12 @@ def own(context: Root, request: Request) -> Response:
     response = Response(_BODY, content_type="text/plain")
     response.headers["X-Frame-Options"] = "DENY"
     return response
+
+
+def looked_at(exchange: Any, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """A body filter that looks at each byte and changes none."""
+    for chunk in chunks:
+        yield chunk.replace(b"never there", b"")
 
 
 def main(global_config: dict[str, str], **settings: str) -> Any:

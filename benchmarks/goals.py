@@ -127,5 +127,9 @@ GOALS: tuple[Goal, ...] = (
     Goal("2,000 idle tunnels", "echo p99 on 20 of them, ms", "tunnels.p99", 10, 3, at_most=True),
     Goal("500 readers of 64 MiB at 50 KB/s", GROWTH, "slow.growth", 32, 8, at_most=True),
     Goal("small answers while 8 bulk streams run", "p99, ms", "mixed.p99", 40, 15, at_most=True),
+    Goal("1 download of 1 GiB through a filter", CPU, "filtered.cpu"),
+    Goal("1 download of 1 GiB through a filter", RATE, "filtered.rate"),
+    Goal("1 download of 1 GiB through a filter", GROWTH, "filtered.growth", 8, 2, at_most=True, worst=True),
+    Goal("own view while a filter runs", "p99, ms", "filtered.p99", 40, 15, at_most=True),
     *_in_flight(),
 )

@@ -19,7 +19,7 @@ INI = Path(__file__).with_name("benchmark.ini")
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 MIB = 1 << 20
 #: Files that nginx serves below ``/files`` and ``/secure``, and their sizes.
-FILES = {"1k": 1024, "1m": MIB, "32m": 32 * MIB, "64m": 64 * MIB, "256m": 256 * MIB, "2g": 2048 * MIB}
+FILES = {"1k": 1024, "1m": MIB, "32m": 32 * MIB, "64m": 64 * MIB, "256m": 256 * MIB, "1g": 1024 * MIB, "2g": 2048 * MIB}
 
 #: What a server is called in tables.
 TITLES = {
