@@ -38,9 +38,10 @@ docs: $(VENV)/.runtime
 	$(BIN)/python -m pyramid_threaded_proxy.settings > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
-# Whole applications around it, under pserve. They are part of `make test` where the extra is installed.
-applications: $(VENV)/.applications
-	CI=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
+# Whole applications around it, under pserve. They are part of `make test` where the extra is installed; devpi-server, which
+# is large, is installed here alone.
+applications: $(VENV)/.heavy_applications
+	CI=true HEAVY=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
 
 # QUICK=1 does less of the same, in under five minutes.
 bench: $(VENV)/.benchmarks
@@ -66,6 +67,10 @@ $(VENV)/.testing: pyproject.toml | $(BIN)/python
 
 $(VENV)/.applications: $(VENV)/.testing
 	$(BIN)/python -m pip install --quiet --editable '.[applications]'
+	touch $@
+
+$(VENV)/.heavy_applications: $(VENV)/.applications
+	$(BIN)/python -m pip install --quiet --editable '.[heavy_applications]'
 	touch $@
 
 $(VENV)/.benchmarks: pyproject.toml | $(BIN)/python

@@ -1,5 +1,5 @@
-"""Kinto, pyramid_debugtoolbar, pyramid_openapi3, SQLAlchemy with its transactions, PasteDeploy: each with a proxied
-download, a refusal and an error.
+"""Kinto, devpi-server, pyramid_debugtoolbar, pyramid_openapi3, SQLAlchemy with its transactions, PasteDeploy: each with
+a proxied download, a refusal and an error.
 
 What they log is looked at as well: none of them may meet with an exception on the way.
 """
@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-from collections.abc import Callable
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,102 @@ def test_kinto(origin: MakeOrigin, tmp_path: Path) -> None:
         check_three(process, port, bob, refused=401, below="/v1")
         assert b'"project_name"' in ask(port, "/v1/").body
         assert process.wait_for("a proxied response of files was read in .*kinto/core/initialization.py:")
+
+
+#: devpi-server is configured by plugins, and reads who asks from a field of its own.
+DEVPI = """
+from devpi_server import config as devpi, main as server
+from pluggy import HookimplMarker
+
+class Plugin:
+    def __init__(self, settings):
+        self.settings = settings
+    @HookimplMarker("devpiserver")
+    def devpiserver_pyramid_configure(self, config, pyramid_config):
+        pyramid_config.add_settings(self.settings)
+        pyramid_config.include("pyramid_threaded_proxy")
+
+def devpi_main(global_config, **settings):
+    plugins = devpi.get_pluginmanager()
+    plugins.register(Plugin(settings))
+    arguments = ["devpi-server", "--serverdir", settings["folder"], "--secretfile", settings["secret"]]
+    arguments += ["--argon2-memory-cost", "8192", "--argon2-parallelism", "1", "--argon2-time-cost", "1"]
+    return server.xom_from_config(devpi.parseoptions(plugins, arguments)).create_app()
+"""
+
+DEVPI_SITE = """
+[app:main]
+use = call:application:devpi_main
+folder = {folder}/server
+secret = {folder}/secret
+proxy.own_fields = X-Devpi-Auth
+proxy.routes.files.before = true
+proxy.routes.down.before = true
+{settings}
+"""
+
+
+@pytest.fixture
+def devpi(tmp_path: Path, origin: MakeOrigin) -> Iterator[tuple[Process, Origin]]:
+    """devpi-server with proxied routes in front of its catch-all ones, and their upstream."""
+    applications_module("devpi_server", heavy=True)
+    (tmp_path / "secret").write_text(secrets.token_urlsafe(32), encoding="ascii")
+    (tmp_path / "secret").chmod(0o600)
+    init = [
+        str(Path(sys.executable).with_name("devpi-init")),
+        "--serverdir",
+        str(tmp_path / "server"),
+        "--root-passwd",
+        "secret",
+        "--no-root-pypi",
+    ]
+    subprocess.run(init, check=True, capture_output=True)
+    upstream = origin(serving)
+    settings = ROUTES.format(upstream=upstream.url, permission="user_modify")  # which root alone has there
+    with start(tmp_path, DEVPI_SITE.format(folder=tmp_path, settings=settings), DEVPI) as process:
+        yield process, upstream
+
+
+def devpi_login(port: int) -> dict[str, str]:
+    """The field by which devpi-server knows its user root."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    body = json.dumps({"user": "root", "password": "secret"})
+    client.request("POST", "/+login", body, {"Accept": "application/json", "Content-Type": "application/json"})
+    token = json.loads(client.getresponse().read())["result"]["password"]
+    client.close()
+    return {"X-Devpi-Auth": base64.b64encode(f"root:{token}".encode()).decode()}
+
+
+def test_devpi_server(devpi: tuple[Process, Origin]) -> None:
+    """Its own policy, tweens and middleware stand around the routes, which go before `/{user}/{index}`; the field that
+    it reads its users from does not go up."""
+    process, upstream = devpi
+    (port,) = process.ports()
+    root = devpi_login(port)
+    check_three(process, port, root)
+    assert all(request.one("X-Devpi-Auth") is None for request in upstream.requests)
+    assert len(upstream.requests) == 2
+    users = json.loads(ask(port, "/", {"Accept": "application/json"}).body)
+    assert list(users["result"]) == ["root"]
+
+
+def test_devpi_server_as_a_backend(devpi: tuple[Process, Origin], tmp_path: Path) -> None:
+    """It is told where it stands, so that its own links lead through the proxy; what it refuses is its own refusal."""
+    (there,) = devpi[0].ports()
+    settings = f"""
+proxy.routes.pypi.prefix = /pypi
+proxy.routes.pypi.upstream = http://127.0.0.1:{there}
+proxy.routes.pypi.permission = view
+proxy.routes.pypi.request.set.X-Outside-Url = {{scheme}}://{{host}}{{mount}}
+"""
+    (tmp_path / "site").mkdir()
+    with start(tmp_path / "site", SITE.format(includes="", settings=settings)) as process:
+        (port,) = process.ports()
+        answer = ask(port, "/pypi/+api", BOB | {"Accept": "application/json"})
+        assert json.loads(answer.body)["result"]["login"] == f"http://127.0.0.1:{port}/pypi/+login"
+        assert ask(port, "/pypi/+api", {"Accept": "application/json"}).status == 403
+        assert ask(port, "/pypi/nobody/nothing", BOB | {"Accept": "application/json"}).status == 404
+        assert "Traceback" not in process.text
 
 
 TOOLBAR = """

@@ -20,8 +20,14 @@ def program_path(name: str) -> str:
     return path
 
 
-def applications_module(name: str) -> Any:
-    """A module of the extra `applications`; without it the tests are left out, but never in CI."""
-    if os.environ.get("CI"):
+def applications_module(name: str, heavy: bool = False) -> Any:
+    """A module of the extra `applications`; without it the tests are left out, but never in CI.
+
+    `heavy` ones are of the extra `heavy_applications`, and left out wherever they are not installed, but in
+    ``make applications``.
+    """
+    if os.environ.get("HEAVY" if heavy else "CI"):
         return importlib.import_module(name)
+    if heavy:
+        return pytest.importorskip(name, reason="heavy: make applications installs it")
     return pytest.importorskip(name, reason="the extra `applications` is not installed")
