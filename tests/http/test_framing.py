@@ -169,6 +169,7 @@ def test_chunked(data: bytes, decoded: bytes, passed: bytes, trailing: bytes) ->
         for pieces in ways(data + trailing):
             reader = ChunkedReader(decode)
             assert feed_all(reader, pieces) == expected
+            assert reader.payload == len(decoded)
             assert reader.done
             assert reader.rest == trailing
             assert reader.chunk_left == 0

@@ -145,6 +145,40 @@ def test_an_upstream_may_write_byte_by_byte(origin: MakeOrigin, site: MakeSite) 
     assert (got.body, got.one("X"), got.one("T")) == (content(300), "y", None)
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("size", [0, 1024, 1 << 20, 20 << 20])
+def test_what_is_counted_is_the_body_alone(
+    origin: MakeOrigin, site: MakeSite, size: int, framing: str, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log's line has the bytes of the body, whatever its framing on either side adds to them."""
+    caplog.set_level("INFO", logger="pyramid_threaded_proxy.access")
+    where = site(route("r", origin(answering(framed(content(size), framing))).url))
+    client = ask(where, version=version)
+    client.rest()
+    client.close()
+    (record,) = wait_until(lambda: [one for one in caplog.records if one.name == "pyramid_threaded_proxy.access"])
+    assert record.__dict__["bytes_down"] == size
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_what_a_slow_client_has_is_counted_too(
+    origin: MakeOrigin, site: MakeSite, framing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where it comes in pieces that the client takes one after the other."""
+    caplog.set_level("INFO", logger="pyramid_threaded_proxy.access")
+    where = site(route("r", origin(answering(framed(content(8 << 20), framing))).url))
+    client = Wire(socket.socket())
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.sock.connect(("127.0.0.1", where.port))
+    client.send(b"GET /r/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    wait_until(lambda: where.parked(WRITE), "an exchange that waits for its client")
+    client.rest()
+    client.close()
+    (record,) = wait_until(lambda: [one for one in caplog.records if one.name == "pyramid_threaded_proxy.access"])
+    assert record.__dict__["bytes_down"] == 8 << 20
+
+
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_slow_client_gets_everything(origin: MakeOrigin, site: MakeSite, framing: str) -> None:
     """A client that begins to read only when the relay can't write any more still gets each byte."""

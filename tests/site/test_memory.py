@@ -135,3 +135,27 @@ def test_slow_upstreams(tmp_path: Path, stack: ExitStack) -> None:
     assert grown < 16 * MIB
     upstream.kill()
     assert site.quiet_vitals().in_flight == 0
+
+
+def test_a_filter(tmp_path: Path, stack: ExitStack) -> None:
+    """256 MiB through a filter: the process grows by less than 8 MiB, and its own pages are quick meanwhile."""
+    upstream = stack.enter_context(OriginProcess())
+    settings = route("r", upstream.url, hooks__body="tests.relay.test_body_filter.shouting")
+    site = stack.enter_context(SiteProcess(tmp_path, settings, python=()))
+    site.get(f"/r/flood/length/{MIB}")  # starts what is started once
+    (tmp_path / "idle").mkdir()
+    idle = stack.enter_context(SiteProcess(tmp_path / "idle", {}, python=()))
+    before = site.quiet_vitals().memory
+    site.forget_peak()
+    visitors = Visitor(site), Visitor(idle)
+    taken = 0
+    with socket.create_connection(("127.0.0.1", site.port)) as client:
+        client.sendall(b"GET /r/flood/length/%d HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % (256 * MIB))
+        while data := client.recv(256 * 1024):
+            taken += len(data)
+    slowest, usual = (visitor.stop() for visitor in visitors)
+    grown = site.peak() - before
+    print(f"grown by {grown / MIB:.1f} MiB, own pages within {slowest * 1000:.0f} ms, idle {usual * 1000:.0f}")
+    assert taken > 256 * MIB
+    assert grown < 8 * MIB
+    assert slowest < max(0.25, 3 * usual)
