@@ -620,6 +620,11 @@ SITE_NEEDS: dict[str, tuple[Callable[[Any, Answer], Any], Any]] = {
     "the client's `Accept-Encoding`": (theirs("Accept-Encoding"), None),
     "a token for twitcher": (target_of, "/x?SERVICE=WMS&s_map=evil&USER_ID=eve"),
     "a type of content": (lambda _, answer: (answer.status, b"a/b is not passed on" in answer.body), (403, True)),
+    "layers that the user may not see": (
+        lambda _, answer: [b">roads<" in answer.body, b"cables" in answer.body],
+        [1, 0],
+    ),
+    "URLs in capabilities": (lambda _, answer: b'"http://site.example/r?SERVICE=WPS"' in answer.body, True),
     "a service whose certificate": (lambda _, answer: answer.status, 200),
 }
 SITE_ROWS = [row for heading in ("c2cgeoportal", "twitcher") for row in rows(section("real-sites.md", heading))]
@@ -645,6 +650,11 @@ def test_a_need_of_a_site(
     def script(wire: OriginWire) -> None:
         while (request := wire.request()) is not None:
             seen.append(request)
+            if "capabilities" in row[0]:
+                layers = "".join(f"<Layer><Name>{name}</Name></Layer>" for name in ("roads", "cables"))
+                url = f"{upstream.url}/wps?SERVICE=WPS"
+                wire.answer(f'<C url="{url}">{layers}</C>'.encode(), "Content-Type: text/xml")
+                continue
             wire.answer(b"theirs", "Content-Type: a/b", "Content-Location: /v", "X-Theirs: 1", status=status)
 
     upstream = origin(script)
