@@ -32,7 +32,9 @@ from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.events import ExchangeFinished, ExchangeStarted, UpstreamDown, UpstreamUp
 from pyramid_threaded_proxy.exceptions import (
     AnswerRefused,
+    BodyRefused,
     BodyTooLarge,
+    ClientBodyTimedOut,
     ClientGone,
     ClientTimedOut,
     ConnectFailed,
@@ -68,7 +70,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnswerRefused",
+    "BodyRefused",
     "BodyTooLarge",
+    "ClientBodyTimedOut",
     "ClientGone",
     "ClientTimedOut",
     "ConnectFailed",

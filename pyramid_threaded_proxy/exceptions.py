@@ -8,7 +8,8 @@
     │   ├── TargetRefused       the request target means, or could mean, something else   400
     │   ├── FieldRefused        a request field can't be passed on                        400
     │   ├── ProtocolRefused     a request's framing or version is faulty                  400
-    │   └── BodyTooLarge        its body is over `max_body`                               413
+    │   ├── BodyTooLarge        its body is over `max_body`                               413
+    │   └── BodyRefused         its body, which streams, is faulty                        400
     ├── TooManyExchanges        nobody's fault: a limit is reached; one user's own is 429     503
     ├── UpstreamsResting        all upstreams of a route have failed lately                   503
     ├── ValueRefused            a value of ours or the application's can't go on the wire 500
@@ -27,9 +28,10 @@
         ├── ExchangeClosed      the application, or a stopping process, ended it          503
         ├── RelayFailed         a fault of our own                                        500
         ├── ClientTimedOut      the client took no bytes for `send_timeout`               408
+        ├── ClientBodyTimedOut  it sent no bytes of its body for `client_body_timeout`    408
         └── ClientGone          the client closed its connection                          499
 
-408 and 499 are for the log alone: the client that would get them can't be reached any more.
+`ClientTimedOut` and `ClientGone` are for the log alone: the client that would get them can't be reached any more.
 """
 
 from __future__ import annotations
@@ -108,6 +110,13 @@ class BodyTooLarge(RequestRefused, ExchangeFailed):
 
     status = 413
     ended = "body-too-large"
+
+
+class BodyRefused(RequestRefused, ExchangeFailed):
+    """The chunked coding of a request body that streams breaks RFC 9112 7.1; the upstream saw a part of it."""
+
+    status = 400
+    ended = "body-refused"
 
 
 class ConnectFailed(ExchangeFailed):
@@ -216,6 +225,13 @@ class ClientTimedOut(ExchangeFailed):
 
     status = 408
     ended = "client-timeout"
+
+
+class ClientBodyTimedOut(ExchangeFailed):
+    """The client sent nothing of a request body that streams for ``client_body_timeout``."""
+
+    status = 408
+    ended = "client-body-timeout"
 
 
 class ClientGone(ExchangeFailed):

@@ -32,10 +32,11 @@ class Body:
     """A request body to be sent upstream; `repeatable` tells whether it can be sent twice.
 
     Exactly one of the sources is set: `data`, `file` (with `length` bytes from its beginning), or `chunks`, which
-    is read in a pool thread and sent chunked. What a view or hook gave is `owned`, and closed on every path.
+    is read in a pool thread and sent chunked; or it `streams`, and then comes from the client's socket. What a view or
+    hook gave is `owned`, and closed on every path.
     """
 
-    __slots__ = ("chunks", "data", "file", "length", "owned", "start", "unread")
+    __slots__ = ("begun", "chunks", "data", "ended", "file", "length", "limit", "owned", "start", "streams", "unread")
 
     def __init__(
         self,
@@ -53,10 +54,23 @@ class Body:
         self.owned = owned
         self.start = start  # where the file's body begins; None: it can't be read twice
         self.unread = length or 0  # bytes of the file that were not read yet, while it is sent in blocks
+        self.streams = False
+        self.limit: int | None = None  # bytes that one which streams may have; None stands for any number
+        self.begun = False  # of one that streams: bytes were taken that nobody has any more
+        self.ended = False  # the same: all of it was taken
+
+    @classmethod
+    def of_client(cls, length: int | None, limit: int) -> Body:
+        """The client's own body, which waits in its socket; `length` is None for a chunked one."""
+        made = cls(length=length)
+        made.streams, made.limit = True, limit
+        return made
 
     @property
     def repeatable(self) -> bool:
         """Whether the body can be sent a second time."""
+        if self.streams:
+            return not self.begun
         return self.data is not None or (self.file is not None and self.start is not None)
 
     def close(self) -> None:

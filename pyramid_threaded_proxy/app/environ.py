@@ -17,6 +17,7 @@ from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, Tar
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
 from pyramid_threaded_proxy.http.target import escaped_path, public_path_matches, split_target
+from pyramid_threaded_proxy.settings.table import RouteSettings
 
 log = logging.getLogger("pyramid_threaded_proxy.request_source")
 
@@ -92,28 +93,32 @@ class ClientRequest:
         if protocol != "HTTP/1.1" and "HTTP_TRANSFER_ENCODING" in self.environ:
             raise ProtocolRefused("Transfer-Encoding in a request that is not HTTP/1.1 (RFC 9112 6.1)")
 
-    def body(self, max_body: int | None) -> Body | None:
+    def body(self, settings: RouteSettings) -> Body | None:
         """The request body, from its beginning, however much of it the application has read.
 
         Raises `BodyTooLarge` when it is larger than `max_body` bytes.
         """
+        max_body = settings.max_body
         environ = self.environ
         file = environ["wsgi.input"]
         # Only while nobody has put another one in its place: what was looked at is what is sent.
         if self.channel is not None and access.is_own_body(self.channel, file):
-            return self._received_body(self.channel, max_body)
+            return self._own_body(self.channel, settings)
         if text := environ.get("CONTENT_LENGTH") or "":
             return self._body_of_length(text, max_body)
         if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
-            return Body(chunks=_blocks(file, max_body))
+            return Body(chunks=blocks_of(file, max_body))
         return None
 
-    def _received_body(self, channel: DetachableChannel, max_body: int | None) -> Body | None:
+    def _own_body(self, channel: DetachableChannel, settings: RouteSettings) -> Body | None:
         unread = access.unread_body(channel)
         if unread is not None:
-            _check_size(unread.length or 0, max_body)
+            most = access.most_body(channel) if settings.max_body is None else settings.max_body
+            _check_size(unread.length or 0, most)
+            if not settings.request_buffering:
+                return Body.of_client(unread.length, most)
         received, length = access.received_body(channel)
-        _check_size(length, max_body)
+        _check_size(length, settings.max_body)
         return Body(file=received, length=length, start=0) if length else None
 
     def _body_of_length(self, text: str, max_body: int | None) -> Body | None:
@@ -166,8 +171,8 @@ def _check_size(length: int, max_body: int | None) -> None:
         raise BodyTooLarge(f"the request body is larger than {max_body} bytes")
 
 
-def _blocks(file: IO[bytes], max_body: int | None) -> Iterator[bytes]:
-    """A body whose length the server doesn't know."""
+def blocks_of(file: IO[bytes], max_body: int | None) -> Iterator[bytes]:
+    """A body whose length the server doesn't know, or that may turn out too large: `BodyTooLarge` then."""
     total = 0
     while block := file.read(_BLOCK):
         total += len(block)
@@ -229,5 +234,5 @@ def _file_body(file: Any) -> Body:
         length = file.seek(0, 2) - start
         file.seek(start)
     except (OSError, AttributeError, TypeError):
-        return Body(chunks=_Chunks(_blocks(file, None), file), owned=True)
+        return Body(chunks=_Chunks(blocks_of(file, None), file), owned=True)
     return Body(file=file, length=length, start=start, owned=True)

@@ -31,6 +31,7 @@ from pyramid_threaded_proxy.app.own_origin import backends_own_origin
 from pyramid_threaded_proxy.app.refusals import note_refusal
 from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Rules
+from pyramid_threaded_proxy.app.sent_body import framing_fields
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
 from pyramid_threaded_proxy.detach.access import peer
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
@@ -48,8 +49,6 @@ from pyramid_threaded_proxy.upstream.balance import Balancer
 from pyramid_threaded_proxy.upstream.origin import Origin
 from pyramid_threaded_proxy.upstream.urls import split_url
 
-#: Methods that a server expects a body of, so that its absence must be said (RFC 9110 8.6).
-_WITH_BODY = ("POST", "PUT", "PATCH")
 #: Methods that make something else of a connection (RFC 9110 9.3.6, 9.3.8).
 NEVER = ("CONNECT", "TRACE")
 
@@ -126,7 +125,7 @@ def prepare(
     environ, sending = client.environ, rules.request
     _check_method(client, rules)
     client.check_message()
-    body = None if rules.anonymous else client.body(sending.settings.max_body)
+    body = None if rules.anonymous else client.body(sending.settings)
     fields = destination.fields(_own_fields(client, destination.origin, sending, public.prefix))
     if sending.settings.request_origin == "upstream":
         fields = backends_own_origin(fields, public, destination, sending.origins)
@@ -277,12 +276,3 @@ def _after_hook(sent: UpstreamRequest, origin: Origin, preserve_host: bool) -> O
         raise ValueRefused(f"a request hook set the method {sent.method}, which is never sent")
     sent.settle(str(origin), target, fields)
     return origin
-
-
-def framing_fields(method: str, body: Body | None) -> Fields:
-    """The framing of the request, made from what we hold and never copied (RFC 9112 6)."""
-    if body is None:
-        return [("Content-Length", "0")] if method in _WITH_BODY else []
-    if body.length is None:
-        return [("Transfer-Encoding", "chunked")]
-    return [("Content-Length", str(body.length))]

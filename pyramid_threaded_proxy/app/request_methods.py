@@ -348,4 +348,4 @@ def _fetch_body(client: ClientRequest, body: Any, fields: Fields, sending: Reque
     content_type = client.environ.get("CONTENT_TYPE")
     if content_type and not any(name.lower() == "content-type" for name, _ in fields):
         fields.append(("Content-Type", content_type))
-    return client.body(sending.settings.max_body)
+    return client.body(sending.settings)

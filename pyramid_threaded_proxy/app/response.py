@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.app.admit import SLOT, admit, unavailable
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
 from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
+from pyramid_threaded_proxy.app.sent_body import settle_body
 from pyramid_threaded_proxy.app.tracing import begin_span, end_span
 from pyramid_threaded_proxy.detach.access import channel_of, offer
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedConnection
@@ -221,6 +222,7 @@ class _Handover:
         self.status = new_status()
 
     def take(self, channel: DetachedConnection, fields: Fields) -> None:
+        settle_body(self._prepared.exchange.request, channel)
         if fields:
             self._prepared.application_fields = [field for field in fields if _can_be_sent(field)]
         self._engine.relay(self._prepared, channel)

@@ -75,6 +75,11 @@ def unread_body(channel: DetachableChannel) -> Unread | None:
     return unread
 
 
+def most_body(channel: DetachableChannel) -> int:
+    """The largest body that waitress takes, in bytes."""
+    return int(channel.adj.max_request_body_size) - 1
+
+
 def received_body(channel: DetachableChannel) -> tuple[IO[bytes] | None, int]:
     """The request body, from its beginning, and its length: whatever the application has read of it; None where there
     is none. Waits for a body that was left unread, and raises `BodyFault`."""

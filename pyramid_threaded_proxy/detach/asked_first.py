@@ -33,7 +33,7 @@ class Unread:
     body was not read to its end: as long nothing on the connection is the next request's.
     """
 
-    __slots__ = ("application", "early", "expects", "fault", "length", "streams")
+    __slots__ = ("application", "early", "expects", "fault", "flows", "length")
 
     def __init__(self, application: Application, early: bytes, length: int | None, expects: bool) -> None:
         self.application = application
@@ -45,8 +45,8 @@ class Unread:
         self.expects = expects
         #: Why it can't be read any more.
         self.fault: BaseException | None = None
-        #: Whether an exchange takes it from the socket.
-        self.streams = False
+        #: Whether it is answered while it still flows, so that the connection may last.
+        self.flows = False
 
 
 # Weak: an application that nobody serves any more is asked no more. Replaced as one, so that any thread may look.

@@ -15,10 +15,11 @@ import struct
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import IO, Any
 
 from waitress.channel import HTTPChannel
 
+from pyramid_threaded_proxy.detach.asked_first import Unread
 from pyramid_threaded_proxy.detach.closing import linger
 from pyramid_threaded_proxy.detach.epilogue import pop_request, run_epilogue
 from pyramid_threaded_proxy.detach.server import WaitressLoop
@@ -279,12 +280,13 @@ class DetachedChannel(DetachableChannel):
 class DetachedConnection:
     """The relay's handle on a detached channel (`client.Channel`). Touched by the task that owns it alone."""
 
-    __slots__ = ("_channel", "_keep_alive", "_request", "endpoint", "minor", "pending", "server_name")
+    __slots__ = ("_behind", "_channel", "_keep_alive", "_request", "endpoint", "minor", "pending", "server_name")
 
     def __init__(self, channel: DetachableChannel) -> None:
         request = channel.requests[0]
         self._channel = channel
         self._request = request
+        self._behind = b""
         self.endpoint = Endpoint(channel.socket)
         self.minor = 1 if request.version == "1.1" else 0
         # Bytes behind a request for an upgrade were never HTTP: there is no next request to wait for.
@@ -297,7 +299,7 @@ class DetachedConnection:
     def keep_alive(self) -> bool:
         """Whether another request can come. Until the head is written: the process may be told to stop."""
         unread = self._request.unread
-        return self._keep_alive and (unread is None or unread.streams) and not is_last(self._channel)
+        return self._keep_alive and (unread is None or unread.flows) and not is_last(self._channel)
 
     def pending_output(self) -> bool:
         """Write what waitress still had to send, a pipelined predecessor's answer; whether some is left.
@@ -321,6 +323,25 @@ class DetachedConnection:
         settled.wait(1.0)
         early: bytes = self._channel.requests[0].early
         return early
+
+    def unread_body(self) -> Unread | None:
+        """The request's body, where it was left in the socket."""
+        unread: Unread | None = self._request.unread
+        return unread
+
+    def received_body(self) -> tuple[IO[bytes], int]:
+        """The file that waitress has received the body in, and its length."""
+        receiver = self._request.body_rcv
+        return receiver.getfile(), len(receiver)
+
+    def body_flows(self) -> None:
+        """The request is answered while its body still flows."""
+        if (unread := self._request.unread) is not None:
+            unread.flows = True
+
+    def body_ended(self, behind: bytes) -> None:
+        """The body was read to its end; what came `behind` it begins the next request, once this one is over."""
+        self._request.unread, self._behind = None, behind
 
     def join_stop(self, relay: stopping.Relaying, lingers: Loop) -> None:
         """When the process is told to stop, it lets the exchanges of `relay` end first."""
@@ -365,8 +386,10 @@ class DetachedConnection:
         close = close or self._request.unread is not None
         if close:
             linger(channel, current_loop())
-        elif channel.asked_out and self._rest():
-            return
+        else:
+            channel.received(self._behind)  # detached still: waitress itself reads nothing meanwhile
+            if channel.asked_out and self._rest():
+                return
         with channel.outbuf_lock:
             channel.__class__ = DetachableChannel
             hung_up = channel.hung_up

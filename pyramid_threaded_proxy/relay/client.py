@@ -30,6 +30,15 @@ _REASONS = {int(status): status.phrase for status in HTTPStatus}
 _ABOUT_US: NameTable[str] = NameTable(lambda name: name.lower() if name.lower() in ("date", "server") else "")
 
 
+class Unread(Protocol):
+    """A request body that its server has left in the socket."""
+
+    #: What has come of it, and perhaps of what is behind it.
+    early: bytes
+    #: Whether the client waits for a 100 before it sends the body.
+    expects: bool
+
+
 class Channel(Protocol):
     """A connection that its server has let go of for the time being (see `detach`)."""
 
@@ -50,6 +59,15 @@ class Channel(Protocol):
 
     def early_bytes(self) -> bytes:
         """What came behind a request for an upgrade. May block for a moment."""
+
+    def unread_body(self) -> Unread | None:
+        """The request's body, where the server has left it in the socket."""
+
+    def body_flows(self) -> None:
+        """The request is answered while its body is still being read: the connection may go on behind both."""
+
+    def body_ended(self, behind: bytes) -> None:
+        """The body was read to its end; `behind` was read too, and belongs to the next request."""
 
     def join_stop(self, relay: Relaying, lingers: Loop) -> None:
         """Let the exchanges of `relay` end first when the process is told to stop; `lingers` is one of its loops."""
@@ -92,6 +110,15 @@ class Client(Protocol):
 
     def early_bytes(self) -> bytes:
         """What the client sent before it had the 101. A pool thread."""
+
+    def unread_body(self) -> Unread | None:
+        """The request's body, where it is still in the client's socket."""
+
+    def body_flows(self) -> None:
+        """It is answered while its body still flows: whether the connection lasts shows behind both."""
+
+    def body_ended(self, behind: bytes) -> None:
+        """The body was read to its end, and `behind`, which is the next request's."""
 
     def send(self, data: bytes | memoryview) -> Steps:
         """Steps: write everything."""
@@ -192,6 +219,15 @@ class SocketClient:
     def early_bytes(self) -> bytes:
         return self._channel.early_bytes()
 
+    def unread_body(self) -> Unread | None:
+        return self._channel.unread_body()
+
+    def body_flows(self) -> None:
+        self._channel.body_flows()
+
+    def body_ended(self, behind: bytes) -> None:
+        self._channel.body_ended(behind)
+
     def send(self, data: bytes | memoryview) -> Steps:
         return send_to_client(self.endpoint, data, self._send_timeout)
 
@@ -273,6 +309,15 @@ class StreamClient:
 
     def early_bytes(self) -> bytes:
         return b""
+
+    def unread_body(self) -> Unread | None:
+        return None
+
+    def body_flows(self) -> None:
+        """Nothing streams here: the server has the body."""
+
+    def body_ended(self, behind: bytes) -> None:
+        """The same."""
 
     def send(self, data: bytes | memoryview) -> Any:
         if data:

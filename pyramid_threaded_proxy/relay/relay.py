@@ -33,6 +33,7 @@ from pyramid_threaded_proxy.relay.answer_body import Incoming
 from pyramid_threaded_proxy.relay.answer_head import AnswerHead
 from pyramid_threaded_proxy.relay.attempts import FAILED_TRY, Attempts, AttemptsContext
 from pyramid_threaded_proxy.relay.client import Client
+from pyramid_threaded_proxy.relay.client_body import ClientBody
 from pyramid_threaded_proxy.relay.own_answer import error_response, send_response
 from pyramid_threaded_proxy.relay.passing_on import PassingOn
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
@@ -76,6 +77,7 @@ class Relay:
     _connection: Connection | None = None
     _upload: Upload | None = None
     _passing: PassingOn | None = None
+    _client_body: ClientBody | None = None
     _closed = False
 
     def __init__(self, prepared: PreparedExchange, client: Client, context: RelayContext) -> None:
@@ -155,7 +157,11 @@ class Relay:
         answer.begin(connection.reused)
         if rest := self._send_head(endpoint):
             body, timeout = self._exchange.request.body, self._policy.timeouts.send
-            self._upload = Upload(endpoint, send_body(endpoint, rest, body, timeout, self._moved_up))
+            if body is not None and body.streams:
+                steps = yield from self._body_that_streams(body).begin(endpoint, rest)
+            else:
+                steps = send_body(endpoint, rest, body, timeout, self._moved_up)
+            self._upload = Upload(endpoint, steps)
             yield from self._upload.until_answered(answer)
         while answer.final is None:
             yield Ready(endpoint, READ, self._policy.timeouts.read, ReadTimedOut)
@@ -167,6 +173,13 @@ class Relay:
         if (news := self._attempts.succeeded(now)) is not None:
             yield from news
         return answer.final, framing, length
+
+    def _body_that_streams(self, body: Body) -> ClientBody:
+        """The same for all tries: the client was told once to send it."""
+        if self._client_body is None:
+            settings = self._policy.settings
+            self._client_body = ClientBody(self._client, body, settings, self._context.pipes, self._moved_up)
+        return self._client_body
 
     def _send_head(self, endpoint: Endpoint) -> bytes | memoryview:
         """Write the request's head, or where a body follows none of it yet; returns what is left."""
@@ -193,6 +206,8 @@ class Relay:
             body = self._exchange.request.body
             if self._client.endpoint is None and body is not None:
                 upload.spool(body, self._policy.settings.buffer)
+            if head.status < REFUSES:
+                self._client.body_flows()
             yield from upload.beside(passing.steps(head, framing, length))
             if upload.under_way and head.status < REFUSES:
                 self._client.answered()

@@ -36,7 +36,7 @@ def send_body(endpoint: Endpoint, head: bytes | memoryview, body: Body | None, t
     Whoever runs them hears the upstream meanwhile (see `upload`): these wait for it to take bytes, and no more.
     """
     if body is None:
-        return _send(endpoint, head, timeout)
+        return send_all(endpoint, head, timeout)
     if body.data is not None:
         return _send_data(endpoint, head, body.data, timeout, moved)
     if body.file is not None:
@@ -44,7 +44,7 @@ def send_body(endpoint: Endpoint, head: bytes | memoryview, body: Body | None, t
     return _send_chunks(endpoint, head, body, timeout, moved)
 
 
-def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Steps:
+def send_all(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Steps:
     """Steps: send everything."""
     while data:
         try:
@@ -60,10 +60,10 @@ def _send(endpoint: Endpoint, data: bytes | memoryview, timeout: float) -> Steps
 
 def _send_data(endpoint: Endpoint, head: bytes | memoryview, data: bytes, timeout: float, moved: Moved) -> Steps:
     if len(data) <= BLOCK:
-        yield from _send(endpoint, b"".join((head, data)), timeout)
+        yield from send_all(endpoint, b"".join((head, data)), timeout)
     else:
-        yield from _send(endpoint, head, timeout)
-        yield from _send(endpoint, data, timeout)
+        yield from send_all(endpoint, head, timeout)
+        yield from send_all(endpoint, data, timeout)
     moved(len(data))
 
 
@@ -76,7 +76,7 @@ def _send_from_file(endpoint: Endpoint, head: bytes | memoryview, body: Body, ti
     if length <= BLOCK:
         data = yield from _on_file(body, _read, file, length)
         return (yield from _send_data(endpoint, head, data, timeout, moved))
-    yield from _send(endpoint, head, timeout)
+    yield from send_all(endpoint, head, timeout)
     yield Hop(False, endpoint)  # a body of some size keeps a loop busy, be it by encryption alone
     if body.start is not None and hasattr(os, "sendfile") and _is_real_file(file) and endpoint.raw:
         yield from send_file(file, body.start, length, endpoint, timeout, moved)
@@ -99,7 +99,7 @@ def _send_blocks(endpoint: Endpoint, body: Body, timeout: float, moved: Moved) -
     while body.unread:
         data = yield from _on_file(body, _read, body.file, min(body.unread, BLOCK))
         body.unread -= len(data)
-        yield from _send(endpoint, data, timeout)
+        yield from send_all(endpoint, data, timeout)
         moved(len(data))
         if (turn := turn + len(data)) >= _A_TURN:
             turn = 0
@@ -135,12 +135,12 @@ def _is_real_file(file: IO[bytes]) -> bool:
 
 def _send_chunks(endpoint: Endpoint, head: bytes | memoryview, body: Body, timeout: float, moved: Moved) -> Steps:
     """Steps: an iterable of the application's, chunked; it runs in a pool thread."""
-    yield from _send(endpoint, head, timeout)
+    yield from send_all(endpoint, head, timeout)
     while (chunk := (yield Call(_next, body.chunks))) is not None:
         if chunk:
-            yield from _send(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout)
+            yield from send_all(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout)
         moved(len(chunk))
-    yield from _send(endpoint, b"0\r\n\r\n", timeout)
+    yield from send_all(endpoint, b"0\r\n\r\n", timeout)
 
 
 def _next(chunks: Any) -> bytes | None:

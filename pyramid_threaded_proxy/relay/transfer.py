@@ -160,7 +160,7 @@ def splice_body(
     arrival = _Arrival(source, read_timeout)
     while left or pipe.held:
         if left and pipe.held < pipe.size // 2:
-            taken = _splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
+            taken = splice(source.fd, pipe.target, min(left, pipe.size - pipe.held), upstream_gone)
             if taken == 0:
                 raise UpstreamGone(f"closed with {left} bytes of its answer missing")
             if taken is not None:
@@ -170,7 +170,7 @@ def splice_body(
             elif not pipe.held:
                 yield from arrival.wait(left)
                 continue
-        sent = _splice(pipe.source, target.fd, pipe.held, client_gone)
+        sent = splice(pipe.source, target.fd, pipe.held, client_gone)
         if sent is None:
             yield Ready(target, WRITE, send_timeout, ClientTimedOut)
         else:
@@ -218,7 +218,7 @@ class _Arrival:
             self._low_water = count
 
 
-def _splice(source: int, target: int, count: int, gone: Callable[[OSError], ExchangeFailed]) -> int | None:
+def splice(source: int, target: int, count: int, gone: Callable[[OSError], ExchangeFailed]) -> int | None:
     """Move up to `count` bytes; None when it would block."""
     try:
         return os.splice(source, target, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)

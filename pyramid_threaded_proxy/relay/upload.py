@@ -41,11 +41,11 @@ class Upload:
         try:
             while (wait := self._advance()) is not None:
                 if isinstance(wait, Ready):
-                    wait.events = READ | WRITE
+                    self._hear_beside(wait)
                 self._note(wait)
                 self._value = yield wait
                 # Seen behind other waits too: an upstream that reads on may have refused a body without an end.
-                unheard = not isinstance(wait, Ready) or self._value[1] & READ
+                unheard = not isinstance(wait, Ready) or self._speaks(wait)
                 if unheard and (yield from answer.hear_early(self._endpoint)):
                     if answer.final is not None:
                         return False
@@ -141,6 +141,18 @@ class Upload:
             self.under_way, self.reset = False, error.reset
         return None
 
+    def _hear_beside(self, wait: Ready) -> None:
+        """Wait for the upstream's word as well as for what the sender waits for."""
+        if wait.endpoint is self._endpoint:
+            wait.events = READ | WRITE
+        else:
+            wait.other, wait.other_events = self._endpoint, READ
+
+    def _speaks(self, wait: Ready) -> bool:
+        """Whether the upstream may have said something; where the client is waited for, it has said or done so."""
+        endpoint, events = self._value
+        return endpoint is self._endpoint and (endpoint is not wait.endpoint or events & READ)
+
     def _note(self, wait: Wait) -> None:
         if isinstance(wait, Hop):
             self._away = not wait.home
@@ -168,7 +180,7 @@ class _Either(Ready):
 
     def __init__(self, up: Ready, down: Ready) -> None:
         same = down.endpoint is up.endpoint
-        first = up if same or up.timeout < down.timeout else down
+        first = up if down.events & READ or up.timeout < down.timeout else down
         if same:
             super().__init__(up.endpoint, up.events | down.events, first.timeout, first.expired)
         else:

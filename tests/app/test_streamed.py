@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.events import NewResponse
+from pyramid.tweens import INGRESS
 
-from tests.support.site import NOWHERE, route
+from tests.support.origin import MakeOrigin, echo
+from tests.support.site import NOWHERE, MakeSite, route
+from tests.support.uploads import chunks, put, put_chunked
+from tests.support.wire import get, read_answer
 
 STREAMS = {"request__buffering": "false"}
 
@@ -102,3 +107,100 @@ def test_script_names_are_learnt() -> None:
         streamed.learn(f"/{number}")
     assert len(streamed._names) == 16
     assert streamed.asks_first("PUT", "/r/x", "a")
+
+
+@pytest.mark.parametrize("who", ["hook", "tween", "subscriber"])
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "length"])
+def test_what_somebody_has_read_is_sent(origin: MakeOrigin, site: MakeSite, who: str, chunked: bool) -> None:
+    """A body that was to stream and was read after all, even behind the view, goes up from where it was received."""
+    read: list[bytes] = []
+
+    def configure(config: Configurator) -> None:
+        if who == "tween":
+            config.add_tween(f"{__name__}.reading_tween", under=INGRESS)
+        if who == "subscriber":
+            config.add_subscriber(lambda event: read.append(raw(event.request)), NewResponse)
+
+    keys = {"hooks__request": f"{__name__}.reading_hook"} if who == "hook" else {}
+    where = site(route("r", origin(echo).url, **STREAMS, **keys), configure=configure)
+    client = where.client()
+    client.send(put_chunked("/r/x") if chunked else put("/r/x", 5000))
+    client.send(chunks(bytes(5000), 1000) if chunked else bytes(5000))
+    head, _, body = read_answer(client)[2].partition(b"\r\n\r\n")
+    assert body == bytes(5000)
+    assert b"Content-Length: 5000" in head
+    assert b"Transfer-Encoding" not in head
+    client.send(get("/r/next"))
+    assert read_answer(client)[2].startswith(b"GET /next ")
+    client.close()
+
+
+def raw(request: Any) -> bytes:
+    return request.environ["wsgi.input"].read()  # type: ignore[no-any-return]
+
+
+def reading_hook(request: Any, exchange: Any) -> None:
+    assert raw(request) == (bytes(5000) if request.method == "PUT" else b"")
+
+
+def reading_tween(handler: Any, registry: Any) -> Any:
+    def tween(request: Any) -> Any:
+        response = handler(request)
+        reading_hook(request, None)
+        return response
+
+    return tween
+
+
+def test_what_was_read_is_held_to_max_body(origin: MakeOrigin, site: MakeSite) -> None:
+    """A chunked body that a hook has read, and that is too large, goes no further."""
+    keys = {"hooks__request": f"{__name__}.reading_hook", "max_body": "4000"}
+    where = site(route("r", origin(lambda wire: wire.wait_closed()).url, **STREAMS, **keys))
+    client = where.client()
+    client.send(put_chunked("/r/x") + chunks(bytes(5000), 1000))
+    assert read_answer(client)[0].startswith("HTTP/1.1 413 ")
+    client.close()
+
+
+def test_a_hook_may_send_another_body(origin: MakeOrigin, site: MakeSite) -> None:
+    """Where a hook sends something else, the client's body is left unread and the connection is closed."""
+    where = site(route("r", origin(echo).url, **STREAMS, hooks__request=f"{__name__}.replacing_hook"))
+    client = where.client()
+    client.send(put("/r/x", 5000))
+    _, fields, body = read_answer(client)
+    assert body.endswith(b"\r\n\r\nother")
+    assert fields["connection"] == "close"
+    client.close()
+
+
+def replacing_hook(request: Any, exchange: Any) -> None:
+    exchange.request.body = b"other"
+
+
+def test_pyramid_retry_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """With pyramid_retry the log says what to set; with that set it says nothing."""
+    for settings, said in (({}, True), ({"retry.attempts": "1"}, False)):
+        caplog.clear()
+        asks(route("r", NOWHERE, **STREAMS) | settings, lambda config: config.include("pyramid_retry"))
+        assert ("retry.attempts = 1" in caplog.text) is said
+
+
+def test_fetching_with_the_requests_body(origin: MakeOrigin, site: MakeSite) -> None:
+    """A view below a mount that fetches with the request's body sends all of it, received first or as it comes."""
+    upstream = origin(echo)
+
+    def configure(config: Configurator) -> None:
+        for name, keys in (("whole", {}), ("flowing", {"request_buffering": False})):
+            config.add_route(name, f"/r/{name}", header="X-Own")
+            config.add_view(
+                lambda request, keys=keys: request.proxy_fetch(upstream.url, method="POST", body=request, **keys),
+                route_name=name,
+            )
+
+    where = site(route("r", upstream.url, **STREAMS), configure=configure)
+    for name in ("whole", "flowing"):
+        client = where.client()
+        client.send(put(f"/r/{name}", 200_000, "X-Own: 1"))
+        client.send(bytes(200_000))
+        assert read_answer(client)[2].endswith(b"\r\n\r\n" + bytes(200_000))
+        client.close()

@@ -113,14 +113,14 @@ def test_other_routes_are_handed_over_whole(origin: MakeOrigin, site: MakeSite) 
         streaming(upstream.url) | route("b", upstream.url) | {"proxy.routes.b.prefix": "/r/b"}, configure=configure
     )
     for path in ("/own", "/r/own", "/r/b/x", "/r/post"):
-        client = where.client()
+        client, before = where.client(), len(upstream.requests)
         client.send(put(path, 3, method="POST") + b"ab")
         own = where.client()
         own.send(get("/own"))
         read_answer(own)
         own.close()
         assert called == ["/own"]
-        assert upstream.requests == []
+        assert len(upstream.requests) == before
         client.send(b"c")
         read_answer(client)
         called.clear()

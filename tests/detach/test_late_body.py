@@ -43,9 +43,14 @@ def reading(origin: MakeOrigin, site: MakeSite, read: Callable[[Any], Any], **op
     Only the request can tell that it is for the view: it is taken for one of the route's, and handed over by its head.
     """
 
+    def view(request: Any) -> Response:
+        answer = Response(read(request))
+        request.environ["wsgi.input"].close()  # WebOb leaves its copy to the garbage collector
+        return answer
+
     def configure(config: Configurator) -> None:
         config.add_route("own", "/r/own", header="X-Own")
-        config.add_view(lambda request: Response(read(request)), route_name="own")
+        config.add_view(view, route_name="own")
 
     return site(streaming(origin(echo).url), configure=configure, **options)
 
