@@ -232,7 +232,8 @@ class Engine:
 
     def close(self) -> None:
         """End the threads and close what is kept. For tests, and for processes that go on without the application."""
-        self.streamed = None  # nobody hands requests over by their heads for its sake any more
+        if self.streamed is not None:
+            self.streamed.close()
         self.probes.stop()
         self.scheduler.stop()
         for pool in self.upstreams.pools():

@@ -41,9 +41,13 @@ class StreamedRoutes:
         self._routes = tuple(_known_route(route, known) for route in routes)
         streamed = [one for one in known.values() if not one.settings.request_buffering]
         # No other path can be below one of them.
-        self._mounts = tuple({unquote(one.mount) for one in streamed})
-        self._start = start
+        self._mounts: tuple[str, ...] = tuple({unquote(one.mount) for one in streamed})
+        self._start: Callable[[], Loop] | None = start
         self._names: tuple[str, ...] = ("",)
+
+    def close(self) -> None:
+        """The application ends: nothing is taken for one of these any more, and no thread is started. Any thread."""
+        self._mounts, self._start = (), None
 
     def learn(self, script_name: str) -> None:
         """The application hears of requests under this SCRIPT_NAME. Any thread."""
@@ -77,8 +81,9 @@ class StreamedRoutes:
 
     def loop_for_refused(self) -> Loop | None:
         """The loop in which connections linger (`detach.Application`). Any thread."""
+        start = self._start
         try:
-            return self._start()
+            return start() if start is not None else None
         except (DescriptorsExhausted, ThreadsExhausted):
             return None
 

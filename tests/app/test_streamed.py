@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +18,17 @@ from tests.support.wire import get, read_answer
 STREAMS = {"request__buffering": "false"}
 
 
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """The applications made here are asked by no site of a later test."""
+    yield
+    while _made:
+        _made.pop().close()
+
+
+_made: list[Any] = []
+
+
 def asks(settings: dict[str, Any], configure: Any = None) -> Any:
     """What the application says of requests."""
     config = Configurator(settings=settings)
@@ -24,8 +36,8 @@ def asks(settings: dict[str, Any], configure: Any = None) -> Any:
     if configure is not None:
         configure(config)
     config.make_wsgi_app()
-    streamed = config.registry["pyramid_threaded_proxy.engine"].streamed
-    return streamed
+    _made.append(config.registry["pyramid_threaded_proxy.engine"])
+    return _made[-1].streamed
 
 
 def test_nobody_is_asked_where_nothing_streams() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from contextlib import suppress
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 
@@ -150,19 +151,21 @@ class Stack(NamedTuple):
         return "<Stack>"
 
 
-@pytest.fixture
-def stack_of_all(origin: MakeOrigin, site: MakeSite) -> Stack:
+@pytest.fixture(params=["true", "false"], ids=["buffered", "streamed"])
+def stack_of_all(origin: MakeOrigin, site: MakeSite, request: pytest.FixtureRequest) -> Stack:
+    """Of routes whose bodies are received first, and of ones whose bodies stream."""
     requests: list[Request] = []
     left: list[bytes] = []
     asked: list[str] = []
     lock = threading.Lock()
 
     def script(wire: OriginWire) -> None:
-        while (request := wire.request()) is not None:
-            with lock:
-                requests.append(request)
-            wire.answer(b"" if request.method == "HEAD" else b"ok")
-        left.append(wire.buffer)
+        with suppress(AssertionError):  # a body that streams and is faulty never ends here
+            while (sent := wire.request()) is not None:
+                with lock:
+                    requests.append(sent)
+                wire.answer(b"" if sent.method == "HEAD" else b"ok")
+            left.append(wire.buffer)
 
     def found(event: ContextFound) -> None:
         asked.append(event.request.path_qs.removeprefix("/r") or "/")
@@ -173,7 +176,8 @@ def stack_of_all(origin: MakeOrigin, site: MakeSite) -> Stack:
         config.add_view(lambda request: Response("own"), route_name="own")
 
     made = site(
-        route("r", origin(script).url, upgrade="websocket") | {"proxy.own_cookies": "session auth_tkt"},
+        route("r", origin(script).url, upgrade="websocket", request__buffering=request.param)
+        | {"proxy.own_cookies": "session auth_tkt"},
         configure=configure,
     )
     return Stack(made, requests, left, asked)
