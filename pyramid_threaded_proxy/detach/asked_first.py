@@ -89,3 +89,12 @@ def _host(request: Any) -> str | None:
     if request.adj.trusted_proxy and ("X_FORWARDED_HOST" in headers or "FORWARDED" in headers):
         return None
     return str(headers.get("HOST", ""))
+
+
+def is_full(channel: Any) -> bool:
+    """Main thread. Whether what the client sends is to stay where it is: it is no request, or is one too many."""
+    count = len(channel.requests)
+    if count > channel.adj.channel_request_lookahead:
+        return True
+    # Another thread may take a request out meanwhile.
+    return count > 0 and any(request.unread is not None for request in channel.requests[-1:])

@@ -19,9 +19,10 @@ from typing import IO, Any
 
 from waitress.channel import HTTPChannel
 
-from pyramid_threaded_proxy.detach.asked_first import Unread
+from pyramid_threaded_proxy.detach.asked_first import Unread, is_full
 from pyramid_threaded_proxy.detach.closing import linger
 from pyramid_threaded_proxy.detach.epilogue import pop_request, run_epilogue
+from pyramid_threaded_proxy.detach.late_body import is_empty
 from pyramid_threaded_proxy.detach.server import WaitressLoop
 from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
@@ -57,6 +58,7 @@ class DetachableChannel(HTTPChannel):
     unwatched = True  # main thread: waitress's loop does not hear of the client's next bytes unless it is woken
     asked_out = False  # under outbuf_lock: it is, or will be, out of waitress's tables
     hung_up = False  # under outbuf_lock: waitress wanted to close the connection while it was detached
+    read_elsewhere = False  # other threads have read bodies from the socket: what it was heard of may be gone
     asked: Parser | None = None  # a request whose head was handed over, until another one is run
     ended = False  # its end has been said, or is to be a reset: it does not linger
     claim: Callable[[], None] | None = None  # under outbuf_lock: set while idle and detached; gets it back
@@ -105,7 +107,7 @@ class DetachableChannel(HTTPChannel):
         self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
         if self.will_close or self.close_when_flushed or self.total_outbufs_len:
             return False
-        if not _is_full(self):
+        if not is_full(self):
             self.unread = False
         elif self.unread:
             return False
@@ -128,15 +130,17 @@ class DetachableChannel(HTTPChannel):
         return int(HTTPChannel.send(self, data, do_close))
 
     def handle_read(self) -> None:
-        if _is_full(self):
+        if is_full(self):
             self.unread = True
-        elif not self.unasked:
+        elif not self.unasked and not (self.read_elsewhere and is_empty(self.socket)):
             HTTPChannel.handle_read(self)
 
     def service(self) -> None:
         """Run one request in a worker thread."""
         request = self.requests[0]
-        self.asked = request if request.unread is not None else None
+        self.asked = None
+        if request.unread is not None:
+            self.asked, self.read_elsewhere = request, True
         try:
             HTTPChannel.service(self)
         except Detach as detach:
@@ -187,15 +191,6 @@ class DetachableChannel(HTTPChannel):
                 HTTPChannel.close(self)
             else:
                 self.close()
-
-
-def _is_full(channel: DetachableChannel) -> bool:
-    """Main thread. Whether what the client sends is to stay where it is: it is no request, or is one too many."""
-    count = len(channel.requests)
-    if count > channel.adj.channel_request_lookahead:
-        return True
-    # Another thread may take a request out meanwhile.
-    return count > 0 and any(request.unread is not None for request in channel.requests[-1:])
 
 
 _FLAGS = ("unasked", "spoiled", "unread", "unwatched", "asked_out", "hung_up", "loop_ended")

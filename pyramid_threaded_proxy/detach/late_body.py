@@ -140,3 +140,14 @@ def _next(channel: Any, sock: socket.socket) -> bytes:
 def _wait(channel: Any, sock: socket.socket, events: int) -> None:
     if not wait_for({sock.fileno(): events}, channel.adj.channel_timeout)[1]:
         raise BodyFault(RequestTimeout("nothing came of the request's body"))
+
+
+def is_empty(sock: socket.socket) -> bool:
+    """Whether there is nothing to read, not even an end: waitress would take that for a broken connection."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

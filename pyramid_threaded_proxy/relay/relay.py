@@ -23,6 +23,7 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamGone,
     ValueRefused,
 )
+from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.hooks import run_answering_hook
 from pyramid_threaded_proxy.http.framing import CLOSE, NO_BODY, Framing, answer_framing, keeps_alive
 from pyramid_threaded_proxy.http.head import ResponseHead, render_head

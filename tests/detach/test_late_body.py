@@ -172,3 +172,20 @@ def test_a_form_with_a_token(origin: MakeOrigin, site: MakeSite) -> None:
     assert received(answer).body == form
     assert where.get("/r/x", fields, "POST", b"csrf_token=guess&file=" + b"x" * 9000).status == 400
     assert len(upstream.wires) == 1
+
+
+def test_what_the_main_thread_heard_of_is_gone(origin: MakeOrigin, site: MakeSite) -> None:
+    """Between hearing of bytes and reading them waitress's main thread may find them read by the worker, and the
+    request over: the connection is not taken for broken."""
+    where = reading(origin, site, lambda request: request.body)
+    client = where.client()
+    for _ in range(2):
+        client.send(put("/r/own", 3, "X-Own: 1", "Expect: 100-continue"))
+        assert client.exactly(len(CONTINUE)) == CONTINUE
+        client.send(b"abc")
+        assert read_answer(client)[2] == b"abc"
+        wait_until(lambda: not where.channels[0].requests, "the end of the request")
+        where.on_main_thread(where.channels[0].handle_read)
+    client.half_close()
+    assert client.rest() == b""
+    client.close()
