@@ -154,7 +154,7 @@ def _routes(mapper: Any, engine: Engine) -> Iterator[dict[str, Any]]:
         }
 
 
-_HOOKS = ("request", "response", "headers", "complete", "error")
+_HOOKS = ("request", "response", "headers", "body", "complete", "error")
 
 
 def _limits(route: Route) -> str:

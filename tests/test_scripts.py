@@ -23,6 +23,7 @@ from pyramid.session import SignedCookieSessionFactory
 
 from pyramid_threaded_proxy import scripts
 from pyramid_threaded_proxy.app.explain import environ_of, masked
+from pyramid_threaded_proxy.hooks import NAMES
 from tests.support.certificates import Authority
 from tests.support.origin import MakeOrigin, Origin, echo
 
@@ -157,7 +158,8 @@ def explained(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
 
 def test_the_routes_are_listed_in_matching_order(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A table for people, JSON for programs."""
-    site = ini(max_exchanges="5", max_exchanges_per_user="2", hooks__request=f"{__name__}.hook")
+    hooks = {f"hooks__{name}": f"{__name__}.hook" for name in NAMES}
+    site = ini(max_exchanges="5", max_exchanges_per_user="2", **hooks)
     extra = "\nproxy.routes.deep.prefix = /reports/deep\nproxy.routes.deep.upstream = http://b\n"
     Path(site).write_text(Path(site).read_text() + extra + "proxy.routes.deep.public = true\n")
     status, out, err = run(capsys, site)
@@ -165,7 +167,7 @@ def test_the_routes_are_listed_in_matching_order(ini: Any, capsys: pytest.Captur
     assert [line.split() for line in out.splitlines()] == [
         ["name", "mount", "upstream", "permission", "limits", "hooks"],
         ["deep", "/reports/deep", "http://b", "(public)", "-", "-"],
-        ["reports", "/reports", "http://127.0.0.1:9", "view", "5", "2/user", "request"],
+        ["reports", "/reports", "http://127.0.0.1:9", "view", "5", "2/user", *NAMES],
     ]
     rows = json.loads(run(capsys, site, "--format", "json")[1])
     assert [row["name"] for row in rows] == ["deep", "reports"]
