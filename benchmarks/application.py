@@ -10,6 +10,8 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.declared import ENGINE
+
 USER = "alice"
 _BODY = b"x" * 1024
 
@@ -55,6 +57,11 @@ def looked_at(exchange: Any, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """A body filter that looks at each byte and changes none."""
     for chunk in chunks:
         yield chunk.replace(b"never there", b"")
+
+
+def counted(config: Any) -> None:
+    """For ``pyramid.includes``, behind the add-on: exchanges are counted, as with `status.prefix` or a collector."""
+    config.registry[ENGINE].count()
 
 
 def main(global_config: dict[str, str], **settings: str) -> Any:

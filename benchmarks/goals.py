@@ -69,6 +69,9 @@ def _small() -> list[Goal]:
                              against_data=f"{ceiling}.{place}"))  # fmt: skip
         rows.append(Goal(scenario, f"{TWO}: access log on, against off", f"{data}.two", 0.9, 1.0,
                          against="proxy", subject="logged"))  # fmt: skip
+    for place, label in (("two", TWO), ("one", ONE)):
+        rows.append(Goal("1 KiB answers, counting on against off", label, f"small16.{place}", 0.97, 1.0,
+                         against="proxy", subject="counted"))  # fmt: skip
     return rows
 
 

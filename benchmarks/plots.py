@@ -11,7 +11,7 @@ from benchmarks.figures import evaluate_all
 from benchmarks.report import Document, number
 from benchmarks.servers import TITLES
 
-_COLORS = {"proxy": "#1b6ca8", "logged": "#7fb3d5", "holding": "#4a90c2",
+_COLORS = {"proxy": "#1b6ca8", "logged": "#7fb3d5", "counted": "#5d9cc9", "holding": "#4a90c2",
            "bare": "#8a8a8a", "haproxy": "#c0504d", "haproxy-mt": "#e39c99",
            "nginx": "#4f8f4f", "revproxy": "#b58900"}  # fmt: skip
 #: Pixels: the room for bars, for what is written behind them, a bar's height with its gap, and between groups.

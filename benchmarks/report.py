@@ -33,7 +33,7 @@ def _share(value: float | None) -> str:
 def _others(row: Row, samples: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Servers that were measured beside the two that are compared."""
     measured = samples.get(row.goal.data, {}) if row.goal.subject == "proxy" else {}
-    shown = {row.goal.subject, row.peer, "proxy", "logged"}
+    shown = {row.goal.subject, row.peer, "proxy", "logged", "counted"}
     return ", ".join(f"{name} {number(statistics.median(measured[name]))}" for name in measured if name not in shown)
 
 

@@ -25,6 +25,7 @@ FILES = {"1k": 1024, "1m": MIB, "32m": 32 * MIB, "64m": 64 * MIB, "256m": 256 * 
 TITLES = {
     "proxy": "pyramid_threaded_proxy",
     "logged": "pyramid_threaded_proxy, access log on",
+    "counted": "pyramid_threaded_proxy, counting on",
     "holding": "pyramid_threaded_proxy, 3,000 exchanges held",
     "bare": "the application without it",
     "haproxy": "HAProxy, splice, one thread",
@@ -36,6 +37,7 @@ TITLES = {
 ADDONS = {
     "proxy": "pyramid_threaded_proxy",
     "logged": "pyramid_threaded_proxy",
+    "counted": "pyramid_threaded_proxy benchmarks.application.counted",
     "holding": "pyramid_threaded_proxy",
     "bare": "",
     **{name: f"pyramid_threaded_proxy benchmarks.variants.{name}" for name in variants.VARIANTS},

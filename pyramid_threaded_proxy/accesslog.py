@@ -27,6 +27,9 @@ access_log = logging.getLogger("pyramid_threaded_proxy.access")
 #: Seconds between two looks whether the log's file was moved away: each lets go of the interpreter's lock.
 LOOK_EVERY = 1.0
 
+#: The word for an exchange that nothing broke.
+WHOLE = "whole"
+
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -39,7 +42,7 @@ def how_it_ended(exchange: Exchange) -> str:
     """One word: ``whole``, or what broke it."""
     error = exchange.error
     if error is None:
-        return "whole"
+        return WHOLE
     return error.ended if isinstance(error, ExchangeFailed) else "failed"
 
 

@@ -19,7 +19,7 @@ from tests.support.names import NameServer
 from tests.support.origin import Gate, MakeOrigin, MakeTls, Origin
 from tests.support.pairs import MakePair, Pair
 from tests.support.programs import program_path
-from tests.support.site import MakeSite, Site
+from tests.support.site import MODES, MakeSite, Site
 from tests.support.waiting import PATIENCE
 
 
@@ -126,6 +126,12 @@ def names(monkeypatch: pytest.MonkeyPatch) -> NameServer:
     made = NameServer()
     monkeypatch.setattr(socket, "getaddrinfo", made)
     return made
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options of a site for each way that its answers may go; `DETACHED`, set indirectly, are the first two."""
+    return MODES[request.param]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def run(bench: Bench) -> None:
         names = ["proxy", "logged", "bare"]
         # gthread has 16 threads here, one for each connection.
         if kind == "small16":
-            names.append("revproxy")
+            names += ["counted", "revproxy"]
         with bench.running(*names) as running:
             for name, service, alone in bench.rounds(running):
                 path = "/own" if name == "bare" else "/files/1k"

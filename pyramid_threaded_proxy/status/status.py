@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from pyramid_threaded_proxy.accesslog import how_it_ended, shown_status
+from pyramid_threaded_proxy.accesslog import WHOLE, how_it_ended, shown_status
 from pyramid_threaded_proxy.exchange import Exchange
-from pyramid_threaded_proxy.status.counts import BOUNDS, FIRST_BYTE, Cell, Counts, Ended
+from pyramid_threaded_proxy.status.counts import Counts, Ended
 from pyramid_threaded_proxy.status.history import History
 from pyramid_threaded_proxy.upstream.balance import Upstream
 
@@ -107,9 +106,12 @@ class Status:
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over. The thread that ran it."""
-        stats, error = exchange.stats, exchange.error
+        stats, error, answer = exchange.stats, exchange.error, exchange.response
         started = stats.started
-        code, word = shown_status(exchange), how_it_ended(exchange)
+        if error is None and answer is not None:  # as nearly all of them
+            code, word = answer.status, WHOLE
+        else:
+            code, word = shown_status(exchange), how_it_ended(exchange)
         connected, first_byte, finished = stats.connected, stats.first_byte, stats.finished
         self._ended.append(
             (
@@ -167,16 +169,9 @@ class Status:
         return moving
 
     def _count_ended(self) -> None:
-        """The history learns of all of them at once: for each it would take longer than the rest."""
-        cells: dict[Cell, int] = {}
-        waits = [0] * (len(BOUNDS) + 1)
-        while self._ended:
-            one = self._ended.popleft()
-            cell = self.counts.add(one)
-            cells[cell] = cells.get(cell, 0) + 1
-            first_byte = one[FIRST_BYTE]
-            if first_byte is not None:
-                waits[bisect_left(BOUNDS, first_byte)] += 1
+        """All that have ended up to now; those that end meanwhile are the next count's."""
+        ended = self._ended
+        cells, waits = self.counts.add([ended.popleft() for _ in range(len(ended))])
         if cells:
             self.history.add(cells, waits)
 

@@ -27,6 +27,12 @@ class Root:
         self.__acl__ = [(Allow, "alice", "use"), (Allow, "root", ["use", "admin"])]
 
 
+@pytest.fixture
+def site(site: MakeSite, mode: dict[str, Any]) -> MakeSite:
+    """Sites of one mode."""
+    return lambda *arguments, **options: site(*arguments, **mode, **options)
+
+
 def store(site: MakeSite, url: str, base: str = "", **more: str) -> Site:
     """An object store below /s3, with a bucket of its own permission and one that is elsewhere."""
     made = {

@@ -159,14 +159,15 @@ def test_a_client_that_still_reads_has_more_time(
     client.close()
 
 
-def test_a_broken_answer_is_still_reset(origin: MakeOrigin, site: MakeSite) -> None:
+@pytest.mark.parametrize("poll", [True, False], ids=["poll", "select"])
+def test_a_broken_answer_is_still_reset(origin: MakeOrigin, site: MakeSite, poll: bool) -> None:
     """An answer that is not whole must not look as if it were: no end is said behind it."""
 
     def script(wire: OriginWire) -> None:
         wire.request()
         wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
 
-    where = site(route("r", origin(script).url))
+    where = site(route("r", origin(script).url), asyncore_use_poll=poll)
     client = where.client()
     client.send(b"GET /r/x HTTP/1.0\r\n\r\n")
     with pytest.raises(ConnectionResetError):

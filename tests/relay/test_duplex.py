@@ -18,7 +18,7 @@ from tests.support.bodies import content
 from tests.support.certificates import Authority
 from tests.support.origin import MakeOrigin, Origin, echo, in_turn
 from tests.support.servers import ENGINE, SERVERS
-from tests.support.site import MakeSite, Site, route
+from tests.support.site import DETACHED, MakeSite, Site, route
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, Wire
 
@@ -108,12 +108,14 @@ def test_what_goes_up_comes_down(origin: MakeOrigin, site: MakeSite, source: str
     assert upstream.accepted == (2 if framing == "close" else 1)
 
 
-def test_over_tls(site: MakeSite, stack: ExitStack, tmp_path: Path, need_program: Callable[[str], str]) -> None:
+def test_over_tls(
+    site: MakeSite, stack: ExitStack, tmp_path: Path, need_program: Callable[[str], str], mode: dict[str, Any]
+) -> None:
     """The same over TLS, where no kernel moves anything."""
     authority = Authority(tmp_path, need_program("openssl"))
     echoing = Echo("chunked")
     upstream = stack.enter_context(Origin(echoing, wrap=authority.server()))
-    where = site(route("r", upstream.url, tls__ca_file=authority.ca_file))
+    where = site(route("r", upstream.url, tls__ca_file=authority.ca_file), **mode)
     answer = where.get("/r/x", method="POST", body=BODY)
     assert (answer.status, answer.body == BODY, echoing.received) == (200, True, SIZE)
 
@@ -195,11 +197,12 @@ def test_a_whole_answer_does_not_end_the_upload(origin: MakeOrigin, site: MakeSi
     assert upstream.accepted == 1
 
 
+@pytest.mark.parametrize("mode", DETACHED, indirect=True)
 @pytest.mark.parametrize("status", ["200 OK", "413 Too Large"])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize("how", ["closes", "resets later"])
 def test_an_upstream_that_ends_the_upload(
-    origin: MakeOrigin, site: MakeSite, status: str, framing: str, how: str
+    origin: MakeOrigin, site: MakeSite, status: str, framing: str, how: str, mode: dict[str, Any]
 ) -> None:
     """Its answer counts, and the connection is not used again."""
     fields = {"length": "Content-Length: 300000", "chunked": "Transfer-Encoding: chunked", "close": "X: y"}[framing]
@@ -215,7 +218,7 @@ def test_an_upstream_that_ends_the_upload(
         assert sent.wait(10)  # what is not read then is answered by a reset
 
     upstream = origin(in_turn(script, echo))
-    where = site(route("r", upstream.url))
+    where = site(route("r", upstream.url), **mode)
     client = where.client()
     client.send(b"POST /r/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % SIZE + BODY)
     first, _ = client.head()

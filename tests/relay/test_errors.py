@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -325,10 +326,10 @@ def test_an_interim_answer_restarts_the_read_timeout_only(origin: MakeOrigin, si
     ],
 )
 def test_errors_come_in_a_form_that_the_client_accepts(
-    origin: MakeOrigin, site: MakeSite, accept: str, kind: str, sign: bytes
+    origin: MakeOrigin, site: MakeSite, accept: str, kind: str, sign: bytes, mode: dict[str, Any]
 ) -> None:
     """The relay's own errors are HTML, JSON or text, by quality and order in Accept; JSON holds no markup."""
-    answer = site(route("r", origin(answering(b"x")).url)).get("/r/", {"Accept": accept})
+    answer = site(route("r", origin(answering(b"x")).url), **mode).get("/r/", {"Accept": accept})
     assert ((answer.one("Content-Type") or "").partition(";")[0], sign in answer.body) == (kind, True)
     if kind == "application/json":
         said = json.loads(answer.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from typing import Any
 
 import pytest
 
@@ -93,8 +94,7 @@ def body_of(client: Wire, fields: dict[str, str]) -> bytes:
 
 
 @pytest.mark.parametrize("length", [70_000, 3 << 20])
-@pytest.mark.parametrize("poll", [True, False], ids=["poll", "select"])
-def test_behind_a_body_that_the_kernel_moves(origin: MakeOrigin, site: MakeSite, length: int, poll: bool) -> None:
+def test_behind_a_large_body(origin: MakeOrigin, site: MakeSite, length: int, mode: dict[str, Any]) -> None:
     """A splice takes what belongs to the body; what is behind it ends the connection."""
     content = bytes(length)
 
@@ -104,7 +104,7 @@ def test_behind_a_body_that_the_kernel_moves(origin: MakeOrigin, site: MakeSite,
         wire.wait_closed()
 
     upstream = origin(in_turn(script, echo))
-    client = site(route("r", upstream.url), asyncore_use_poll=poll).client()
+    client = site(route("r", upstream.url), **mode).client()
     client.send(get("/r/x"))
     assert len(read_answer(client)[2]) == length
     client.send(get("/r/y"))
@@ -120,7 +120,7 @@ def test_behind_a_body_that_the_kernel_moves(origin: MakeOrigin, site: MakeSite,
     ],
 )  # fmt: skip
 def test_bytes_that_come_with_the_next_request(
-    origin: MakeOrigin, site: MakeSite, late: bytes, method: str, status: int
+    origin: MakeOrigin, site: MakeSite, late: bytes, method: str, status: int, mode: dict[str, Any]
 ) -> None:
     """Sent when the connection was asked again they are dropped, or what may be sent again goes to a fresh one."""
 
@@ -132,7 +132,7 @@ def test_bytes_that_come_with_the_next_request(
             wire.wait_closed()
 
     upstream = origin(in_turn(script, echo))
-    where = site(route("r", upstream.url, retries="1"))
+    where = site(route("r", upstream.url, retries="1"), **mode)
     client = where.client()
     client.send(get("/r/x"))
     assert body(client) == b"ok"
@@ -146,7 +146,7 @@ def test_bytes_that_come_with_the_next_request(
     client.close()
 
 
-def test_a_body_on_head_is_no_answer(origin: MakeOrigin, site: MakeSite) -> None:
+def test_a_body_on_head_is_no_answer(origin: MakeOrigin, site: MakeSite, mode: dict[str, Any]) -> None:
     """Once an upstream has sent a body on HEAD, a connection with such an answer is not kept: the next may be late."""
 
     def script(wire: OriginWire) -> None:
@@ -160,7 +160,7 @@ def test_a_body_on_head_is_no_answer(origin: MakeOrigin, site: MakeSite) -> None
         wire.wait_closed()
 
     upstream = origin(in_turn(script, silent, echo))
-    where = site(route("r", upstream.url))
+    where = site(route("r", upstream.url), **mode)
     for _ in range(2):
         assert where.get("/r/", method="HEAD").status == 200
     assert where.get("/r/x").body.startswith(b"GET /x ")

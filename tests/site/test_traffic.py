@@ -1,4 +1,8 @@
-"""What real backends and clients send, byte by byte: public URLs, second targets, cookies, chains and overrides."""
+"""What real backends and clients send, byte by byte: public URLs, second targets, cookies, chains and overrides.
+
+Each test runs under both of waitress's loops, and streamed, unless it is about the connection's own peer or bytes,
+which only a detached exchange knows.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pyramid.authorization import Allow
 from pyramid.config import Configurator
 
 from tests.support.origin import MakeOrigin, Script, answering, echo
-from tests.support.site import MakeSite, Policy, Site, route, with_policy
+from tests.support.site import DETACHED, MakeSite, Policy, Site, route, with_policy
 from tests.support.wire import Answer, received
 
 TRUSTING = {"trusted_proxy": "*", "trusted_proxy_headers": "x-forwarded-proto x-forwarded-host x-forwarded-for"}
@@ -20,34 +24,33 @@ def saying(*fields: str) -> Script:
     return answering("\r\n".join(["HTTP/1.1 302 Found", *fields, "Content-Length: 0", "", ""]).encode("latin-1"))
 
 
+@pytest.fixture
+def site(site: MakeSite, mode: dict[str, Any]) -> MakeSite:
+    """Sites of one mode."""
+    return lambda *arguments, **options: site(*arguments, **{**mode, **options})
+
+
+#: For tests of what only a detached exchange knows.
+detached = pytest.mark.parametrize("mode", DETACHED, indirect=True)
+
+
 # Public URLs
 
 
-@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("name", ["Location", "Content-Location"])
 @pytest.mark.parametrize(
     ("said", "seen"), [("/tool/login", "/tool/login"), ("/login", "/tool/login"), ("/toolbox", "/tool/toolbox")]
 )
 def test_a_prefix_that_the_upstream_believes(
-    name: str, said: str, seen: str, streamed: bool, origin: MakeOrigin, site: MakeSite
+    name: str, said: str, seen: str, origin: MakeOrigin, site: MakeSite
 ) -> None:
     """The upstream is told X-Forwarded-Prefix and answers with it: what is below the mount is left alone."""
     upstream = origin(saying(f"{name}: {said}", f"Refresh: 1; url={said}", f"Set-Cookie: a=1; Path={said}"))
-    made = site(route("tool", upstream.url), wrap=undetachable if streamed else None)
+    made = site(route("tool", upstream.url))
     answer = made.get("/tool/x")
     assert answer.one(name) == seen
     assert answer.one("Refresh") == f"1; url={seen}"
     assert answer.one("Set-Cookie") == f"a=1; Path={seen}"
-
-
-def undetachable(application: Any) -> Any:
-    """Hides the connection, as other servers do: exchanges are streamed."""
-
-    def inner(environ: dict[str, Any], start_response: Any) -> Any:
-        del environ["waitress.client_disconnected"]
-        return application(environ, start_response)
-
-    return inner
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,7 @@ def test_a_prefix_that_was_not_sent(keys: dict[str, str], origin: MakeOrigin, si
     assert site(route("tool", upstream.url, **keys)).get("/tool/x").one("Location") == "/tool/tool/login"
 
 
+@detached
 def test_the_scheme_that_the_upstream_was_told(origin: MakeOrigin, site: MakeSite) -> None:
     """A trusted front says https; the upstream's own authority under https is the upstream."""
     upstream = origin(lambda wire: saying(f"Location: https://{upstream.authority}/v1/items/")(wire))
@@ -70,9 +74,10 @@ def test_the_scheme_that_the_upstream_was_told(origin: MakeOrigin, site: MakeSit
 @pytest.mark.parametrize("keys", [{"preserve_host": "true", "forwarded": "none"}, {}])
 def test_the_host_that_the_upstream_was_told(keys: dict[str, str], origin: MakeOrigin, site: MakeSite) -> None:
     """By Host or by X-Forwarded-Host: a redirect to the public origin is mapped as one to its own is."""
-    upstream = origin(saying("Location: http://site.example/dir/"))
+    upstream = origin(saying("Location: http://site.example/dir/", "Refresh: 0; url=http://site.example/dir/"))
     answer = site(route("httpdp", upstream.url, **keys)).get("/httpdp/dir", {"Host": "site.example"})
     assert answer.one("Location") == "http://site.example/httpdp/dir/"
+    assert answer.one("Refresh") == "0; url=http://site.example/httpdp/dir/"
 
 
 def test_rules_of_the_site(origin: MakeOrigin, site: MakeSite) -> None:
@@ -288,6 +293,7 @@ def test_a_destination_where_a_view_forwards(origin: MakeOrigin, site: MakeSite)
 # Cookies
 
 
+@detached
 @pytest.mark.parametrize("own", ["", "Cookie: session=S\r\n"])
 def test_several_cookie_fields(own: str, origin: MakeOrigin, site: MakeSite) -> None:
     """They are joined as cookies are, by semicolons; waitress joins them by commas (RFC 6265 4.2.1)."""
@@ -325,6 +331,7 @@ def test_a_dropped_cookie_is_said_once(origin: MakeOrigin, site: MakeSite, caplo
 # Chains, Via, overrides
 
 
+@detached
 def test_chains_go_on_across_formats(origin: MakeOrigin, site: MakeSite) -> None:
     """What a trusted front tells in one format goes on in the one that the route sends."""
     up = origin(echo).url
@@ -360,6 +367,7 @@ def test_fields_that_name_another_request(origin: MakeOrigin, site: MakeSite) ->
     assert [received(made.get("/pass/", sent)).one(name) for name in OVERRIDES] == ["/admin"] * 5
 
 
+@detached
 def test_fields_that_name_another_client(origin: MakeOrigin, site: MakeSite) -> None:
     """They are a front server's to set: of others they are dropped, and so is what an override sets itself."""
     up = origin(echo).url

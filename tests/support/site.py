@@ -107,6 +107,26 @@ class Site(Closing):
         self.server.task_dispatcher.shutdown()
 
 
+def undetachable(application: Any) -> Any:
+    """Hides the connection, as other servers do: exchanges are streamed."""
+
+    def inner(environ: dict[str, Any], start_response: Any) -> Any:
+        del environ["waitress.client_disconnected"]
+        return application(environ, start_response)
+
+    return inner
+
+
+#: Options of `Site` for the ways of an answer: detached under both of waitress's loops, and streamed by its thread.
+MODES: dict[str, dict[str, Any]] = {
+    "poll": {"asyncore_use_poll": True},
+    "select": {"asyncore_use_poll": False},
+    "streamed": {"wrap": undetachable},
+}
+#: Those of them in which the connection is the package's own.
+DETACHED = ["poll", "select"]
+
+
 #: What the fixture `site` is.
 MakeSite = Callable[..., Site]
 
