@@ -190,6 +190,27 @@ def test_a_user_is_who_the_applications_own_cookie_says(
     assert explained(capsys, site, "--explain", "/reports/1")["outcome"] == "403"
 
 
+def test_an_explanation_opens_nothing(
+    ini: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No name is looked up and no socket is made, whatever becomes of the request."""
+    monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a socket was made"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a name was looked up"))
+    site = ini("http://backend.internal:9000", health__path="/well")
+    assert explained(capsys, site, "--explain", "/reports/1", "--as", "ann")["outcome"] == "pass"
+    assert explained(capsys, site, "--explain", "/reports/1", "--as", "bob")["outcome"] == "403"
+
+
+def test_what_else_decides_is_told(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The context, CSRF, limits, and the address that a request comes from."""
+    site = ini(require_csrf="true", max_exchanges="5", max_exchanges_per_user="2")
+    found = explained(capsys, site, "--explain", "/reports/1", "-X", "POST", "--as", "ann")
+    assert (found["outcome"], found["csrf"], found["context"]) == ("400", "checked", f"{__name__}.Root")
+    assert ("5" in found["limits"], "2" in found["limits"]) == (True, True)
+    found = explained(capsys, site, "--explain", "/reports/1", "--as", "ann", "--from", "203.0.113.7")
+    assert "X-Forwarded-For: 203.0.113.7" in found["head"]
+
+
 def test_a_policy_that_can_not_remember_is_said(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """The message says what to do, and that works."""
     site = ini(policy="HeaderPolicy")

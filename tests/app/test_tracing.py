@@ -17,6 +17,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from pyramid_retry import RetryableException
 
+from pyramid_threaded_proxy.app import tracing
 from tests.support.origin import MakeOrigin, answering, echo
 from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
@@ -164,3 +165,14 @@ def test_without_a_span_nothing_is_added(origin: MakeOrigin, site: MakeSite, spa
     request = received(site(route("r", origin(echo).url)).get("/r/", {"traceparent": FRONT}))
     assert request.one("traceparent") == FRONT
     assert spans.get_finished_spans() == ()
+
+
+def test_without_the_package_nothing_is_done(
+    origin: MakeOrigin, site: MakeSite, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `opentelemetry-api` is not installed the exchange goes its way, with the client's own context."""
+    monkeypatch.setattr(tracing, "trace", None)
+    here = site(route("r", origin(echo).url), configure=instrumented)
+    assert received(here.get("/r/", {"traceparent": FRONT})).one("traceparent") == FRONT
+    wait_until(lambda: spans.get_finished_spans())
+    assert [span.kind for span in spans.get_finished_spans()] == [SpanKind.SERVER]

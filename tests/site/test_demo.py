@@ -291,7 +291,8 @@ def test_the_upstream_names_a_taken_port() -> None:
 def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
     """The button's 200 requests are shown as held while the clock goes on and the events come."""
     with running(tmp_path) as demo:
-        browser.open(f"http://127.0.0.1:{demo.port}/", demo.login("alice", "alice")[1])
+        cookie = demo.login("alice", "alice")[1]
+        browser.open(f"http://127.0.0.1:{demo.port}/", cookie)
         eventually(lambda: browser.text("#open:enabled") == "Open 200 slow requests")
         assert browser.text("#logout strong") == "alice"
         browser.click("#open")
@@ -302,6 +303,15 @@ def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
         assert browser.text("#threads") == "4"
         event = browser.text("#events li")
         eventually(lambda: browser.text("#events li") not in ("", event))
+        # All of them stand on the status page too, beside the page's own events.
+        browser.open(f"http://127.0.0.1:{demo.port}/status", cookie)
+        eventually(lambda: browser.text("#live") == "live")
+        assert int(browser.text("#tile-in-flight")) >= 200
+        assert browser.text("#exchanges tbody td") == "alice"
+        slow = (
+            "[...document.querySelectorAll('#exchanges tbody tr')].filter(row => /slow/.test(row.textContent)).length"
+        )
+        assert browser.call("Runtime.evaluate", expression=slow)["result"]["value"] == 200
 
 
 #: The places and sizes of all cards of the page, and of what stands in a line with what changes.
@@ -321,7 +331,8 @@ def value(browser: Browser, expression: str) -> Any:
 def test_what_changes_on_the_page_moves_nothing(browser: Browser, tmp_path: Path) -> None:
     """One answer is one answer; whatever the clock says, how it went, and what the stream brings, the cards stay."""
     with running(tmp_path) as demo:
-        browser.open(f"http://127.0.0.1:{demo.port}/", demo.login("alice", "alice")[1])
+        cookie = demo.login("alice", "alice")[1]
+        browser.open(f"http://127.0.0.1:{demo.port}/", cookie)
         eventually(lambda: browser.text("#open:enabled"))
         eventually(lambda: browser.text("#events li"))
 

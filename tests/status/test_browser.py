@@ -110,6 +110,30 @@ def test_the_page_moves_under_load(browser: Watching, here: Site) -> None:
     }  # fmt: skip
 
 
+def test_the_console_would_say_of_the_policy(browser: Watching, here: Site) -> None:
+    """What the page's policy forbids is refused by the browser and said there, so silence elsewhere means something."""
+    browser.visit(here, "watcher")
+    eventually(lambda: browser.text("#live") == "live")
+    assert browser.console == []
+    browser.value("document.body.append(Object.assign(document.createElement('img'), {src: '/own.png'}))")
+    eventually(lambda: browser.value("1") and any("Content Security Policy" in line for line in browser.console))
+
+
+def test_a_hidden_page_asks_nothing(browser: Watching, here: Site) -> None:
+    """While nobody sees it no request is made, and at once when somebody does again."""
+    browser.visit(here, "watcher")
+    eventually(lambda: browser.text("#live") == "live")
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    tell = "document.dispatchEvent(new Event('visibilitychange'))"
+    browser.value(hide % "true" + tell)
+    before = len(browser.asked)
+    # Two and a half seconds, because a page that is seen asks every two.
+    browser.call("Runtime.evaluate", expression="new Promise(go => setTimeout(go, 2500))", awaitPromise=True)
+    assert len(browser.asked) == before
+    browser.value(hide % "false" + tell)
+    eventually(lambda: browser.value("1") and len(browser.asked) > before)
+
+
 def test_an_attackers_texts_are_texts(browser: Watching, here: Site) -> None:
     """User agent, user's name, path and an upstream's error reach the page as what they are."""
     client = here.client()

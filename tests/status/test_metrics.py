@@ -120,6 +120,39 @@ def test_what_happened_is_what_is_counted(busy: Site) -> None:
     assert value(text, "proxy_authorize_seconds_count", route="good") == 1
 
 
+def test_each_refusal_counts_with_its_reason(origin: MakeOrigin, site: MakeSite) -> None:
+    """A limit, a user's limit, a body, a method, a target and a foreign origin, each once."""
+    upstream = origin(echo).url
+    settings = (
+        STATUS
+        | route("r", upstream, methods="GET POST", max_body="10", upgrade="websocket")
+        | route("full", upstream, max_exchanges="1")
+        | route("own", upstream, max_exchanges_per_user="1")
+    )
+    here = site(settings, configure=watched)
+    ann = {"X-User": "ann"}
+    slots = [here.engine.admission.admit("full")]
+    limits = here.engine.routes["own"].rules.answer.limits
+    slots.append(here.engine.admission.admit("own", "ann", limits))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Origin": "http://evil.example"}
+    statuses = [
+        here.get("/full/", ann).status,
+        here.get("/own/", ann).status,
+        here.get("/r/", ann, "POST", b"x" * 11).status,
+        here.get("/r/", ann, "PUT").status,
+        here.get("/r/%00", ann).status,
+        here.get("/r/", ann | upgrade).status,
+    ]
+    for slot in slots:
+        slot.release()
+    assert statuses == [503, 429, 413, 405, 400, 403]
+    text = scrape(here)
+    reasons = {"limit": "full", "user_limit": "own", "body": "r", "method": "r", "target": "r", "origin": "r"}
+    assert {
+        reason: value(text, "proxy_refused_total", route=name, reason=reason) for reason, name in reasons.items()
+    } == (dict.fromkeys(reasons, 1))
+
+
 def test_promtool_finds_nothing_to_say(busy: Site, need_program: Callable[[str], str]) -> None:
     """Prometheus's own checker is content with names, help and format."""
     checked = subprocess.run(

@@ -208,6 +208,7 @@ def test_the_page_is_kept_by_nobody_and_framed_by_nobody(site: MakeSite) -> None
     assert "unsafe" not in policy
     fields = {name: first.one(name) for name in ("Cache-Control", "X-Content-Type-Options", "X-Frame-Options")}
     assert fields == {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
+    assert first.one("Referrer-Policy") == "same-origin"  # without any, a browser's form has the Origin null
     cookie = first.one("Set-Cookie") or ""
     assert all(word in cookie for word in ("HttpOnly", "SameSite=Strict", "Path=/status"))
 
@@ -227,7 +228,9 @@ def test_the_page_reads_without_its_script(held: Any) -> None:
     text, token, _ = page(here)
     found = Texts(text)
     assert found.tags.count("figure") == found.tags.count("figcaption") == found.tags.count("details") == 4
-    assert found.tags.count("svg") >= 4
+    sparks = [value for name, value in found.attributes if (name, value) == ("class", "spark")]
+    assert len(sparks) == 2 + 2  # the process and its route; two upstreams
+    assert found.tags.count("svg") == 4 + len(sparks)
     assert {"ann", "GET /r/held", "answering"} <= set(found.texts)
     assert text.count(f'name="csrf" value="{token}"') == 1 + 2 * 2  # close; rest and drain of two upstreams
 
