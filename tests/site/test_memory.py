@@ -159,3 +159,30 @@ def test_a_filter(tmp_path: Path, stack: ExitStack) -> None:
     assert taken > 256 * MIB
     assert grown < 8 * MIB
     assert slowest < max(0.25, 3 * usual)
+
+
+def test_slow_uploads(tmp_path: Path, stack: ExitStack) -> None:
+    """2,000 uploads that stream and come a byte at a time hold no thread each, and less than 16 KiB of memory each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    upstream = stack.enter_context(OriginProcess())
+    settings = route("r", upstream.url, request__buffering="false") | {"proxy.max_exchanges": "3000"}
+    site = stack.enter_context(
+        SiteProcess(tmp_path, settings, python=(), asyncore_use_poll=True, connection_limit=9000)
+    )
+    site.get(f"/r/flood/length/{MIB}")
+    before = site.quiet_vitals()
+    site.forget_peak()
+    clients = [stack.enter_context(socket.create_connection(("127.0.0.1", site.port))) for _ in range(2000)]
+    for client in clients:
+        client.sendall(b"POST /r/deaf HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * MIB))
+    wait_until(lambda: site.vitals().in_flight == 2000, "2,000 exchanges", 60)
+    for client in clients * 2:
+        client.sendall(b"a")
+    now, grown = site.vitals(), site.peak() - before.memory
+    print(f"grown by {grown / 2000 / 1024:.1f} KiB each, {len(now.threads) - len(before.threads)} threads more")
+    assert now.in_flight == 2000
+    assert len(now.threads) <= len(before.threads) + 4
+    assert grown < 2000 * 16 * 1024
+    upstream.kill()
+    assert site.quiet_vitals().in_flight == 0

@@ -1,0 +1,127 @@
+"""Real clients whose uploads stream: curl with a length, from a pipe and waiting for its 100; git's push."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.backends import under_waitress
+from tests.support.bodies import content
+from tests.support.origin import MakeOrigin
+from tests.support.site import MakeSite, Site, with_policy
+from tests.support.uploads import streaming
+from tests.support.wire import OriginWire, Request
+
+SIZE = 20_000_000
+
+
+class Kept:
+    """An upstream that keeps the requests that it had."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def __call__(self, wire: OriginWire) -> None:
+        while (request := wire.request()) is not None:
+            self.requests.append(request)
+            wire.answer(b"%d" % len(request.body))
+
+
+WAYS: dict[str, list[str]] = {
+    "length": ["-T", "{file}"],
+    "chunked": ["-T", "-"],
+    "waits": ["-T", "{file}", "-H", "Expect: 100-continue", "--expect100-timeout", "30"],
+    "does not wait": ["-T", "{file}", "-H", "Expect: 100-continue", "--expect100-timeout", "0.001"],
+}
+
+
+def curl(program: str, where: Site, file: Path, way: str) -> tuple[str, bytes]:
+    """Upload the file; the status and the answer's body."""
+    options = [option.format(file=file) for option in WAYS[way]]
+    with file.open("rb") as source:
+        done = subprocess.run(
+            [program, "-s", "-S", "-m", "60", "-w", "\n%{http_code}", *options, f"{where.url}/r/x"],
+            stdin=source, capture_output=True, check=False,
+        )  # fmt: skip
+    body, _, status = done.stdout.rpartition(b"\n")
+    return status.decode(), body
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("buffering", ["true", "false"])
+def test_curl(
+    origin: MakeOrigin,
+    site: MakeSite,
+    tmp_path: Path,
+    need_program: Callable[[str], str],
+    way: str,
+    buffering: str,
+) -> None:
+    """curl's upload arrives whole, with and without buffering."""
+    kept = Kept()
+    where = site(streaming(origin(kept).url, request__buffering=buffering))
+    file = tmp_path / "file"
+    file.write_bytes(content(SIZE))
+    assert curl(need_program("curl"), where, file, way) == ("200", b"%d" % SIZE)
+    assert kept.requests[0].body == file.read_bytes()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_curl_is_refused(
+    origin: MakeOrigin, site: MakeSite, tmp_path: Path, need_program: Callable[[str], str], way: str
+) -> None:
+    """curl has the refusal, however far its upload is, and nothing was asked of the upstream."""
+    upstream = origin(Kept())
+    where = site(streaming(upstream.url, permission="view"), configure=with_policy)
+    file = tmp_path / "file"
+    file.write_bytes(content(SIZE))
+    status, body = curl(need_program("curl"), where, file, way)
+    assert status == "403"
+    assert b"Forbidden" in body
+    assert upstream.accepted == 0
+
+
+def cgi(program: str, folder: Path) -> Callable[[dict[str, Any], Any], list[bytes]]:
+    """git's own server, by CGI, as a WSGI application."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        passed = {name: value for name, value in environ.items() if isinstance(value, str) and name.isupper()}
+        passed |= {"GIT_PROJECT_ROOT": str(folder), "GIT_HTTP_EXPORT_ALL": "1", "REMOTE_USER": "ann"}
+        body = environ["wsgi.input"].read()
+        passed |= {"CONTENT_LENGTH": str(len(body)), "PATH": "/usr/bin:/bin", "REMOTE_ADDR": "127.0.0.1"}
+        out = subprocess.run([program, "http-backend"], input=body, env=passed, capture_output=True, check=True).stdout
+        head, _, rest = out.partition(b"\r\n\r\n")
+        fields = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n")]
+        status = next((value for name, value in fields if name == "Status"), "200 OK")
+        start_response(status, [field for field in fields if field[0] != "Status"])
+        return [rest]
+
+    return application
+
+
+def test_git_pushes(site: MakeSite, stack: Any, tmp_path: Path, need_program: Callable[[str], str]) -> None:
+    """A push of 20 MB, which git sends in chunks, reaches git's own server byte for byte."""
+    git = need_program("git")
+
+    def run(folder: Path, *arguments: str) -> str:
+        named = ["-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "http.postBuffer=65536"]
+        done = subprocess.run([git, *named, *arguments], cwd=folder, capture_output=True, check=True, timeout=60)
+        return done.stdout.decode()
+
+    served, work = tmp_path / "served", tmp_path / "work"
+    served.mkdir()
+    run(tmp_path, "init", "-q", "--bare", str(served / "a.git"))
+    run(tmp_path, "init", "-q", str(work))
+    (work / "file").write_bytes(random.Random(1).randbytes(SIZE))
+    run(work, "add", "file")
+    run(work, "commit", "-q", "-m", "one")
+    upstream = stack.enter_context(under_waitress(cgi(git, served)))
+    where = site(streaming(upstream))
+    run(work, "push", "-q", f"{where.url}/r/a.git", "HEAD:refs/heads/main")
+    assert run(served / "a.git", "rev-parse", "main") == run(work, "rev-parse", "HEAD")
+    run(served / "a.git", "fsck")
