@@ -382,7 +382,8 @@ class DetachedConnection:
         if close:
             linger(channel, current_loop())
         else:
-            channel.received(self._behind)  # detached still: waitress itself reads nothing meanwhile
+            if self._behind:
+                channel.received(self._behind)  # detached still: waitress itself reads nothing meanwhile
             if channel.asked_out and self._rest():
                 return
         with channel.outbuf_lock:
