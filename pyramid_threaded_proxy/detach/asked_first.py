@@ -93,8 +93,10 @@ def _host(request: Any) -> str | None:
 
 def is_full(channel: Any) -> bool:
     """Main thread. Whether what the client sends is to stay where it is: it is no request, or is one too many."""
-    count = len(channel.requests)
-    if count > channel.adj.channel_request_lookahead:
+    requests = channel.requests
+    if not requests:
+        return False
+    if len(requests) > channel.adj.channel_request_lookahead:
         return True
     # Another thread may take a request out meanwhile.
-    return count > 0 and any(request.unread is not None for request in channel.requests[-1:])
+    return any(request.unread is not None for request in requests[-1:])
