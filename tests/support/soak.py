@@ -68,27 +68,6 @@ class Crossed(Exception):
     """Something that belongs to another exchange."""
 
 
-class Counted:
-    """A file, and how many bytes were read of it: those of an answer's body, with what frames them."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.count = 0
-
-    def read(self, *size: int) -> bytes:
-        return self._seen(self._file.read(*size))
-
-    def readline(self, *size: int) -> bytes:
-        return self._seen(self._file.readline(*size))
-
-    def _seen(self, data: bytes) -> bytes:
-        self.count += len(data)
-        return data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
 class Client:
     """One user's exchanges, one after the other, on kept connections as long as those last."""
 
@@ -173,7 +152,6 @@ def ask(
     try:
         connection.request(method, mount + target, body, {"X-User": client.user})
         response = connection.getresponse()
-        body_as_sent = response.fp = Counted(response.fp)  # type: ignore[assignment]
         received = response.read()
     except TimeoutError:
         raise
@@ -182,7 +160,7 @@ def ask(
         got = len(error.partial) if isinstance(error, http.client.IncompleteRead) else 0
         saw(mount + target, method, BROKEN, down=got)
         return "broken"
-    saw(mount + target, method, str(response.status), 0 if body is None else len(sealed(target)), body_as_sent.count)
+    saw(mount + target, method, str(response.status), 0 if body is None else len(sealed(target)), len(received))
     if response.status == 418:
         raise Crossed(f"{target}: {received!r}")
     if response.status != 200:
