@@ -70,8 +70,8 @@ def attributes(config: Any) -> None:
 
 
 def upgrades(config: Any) -> None:
-    """What comes behind a request for an upgrade is not looked for: waitress's own parser and `received`."""
-    _patch(HTTPRequestParser, asks_upgrade=False, early=b"")
+    """What comes behind a request for an upgrade, and bodies that stream, are not looked for: waitress's own parser."""
+    _patch(HTTPRequestParser, asks_upgrade=False, early=b"", unread=None, late_body=None)
     _patch(DetachableChannel, parser_class=HTTPRequestParser)
     del DetachableChannel.received
 
