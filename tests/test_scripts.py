@@ -242,6 +242,18 @@ def test_what_is_refused_says_why(
     assert CALLS == []
 
 
+def test_a_foreign_origin_may_not_switch(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """An upgrade is judged as a client's would be, though there is no connection to switch."""
+    site = ini(upgrade="websocket")
+    asked = ("http://site.example/reports/ws", "--as", "ann", "--header", "Upgrade: websocket")
+    asked += ("--header", "Connection: Upgrade", "--header")
+    found = explained(capsys, site, "--explain", *asked, "Origin: http://site.example")
+    assert found["outcome"] == "pass"
+    assert "Upgrade: websocket" in found["head"]
+    found = explained(capsys, site, "--explain", *asked, "Origin: http://evil.example")
+    assert (found["outcome"], "Origin" in found["why"]) == ("403", True)
+
+
 def test_secrets_are_masked(ini: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Values of cookies, credentials and keys are not shown; who calls a hook is told so."""
     site = ini(

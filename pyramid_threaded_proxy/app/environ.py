@@ -17,6 +17,7 @@ from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, Tar
 from pyramid_threaded_proxy.exchange import Body
 from pyramid_threaded_proxy.http.fields import check_host
 from pyramid_threaded_proxy.http.target import escaped_path, public_path_matches, split_target
+from pyramid_threaded_proxy.relay.recheck import EXPLAINED
 from pyramid_threaded_proxy.settings.table import RouteSettings
 
 log = logging.getLogger("pyramid_threaded_proxy.request_source")
@@ -52,9 +53,13 @@ class ClientRequest:
         self.environ: Environ = request.environ
         #: None where the connection can't be detached.
         self.channel = access.channel_of(self.environ)
-
         #: Where somebody has asked for it.
         self.known_request_id: str | None = None
+
+    @property
+    def can_be_detached(self) -> bool:
+        """Whether the connection can be the relay's; a request that is only explained is taken for one that can."""
+        return self.channel is not None or EXPLAINED in self.environ
 
     def request_id(self) -> str:
         """The id of the exchange that there will be."""

@@ -26,7 +26,7 @@ def asked_protocols(client: ClientRequest, sending: RequestPolicy, body: Body | 
     asked = environ.get("HTTP_UPGRADE")
     if not asked or not sending.upgrade or body is not None or environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return ()
-    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or client.channel is None:
+    if "upgrade" not in connection_options([environ.get("HTTP_CONNECTION", "")]) or not client.can_be_detached:
         return ()
     allowed = [name for word in asked.split(",") if (name := word.strip(" \t").lower()) in sending.upgrade]
     if allowed:
