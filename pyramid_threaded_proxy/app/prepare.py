@@ -110,9 +110,11 @@ def userid_of(client: ClientRequest, rules: Rules) -> str | None:
 def upstream_query(client: ClientRequest, rules: Rules, mount: str | None, query: str | None) -> str | None:
     """The query that goes upstream, by the rules for its parameters. Raises `ValueRefused`."""
     made = rules.request.query
-    if made and client.known_request_id is None:
+    if not made:
+        return query
+    if client.known_request_id is None:
         client.known_request_id = client.given_id(rules.request.request_id_header)
-    return made.apply(query, TemplateValues(client, rules, mount)) if made else query
+    return made.apply(query, TemplateValues(client, rules, mount))
 
 
 def prepare(

@@ -31,9 +31,13 @@ class SpanParent(NamedTuple):
 
 def active_span() -> SpanParent | None:
     """What is active in the thread of the request at this moment: when its response is called nothing is any more."""
-    if trace is None or not trace.get_current_span().get_span_context().is_valid:
+    if trace is None:
         return None
-    return SpanParent(context.get_current(), time.time_ns())
+    current = context.get_current()
+    # Most often it is empty, which is quickly seen.
+    if not current or not trace.get_current_span(current).get_span_context().is_valid:
+        return None
+    return SpanParent(current, time.time_ns())
 
 
 def begin_span(exchange: Exchange, parent: SpanParent) -> None:

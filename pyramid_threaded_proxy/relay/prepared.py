@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pyramid_threaded_proxy.exchange import Exchange
@@ -51,11 +51,12 @@ class AnswerPolicy:
     hooks: Hooks
     #: The field that bears the exchange's id on the answer; empty stands for none.
     request_id_header: str = ""
+    #: Whether bodies of answers may be changed on their way.
+    filters: bool = field(init=False)
 
-    @property
-    def filters(self) -> bool:
-        """Whether bodies of answers may be changed on their way."""
-        return self.hooks.body is not None or bool(self.settings.response_replace)
+    def __post_init__(self) -> None:
+        filters = self.hooks.body is not None or bool(self.settings.response_replace)
+        object.__setattr__(self, "filters", filters)
 
 
 class PreparedExchange:
