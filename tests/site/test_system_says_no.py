@@ -150,6 +150,7 @@ with Site(route("r", url), configure=configure, asyncore_use_poll=True) as site,
         os.close(taken.pop())
     refused = [ask(connection, "/r/") for _ in range(5)]
     own = ask(connection, "/own")
+    wait_until(lambda: not ours(), "the end of the loops that could be started")  # these close what they opened
     threads, in_flight = ours(), site.engine.admission.in_flight
     left = 0
     try:
