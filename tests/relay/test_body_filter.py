@@ -15,6 +15,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Exchange
 from tests.support.bodies import bytewise
 from tests.support.origin import MakeOrigin, MakeTls, answering
@@ -393,6 +394,34 @@ def test_a_client_that_leaves_closes_the_filter(
     client.reset()
     wait_until(lambda: closed, "the filter to be closed")
     assert closed[0].startswith("pproxy-pool")
+
+
+def test_a_client_that_leaves_a_filter_at_work(origin: MakeOrigin, site: MakeSite, connect: Connect) -> None:
+    """What the filter asks for next is there already, and still it is told, and gives its thread back."""
+    closed: list[type[BaseException]] = []
+
+    def filter(exchange: Exchange, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        next(chunks)
+        client.reset()
+        try:
+            for _ in chunks:  # the upstream never waits, and never ends
+                pass
+        except BaseException as error:
+            closed.append(type(error))
+            raise
+        yield b"never"
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1024 * 1024 * MIB))
+        while True:
+            wire.send(bytes(256 * 1024))
+
+    where = fetching(site, origin(script).url, on_body=filter)
+    client = connect(where)
+    client.send(get("/f"))
+    wait_until(lambda: closed, "the filter to be told")
+    assert closed == [ClientGone]
 
 
 def test_a_filter_that_wants_no_more(origin: MakeOrigin, site: MakeSite) -> None:
