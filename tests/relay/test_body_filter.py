@@ -145,6 +145,15 @@ def test_an_encoded_answer_is_decoded(coding: str, origin: MakeOrigin, site: Mak
     assert (made.status, made.body, made.one("Content-Encoding")) == (200, b"HELLO" * 1000, None)
 
 
+def test_a_gzip_with_empty_members(origin: MakeOrigin, site: MakeSite) -> None:
+    """What stands behind them, and came with them, is the body's too."""
+    members = (gzip.compress(data) for data in (b"", b"one ", b"", b"two"))
+    where = fetching(
+        site, origin(answering(answer_of(b"".join(members), "Content-Encoding: gzip"))).url, on_body=shouting
+    )
+    assert where.get("/f").body == b"ONE TWO"
+
+
 @pytest.mark.parametrize(
     ("coding", "keys"), [("gzip", {"response_encoded": "refuse"}), ("unheard-of", {}), ("gzip, gzip", {})]
 )
@@ -647,6 +656,13 @@ def test_texts_are_replaced(origin: MakeOrigin, site: MakeSite) -> None:
     )
     made = replacing(site, origin(answering(answer)).url, hello="wide", wide="world").get("/r/")
     assert (made.body, made.one("Content-Length")) == (b"<a Hello world>", None)
+
+
+def test_a_304_of_a_text(origin: MakeOrigin, site: MakeSite) -> None:
+    """It need not name the type of what was asked about (RFC 9110 15.4.5): its ETag is weak, as the text's own was."""
+    answer = b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nAccept-Ranges: bytes\r\n\r\n'
+    made = replacing(site, origin(answering(answer)).url, hello="wide").get("/r/", {"If-None-Match": 'W/"a"'})
+    assert (made.status, made.one("ETag"), made.one("Accept-Ranges")) == (304, 'W/"a"', None)
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "text/html; charset=utf-16", ""])
