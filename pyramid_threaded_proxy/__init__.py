@@ -8,8 +8,8 @@ and waitress gets the connection back. The way of a request, by room:
 `app/`         Pyramid: declares routes, judges the whole application, and makes a `ProxyResponse` of a request;
                `app/streamed` tells from a head which request may be for a route whose bodies stream
 `tween`        admits it, under the application's exception views; `limits/` says how many there may be
-`detach/`      all of waitress: takes its connection, and gives it back; `detach/asked_first` hands a request over by its
-               head, `detach/late_body` receives the body if the application reads it
+`detach/`      all of waitress: takes its connection, and gives it back; `detach/asked_first` hands a request over by
+               its head, `detach/late_body` receives the body if the application reads it
 `relay/`       one exchange, top to bottom: up, head, body, down; `hooks` and `events` are the application's say in it;
                `relay/client_body` moves a body that streams
 `upstream/`    all of urllib3: connections to backends, which of them is asked, and how they have been doing
