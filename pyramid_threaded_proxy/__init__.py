@@ -5,10 +5,13 @@ and waitress gets the connection back. The way of a request, by room:
 
 =============  ==========================================================================================
 `settings/`    ini, YAML and keyword arguments become frozen settings, with every mistake named
-`app/`         Pyramid: declares routes, judges the whole application, and makes a `ProxyResponse` of a request
+`app/`         Pyramid: declares routes, judges the whole application, and makes a `ProxyResponse` of a request;
+               `app/streamed` tells from a head which request may be for a route whose bodies stream
 `tween`        admits it, under the application's exception views; `limits/` says how many there may be
-`detach/`      all of waitress: takes its connection, and gives it back
-`relay/`       one exchange, top to bottom: up, head, body, down; `hooks` and `events` are the application's say in it
+`detach/`      all of waitress: takes its connection, and gives it back; `detach/asked_first` hands a request over by
+               its head, `detach/late_body` receives the body if the application reads it
+`relay/`       one exchange, top to bottom: up, head, body, down; `hooks` and `events` are the application's say in it;
+               `relay/client_body` moves a body that streams
 `upstream/`    all of urllib3: connections to backends, which of them is asked, and how they have been doing
 `loop/`        threads, waiting, time: what runs an exchange and knows none
 `http/`        pure bytes and text: the rules of HTTP

@@ -33,7 +33,7 @@ class Dialogue(Call):
     def __init__(self, serve: Callable[[], Returning[Any]], function: Callable[..., Any], *arguments: Any) -> None:
         super().__init__(function, *arguments)
         self._serve = serve
-        self._asked = False
+        self._asked = False  # whether the function waits for a reply; the task may be told to end before it gives one
         self._reply: tuple[Any, BaseException | None] = (None, None)
         self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         self._task: Waiting | None = None
@@ -46,10 +46,11 @@ class Dialogue(Call):
             while found is _ASKED:
                 try:
                     self._reply = (yield from self._serve()), None
+                    found = yield self
                 except Exception as error:
-                    yield from self._end(error)
+                    if self._asked:
+                        yield from self._end(error)
                     raise
-                found = yield self
             return found
         except GeneratorExit:
             self._answers.put((None, ExchangeClosed("the exchange has ended")))  # nobody hears the function any more
@@ -62,8 +63,9 @@ class Dialogue(Call):
             self._reply = None, error
             try:
                 found = yield self
-            except Exception:
-                return  # what had gone wrong before is what counts
+            except Exception:  # what had gone wrong before is what counts
+                if not self._asked:
+                    return
 
     def ask(self) -> Any:
         """What `serve` brings; raises what fails there. Called by the function, in its thread."""

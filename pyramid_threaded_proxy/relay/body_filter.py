@@ -55,7 +55,8 @@ def filters_for(policy: AnswerPolicy, head: ResponseHead, has_body: bool) -> Bod
         return None
     content_type = next((value for name, value in head.fields if name.lower() == "content-type"), "")
     replacing = replacing_in(content_type, settings.response_replace)
-    if hook is None and replacing is None:
+    untold = head.status == 304 and not content_type  # of a text or not: a weak ETag is right for both
+    if hook is None and replacing is None and not untold:
         return None
     if not has_body:
         return BodyFilters(hook, replacing, "")

@@ -37,28 +37,33 @@ class _Inflating:
         self._gzip = gzip
         self._inflater: Any = None
         self._left = b""
+        self._over = False
         self.pending = False
 
     def decode(self, data: bytes, most: int) -> bytes:
         data, self._left = self._left + data, b""
-        if self._inflater is None or self._inflater.eof:
-            self.pending = False
-            if len(data) < 2:
-                self._left = data  # too little to tell what begins here
-                return b""
-            if not self._begin(data):
-                return b""
-        try:
-            found: bytes = self._inflater.decompress(data, most)
-        except zlib.error as error:
-            raise AnswerRefused(f"its content coding is broken: {error}") from None
-        self._left = self._inflater.unconsumed_tail or self._inflater.unused_data
-        self.pending = bool(self._left) or len(found) == most
-        return found
+        while self._goes_on(data):
+            try:
+                found: bytes = self._inflater.decompress(data, most)
+            except zlib.error as error:
+                raise AnswerRefused(f"its content coding is broken: {error}") from None
+            data = self._inflater.unconsumed_tail or self._inflater.unused_data
+            if found or not data:  # else a member was empty, and the next one is in hand
+                self._left = data
+                self.pending = bool(data) or len(found) == most
+                return found
+        self.pending = False
+        return b""
 
-    def _begin(self, data: bytes) -> bool:
-        """Whether a stream begins here; bytes behind the last one are nobody's."""
-        if self._inflater is not None and not (self._gzip and data.startswith(_GZIP_MAGIC)):
+    def _goes_on(self, data: bytes) -> bool:
+        """Whether a stream is under way, or begins here; bytes behind the last one are nobody's."""
+        if self._inflater is not None and not self._inflater.eof:
+            return True
+        if len(data) < 2:
+            self._left = data  # too little to tell what begins here
+            return False
+        self._over = self._over or (self._inflater is not None and not (self._gzip and data.startswith(_GZIP_MAGIC)))
+        if self._over:
             return False
         wrapped = data[0] & 15 == 8 and not int.from_bytes(data[:2], "big") % 31
         bits = 16 + zlib.MAX_WBITS if self._gzip else zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS

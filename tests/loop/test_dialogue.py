@@ -97,6 +97,47 @@ def test_what_fails_in_serving(swallows: bool, scheduler: Scheduler) -> None:
     assert seen == ["gone"]
 
 
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_task_that_is_told_to_end_lets_the_thread_go(swallows: bool, scheduler: Scheduler) -> None:
+    """Where what is asked for is there at once too: then nothing is waited for in which the task could hear of it."""
+    began, told = threading.Event(), threading.Event()
+    seen: list[BaseException] = []
+
+    def function() -> None:
+        began.set()
+        assert told.wait(PATIENCE)
+        try:
+            dialogue.ask()
+        except UpstreamGone as error:
+            seen.append(error)
+            if not swallows:
+                raise
+        task.interruption = UpstreamGone("and once more")
+        dialogue.ask()
+
+    def serve() -> Returning[int]:
+        yield from ()
+        return 7
+
+    dialogue = Dialogue(serve, function)
+    outcome: list[BaseException] = []
+
+    def steps() -> Steps:
+        try:
+            yield from dialogue.steps()
+        except UpstreamGone as error:
+            outcome.append(error)
+
+    task = scheduler.task(steps())
+    task.post(task.start)
+    assert began.wait(PATIENCE)
+    task.post(task.interrupt, UpstreamGone("told to end"))
+    task.post(told.set)
+    wait_until(lambda: outcome, "the steps to end")
+    assert [str(error) for error in [*seen, *outcome]] == ["told to end", "told to end"]
+    wait_until(lambda: (scheduler.pool.busy, scheduler.pool._away) == (0, 0), "the pool at rest")
+
+
 def test_a_loop_that_stops_lets_the_thread_go() -> None:
     """Who waits for an answer that nobody brings any more is told so."""
     scheduler = Scheduler(1)

@@ -15,6 +15,7 @@ import pytest
 from pyramid.config import Configurator
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.exchange import Exchange
 from tests.support.bodies import bytewise
 from tests.support.origin import MakeOrigin, MakeTls, answering
@@ -142,6 +143,15 @@ def test_an_encoded_answer_is_decoded(coding: str, origin: MakeOrigin, site: Mak
     answer = answer_of(ENCODED[coding](b"hello" * 1000), f"Content-Encoding: {coding}")
     made = fetching(site, origin(answering(answer)).url, on_body=shouting).get("/f")
     assert (made.status, made.body, made.one("Content-Encoding")) == (200, b"HELLO" * 1000, None)
+
+
+def test_a_gzip_with_empty_members(origin: MakeOrigin, site: MakeSite) -> None:
+    """What stands behind them, and came with them, is the body's too."""
+    members = (gzip.compress(data) for data in (b"", b"one ", b"", b"two"))
+    where = fetching(
+        site, origin(answering(answer_of(b"".join(members), "Content-Encoding: gzip"))).url, on_body=shouting
+    )
+    assert where.get("/f").body == b"ONE TWO"
 
 
 @pytest.mark.parametrize(
@@ -395,6 +405,34 @@ def test_a_client_that_leaves_closes_the_filter(
     assert closed[0].startswith("pproxy-pool")
 
 
+def test_a_client_that_leaves_a_filter_at_work(origin: MakeOrigin, site: MakeSite, connect: Connect) -> None:
+    """What the filter asks for next is there already, and still it is told, and gives its thread back."""
+    closed: list[type[BaseException]] = []
+
+    def filter(exchange: Exchange, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        next(chunks)
+        client.reset()
+        try:
+            for _ in chunks:  # the upstream never waits, and never ends
+                pass
+        except BaseException as error:
+            closed.append(type(error))
+            raise
+        yield b"never"
+
+    def script(wire: OriginWire) -> None:
+        wire.request()
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1024 * 1024 * MIB))
+        while True:
+            wire.send(bytes(256 * 1024))
+
+    where = fetching(site, origin(script).url, on_body=filter)
+    client = connect(where)
+    client.send(get("/f"))
+    wait_until(lambda: closed, "the filter to be told")
+    assert closed == [ClientGone]
+
+
 def test_a_filter_that_wants_no_more(origin: MakeOrigin, site: MakeSite) -> None:
     """What it has said is the whole answer; the upstream's connection, with the rest on it, is not used again."""
 
@@ -618,6 +656,13 @@ def test_texts_are_replaced(origin: MakeOrigin, site: MakeSite) -> None:
     )
     made = replacing(site, origin(answering(answer)).url, hello="wide", wide="world").get("/r/")
     assert (made.body, made.one("Content-Length")) == (b"<a Hello world>", None)
+
+
+def test_a_304_of_a_text(origin: MakeOrigin, site: MakeSite) -> None:
+    """It need not name the type of what was asked about (RFC 9110 15.4.5): its ETag is weak, as the text's own was."""
+    answer = b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nAccept-Ranges: bytes\r\n\r\n'
+    made = replacing(site, origin(answering(answer)).url, hello="wide").get("/r/", {"If-None-Match": 'W/"a"'})
+    assert (made.status, made.one("ETag"), made.one("Accept-Ranges")) == (304, 'W/"a"', None)
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "text/html; charset=utf-16", ""])

@@ -70,6 +70,30 @@ def test_gzip_of_several_members(pieces: Callable[[bytes], list[bytes]]) -> None
     assert decoded(new_decoder("gzip"), pieces(packed)) == b"one " + content(5000)
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_gzip_with_empty_members(at: int) -> None:
+    """Nothing comes out of an empty member, such as one that ends a file of bgzip's: what follows it does."""
+    members = [gzip.compress(b"one "), gzip.compress(b"two")]
+    members[at:at] = [gzip.compress(b"")] * 2
+    decoder = new_decoder("gzip")
+    found = decoder.decode(b"".join(members), MOST)
+    while decoder.pending:
+        data = decoder.decode(b"", MOST)
+        assert data or not decoder.pending
+        found += data
+    decoder.check_end()
+    assert found == b"one two"
+
+
+def test_nothing_follows_what_is_no_member() -> None:
+    """However it is cut: what stands behind bytes that are nobody's is not looked at any more."""
+    decoder = new_decoder("gzip")
+    found = [decoder.decode(piece, MOST) for piece in (gzip.compress(b"one"), b"\0\0\0", gzip.compress(b"two"))]
+    decoder.check_end()
+    assert found == [b"one", b"", b""]
+    assert not decoder.pending
+
+
 @pytest.mark.parametrize(("coding", "pack"), CASES)
 @pytest.mark.parametrize("left", [0, 1, 5, -1])
 def test_an_early_end_is_noticed(left: int, coding: str, pack: Callable[[bytes], bytes]) -> None:
