@@ -20,13 +20,16 @@ from pyramid_threaded_proxy.upstream.balance import Upstream
 
 #: ``bucket/key``, as Amazon S3 has it, and who has taken that over.
 SOURCES = {
-    f"HTTP_X_{vendor.upper()}_COPY_SOURCE": f"x-{vendor}-copy-source" for vendor in ("amz", "cos", "goog", "obs", "oss")
+    f"HTTP_X_{vendor.upper()}_COPY_SOURCE": f"x-{vendor}-copy-source"
+    for vendor in ("amz", "bce", "goog", "obs", "oss", "tos")
 }
-#: Fields of the same kind whose value says too little: it counts from an account, or is a URL that the upstream asks.
-OPAQUE = {
-    f"HTTP_{name.upper().replace('-', '_')}": name
-    for name in ("x-amz-rename-source", "x-copy-from", "x-ms-copy-source", "x-object-manifest", "x-symlink-target")
-}
+#: Fields of the same kind whose value says too little: it counts from an account or a bucket, names the bucket by a
+#: host, or is a URL that the upstream asks.
+_OPAQUE = (
+    "x-amz-rename-source", "x-copy-from", "x-cos-copy-source", "x-ms-copy-source", "x-ms-file-rename-source",
+    "x-ms-rename-source", "x-object-manifest", "x-oss-symlink-target", "x-symlink-target",
+)  # fmt: skip
+OPAQUE = {f"HTTP_{name.upper().replace('-', '_')}": name for name in _OPAQUE}
 #: A bucket and a key. A scheme or an authority would make another path of it, an ARN another bucket.
 _BUCKET_AND_KEY = re.compile(r"/[A-Za-z0-9._-]+(/.*)?")
 _ESCAPED_SLASH = re.compile("%2F", re.IGNORECASE)

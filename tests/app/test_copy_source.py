@@ -53,7 +53,7 @@ def copied(made: Site, source: str, user: str = "alice", name: str = AMZ, path: 
     return made.get(path, {"X-User": user, "Host": "site.example", name: source}, "PUT")
 
 
-@pytest.mark.parametrize("name", ["x-amz-copy-source", "x-oss-copy-source", "X-Cos-Copy-Source"])
+@pytest.mark.parametrize("name", ["x-amz-copy-source", "x-oss-copy-source", "X-Bce-Copy-Source"])
 @pytest.mark.parametrize(
     "source", ["mine/old", "/mine/old", "mine%2Fold", "/mine/a%20b?versionId=3", "mine/a+b", "other//old", "mine"]
 )
@@ -100,6 +100,22 @@ def test_a_source_that_the_client_may_not_read(
     made = store(site, upstream.url)
     answer = made.get("/s3/mine/new", {"X-User": "alice", AMZ: source}, method)
     assert answer.status == status
+    assert not upstream.accepted
+
+
+@pytest.mark.parametrize("vendor", ["bce", "goog", "obs", "oss", "tos"])
+def test_whoever_has_taken_it_over(vendor: str, origin: MakeOrigin, site: MakeSite) -> None:
+    """Other stores' names for the field are judged as S3's is."""
+    upstream = origin(echo)
+    assert copied(store(site, upstream.url), "/private/x", name=f"x-{vendor}-copy-source").status == 403
+    assert not upstream.accepted
+
+
+def test_a_source_that_is_a_host(origin: MakeOrigin, site: MakeSite) -> None:
+    """Tencent's names the bucket in a host name, which is below no mount."""
+    upstream = origin(echo)
+    source = "private.cos.region.example/x"
+    assert copied(store(site, upstream.url), source, name="x-cos-copy-source").status == 403
     assert not upstream.accepted
 
 
@@ -151,7 +167,13 @@ def test_a_route_whose_public_paths_are_not_known(keys: dict[str, str], origin: 
     assert not upstream.accepted
 
 
-@pytest.mark.parametrize("name", ["X-Copy-From", "x-ms-copy-source", "X-Object-Manifest", "x-amz-rename-source"])
+OPAQUE = (
+    "X-Copy-From", "x-ms-copy-source", "X-Object-Manifest", "x-amz-rename-source", "x-ms-rename-source",
+    "x-ms-file-rename-source", "x-oss-symlink-target", "x-cos-copy-source",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPAQUE)
 def test_sources_that_say_too_little(name: str, origin: MakeOrigin, site: MakeSite) -> None:
     """They are refused: to drop them would write an empty object. A site that knows better lets them pass."""
     upstream = origin(echo)
