@@ -88,8 +88,8 @@ def _replacers(texts: Iterable[tuple[str, str]], charset: str) -> Iterable[Repla
         codec = codecs.lookup(charset)
         if codec.encode("<")[0] != b"<":
             return  # of several bytes each: a text could be found between two characters
-    except (LookupError, UnicodeError):
-        return
+    except (LookupError, TypeError, ValueError):
+        return  # nobody's, or a codec of Python's that is no charset
     for old, new in texts:
         try:
             yield Replacer(codec.encode(old)[0], codec.encode(new)[0])

@@ -56,6 +56,8 @@ OTHERS = [
     "application/pdf",
     "text/html; charset=utf-16",
     "text/x; charset=no",
+    "text/x; charset=hex",  # Python knows codecs that are no charsets
+    "text/x; charset=rot13",
 ]
 
 
