@@ -106,13 +106,14 @@ def _ended_early() -> AnswerRefused:
 
 
 def _makers() -> dict[str, Callable[[], Decoder]]:
-    """Who decodes what. Before 2.6 urllib3's own decoders don't bound what comes out: then they are not used."""
+    """Who decodes what. Decoders that don't bound what comes out are not used: urllib3's own before 2.6, Brotli's
+    before 1.2."""
     makers: dict[str, Callable[[], Decoder]] = {"gzip": lambda: _Inflating(True), "deflate": lambda: _Inflating(False)}
     makers["x-gzip"] = makers["gzip"]  # RFC 9110 8.4.1.3
     if hasattr(urllib3.response.ContentDecoder, "has_unconsumed_tail"):
         brotli = getattr(urllib3.response, "BrotliDecoder", None)
         zstd = getattr(urllib3.response, "ZstdDecoder", None)
-        if brotli is not None:
+        if brotli is not None and hasattr(brotli()._obj, "can_accept_more_data"):
             makers["br"] = lambda: _OfUrllib3(brotli(), lambda stream: bool(stream.is_finished()))
         if zstd is not None:
             makers["zstd"] = lambda: _OfUrllib3(zstd(), lambda stream: bool(stream.eof))

@@ -10,6 +10,7 @@ import pytest
 import urllib3.response
 
 from pyramid_threaded_proxy.exceptions import AnswerRefused
+from pyramid_threaded_proxy.upstream import decoding
 from pyramid_threaded_proxy.upstream.decoding import KNOWN, Decoder, new_decoder
 from tests.support.bodies import bytewise, content
 
@@ -109,3 +110,14 @@ def test_nonsense_is_refused(coding: str) -> None:
     need(coding)
     with pytest.raises(AnswerRefused):
         decoded(new_decoder(coding), [b"\x1f\x8b\xffnonsense" * 100])
+
+
+def test_a_brotli_that_knows_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Brotli 1.2 all comes out at once, however much that is: such a one is not used."""
+
+    class Unbounded:
+        def __init__(self) -> None:
+            self._obj = object()
+
+    monkeypatch.setattr(urllib3.response, "BrotliDecoder", Unbounded, raising=False)
+    assert "br" not in decoding._makers()
