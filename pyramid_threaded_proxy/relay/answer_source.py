@@ -123,7 +123,7 @@ class AnswerSource:
         while raw := self._take_raw():
             if data := decoder.decode(raw, self._most):
                 return data
-        if raw is not None:
+        if raw is not None and self.reader.payload:  # some name the coding of a body that is empty
             decoder.check_end()
         return raw
 
@@ -189,7 +189,7 @@ class BodyInHand:
             self.whole = not data
         if not self.whole or len(self.taken) > limit:
             return None
-        return _decoded(bytes(self.taken), coding, limit) if coding else bytes(self.taken)
+        return _decoded(bytes(self.taken), coding, limit) if coding and self.taken else bytes(self.taken)
 
 
 def decoded_beginning(data: bytes, fields: Fields, most: int) -> bytes:

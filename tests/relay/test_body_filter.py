@@ -145,6 +145,20 @@ def test_an_encoded_answer_is_decoded(coding: str, origin: MakeOrigin, site: Mak
     assert (made.status, made.body, made.one("Content-Encoding")) == (200, b"HELLO" * 1000, None)
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_nothing_at_all_is_no_broken_coding(reads: bool, origin: MakeOrigin, site: MakeSite) -> None:
+    """Some send their redirects so: the field of a coding, and no body."""
+
+    def on_response(exchange: Exchange) -> None:
+        if reads:
+            assert exchange.response is not None
+            assert exchange.response.read(10) == b""
+
+    answer = answer_of(b"", "Content-Encoding: gzip", "Location: /elsewhere", status="302 Found")
+    made = fetching(site, origin(answering(answer)).url, on_body=shouting, on_response=on_response).get("/f")
+    assert (made.status, made.body, made.one("Location")) == (302, b"", "/elsewhere")
+
+
 def test_a_gzip_with_empty_members(origin: MakeOrigin, site: MakeSite) -> None:
     """What stands behind them, and came with them, is the body's too."""
     members = (gzip.compress(data) for data in (b"", b"one ", b"", b"two"))
