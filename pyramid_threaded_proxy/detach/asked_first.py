@@ -98,5 +98,6 @@ def is_full(channel: Any) -> bool:
         return False
     if len(requests) > channel.adj.channel_request_lookahead:
         return True
-    # Another thread may take a request out meanwhile.
-    return any(request.unread is not None for request in requests[-1:])
+    # Another thread may take a request out meanwhile, or parse what came behind the body of the first: as long as that
+    # one is unread, nobody knows yet what the last one is.
+    return any(request.unread is not None for request in (*requests[:1], *requests[-1:]))

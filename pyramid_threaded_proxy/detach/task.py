@@ -95,8 +95,10 @@ class Parser(HTTPRequestParser):
             # waitress would answer 100 and take the next request for the rest of this one (RFC 9110 10.1.1).
             self.expect_continue = False
         if self.chunked and "CONTENT_LENGTH" in headers:
-            # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1).
+            # Two lengths: whoever stands in front may have taken the other one (RFC 9112 6.1). Nobody may take it for
+            # the body's, which has none before it is read (RFC 9112 6.3).
             self.connection_close = True
+            del headers["CONTENT_LENGTH"]
 
 
 def _cookies_of(head: bytes) -> str:
@@ -129,6 +131,8 @@ class Task(WSGITask):
     def finish(self) -> None:
         handover = self.channel.handover
         if handover is not None and self.status is handover.status and not self.wrote_header:
+            if (unread := self.request.unread) is not None and unread.fault is not None:
+                raise unread.fault  # somebody has hidden it: a part of the body is gone, and what is left is none
             raise Detach(handover, self.response_headers)
         if self.request.asks_upgrade:
             self.set_close_on_finish()
