@@ -109,7 +109,13 @@ class ClientRequest:
         # Only while nobody has put another one in its place: what was looked at is what is sent.
         if self.channel is not None and access.is_own_body(self.channel, file):
             return self._own_body(self.channel, settings)
-        if text := environ.get("CONTENT_LENGTH") or "":
+        text = environ.get("CONTENT_LENGTH") or ""
+        if self.channel is not None and access.came_by_its_head(self.channel) and not self._has_a_copy():
+            # Middleware has wrapped it: who reads through that later, in a loop, must not wait for the client.
+            self._receive(self.channel, max_body)
+            if not text:
+                return Body(chunks=blocks_of(file, max_body))
+        if text:
             return self._body_of_length(text, max_body)
         if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
             return Body(chunks=blocks_of(file, max_body))
@@ -126,13 +132,22 @@ class ClientRequest:
         _check_size(length, settings.max_body)
         return Body(file=received, length=length, start=0) if length else None
 
+    def _receive(self, channel: DetachableChannel, max_body: int | None) -> None:
+        unread = access.unread_body(channel)
+        if unread is not None:
+            _check_size(unread.length or 0, max_body)
+            access.received_body(channel)
+
+    def _has_a_copy(self) -> bool:
+        """Whether ``wsgi.input`` is WebOb's copy, or what the application has put there."""
+        return bool(self.environ.get("webob.is_body_seekable"))
+
     def _body_of_length(self, text: str, max_body: int | None) -> Body | None:
         if not (text.isascii() and text.isdigit()):
             raise ProtocolRefused("Content-Length is not a number (RFC 9110 8.6)")
         length = int(text)
         _check_size(length, max_body)
-        # WebOb's copy, or what the application has put there: once the request is over nobody else closes it.
-        seekable = bool(self.environ.get("webob.is_body_seekable"))
+        seekable = self._has_a_copy()  # then, once the request is over, nobody else closes it
         file = self.environ["wsgi.input"]
         return Body(file=file, length=length, start=0 if seekable else None, owned=seekable) if length else None
 

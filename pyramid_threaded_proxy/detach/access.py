@@ -75,6 +75,11 @@ def unread_body(channel: DetachableChannel) -> Unread | None:
     return unread
 
 
+def came_by_its_head(channel: DetachableChannel) -> bool:
+    """Whether the request was handed over by its head, whatever became of its body since."""
+    return channel.requests[0].late_body is not None
+
+
 def most_body(channel: DetachableChannel) -> int:
     """The largest body that waitress takes, in bytes."""
     return int(channel.adj.max_request_body_size) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -80,6 +81,56 @@ def test_a_fault_that_was_swallowed(origin: MakeOrigin, site: MakeSite) -> None:
 
 def tween_of_registry(handler: Any, registry: Any) -> Any:
     return registry.tween(handler, registry)
+
+
+class Wrapped:
+    """What middleware puts in the place of ``wsgi.input``, to count or to limit what is read."""
+
+    reads = threading.Event()
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        self.reads.set()
+        data: bytes = self._file.read(size)
+        return data
+
+
+def wraps(app: Any) -> Any:
+    def middleware(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["wsgi.input"] = Wrapped(environ["wsgi.input"])
+        answer: Iterable[bytes] = app(environ, start_response)
+        return answer
+
+    return middleware
+
+
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "length"])
+def test_behind_an_input_that_middleware_wraps(origin: MakeOrigin, site: MakeSite, chunked: bool) -> None:
+    """Through middleware that wraps ``wsgi.input`` the body arrives whole, and the connection goes on."""
+    where = site(streaming(origin(echo).url), wrap=wraps)
+    client = where.client()
+    for _ in range(2):
+        client.send(put_chunked("/r/x") if chunked else put("/r/x", 6))
+        client.send(chunks(b"abcdef", 4) if chunked else b"abcdef")
+        assert b"abcdef" in read_answer(client)[2].replace(b"\r\n2\r\n", b"")
+    client.close()
+
+
+def test_a_wrapped_input_holds_up_nobody_else(origin: MakeOrigin, site: MakeSite) -> None:
+    """Reading through such a wrapper waits for the client in the request's own thread, never in a loop's."""
+    where = site(streaming(origin(echo).url), wrap=wraps, threads=2)
+    slow, other = where.client(), where.client()
+    Wrapped.reads.clear()
+    slow.send(put("/r/slow", 6) + b"abc")
+    Wrapped.reads.wait(1)
+    other.send(get("/r/other"))
+    assert b"GET /other" in read_answer(other)[2]
+    slow.send(b"def")
+    assert read_answer(slow)[2].endswith(b"abcdef")
+    slow.close()
+    other.close()
 
 
 def test_two_lengths(origin: MakeOrigin, site: MakeSite) -> None:
