@@ -61,12 +61,11 @@ class Parser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         in_body = self.body_rcv is not None
         taken: int = HTTPRequestParser.received(self, data)
-        if self.asks_upgrade:
-            if self.completed and taken < len(data):
-                self.early += data[taken:]
-                return len(data)
-        elif not in_body and self.body_rcv is not None:
-            return self._begin_body(data, taken)
+        if not in_body and self.body_rcv is not None:
+            taken = self._begin_body(data, taken)
+        if self.asks_upgrade and self.completed and taken < len(data):
+            self.early += data[taken:]
+            return len(data)
         return taken
 
     def _begin_body(self, data: bytes, taken: int) -> int:

@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.detach import task
 from tests.detach.test_late_body import reading
 from tests.support.detaching import servers
 from tests.support.origin import MakeOrigin, echo
-from tests.support.site import MakeSite
+from tests.support.site import MakeSite, with_policy
 from tests.support.uploads import chunks, put, put_chunked, streaming
 from tests.support.wire import get, read_answer
 
@@ -140,4 +140,33 @@ def test_two_lengths(origin: MakeOrigin, site: MakeSite) -> None:
     client.send(put_chunked("/r/own", "X-Own: 1", "Content-Length: 3"))
     client.send(chunks(b"ok=1evil", 8))
     assert read_answer(client)[2] == b"ok=1evil"
+    client.close()
+
+
+def test_a_field_does_not_have_a_body_taken_before_anybody_is_asked(origin: MakeOrigin, site: MakeSite) -> None:
+    """With a body no other protocol is asked for, so an Upgrade field changes nothing: refused is refused by the head,
+    what streams streams, and what comes behind it is no request."""
+    upstream = origin(echo)
+    where = site(streaming(upstream.url, permission="view"), configure=with_policy)
+    client = where.client()
+    client.send(put("/r/x", 100_000_000, "Upgrade: h2c"))
+    assert read_answer(client)[0] == "HTTP/1.1 403 Forbidden"
+    assert client.rest() == b""
+    client.close()
+    assert upstream.accepted == 0
+
+
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "length"])
+def test_an_upload_with_an_upgrade_field(origin: MakeOrigin, site: MakeSite, chunked: bool) -> None:
+    """curl's --http2 asks for h2c with each upload: that streams, and what comes behind it is no request."""
+    upstream = origin(echo)
+    where = site(streaming(upstream.url, upgrade="h2c"))
+    fields = ("Connection: Upgrade", "Upgrade: h2c")
+    client = where.client()
+    client.send(put_chunked("/r/x", *fields) if chunked else put("/r/x", 6, *fields))
+    client.send((chunks(b"abcdef", 6) if chunked else b"abcdef") + get("/r/next"))
+    _, found, body = read_answer(client)
+    assert (found["connection"], body.count(b" HTTP/1.1\r\n")) == ("close", 1)
+    assert b"abcdef" in body
+    assert client.rest() == b""
     client.close()
