@@ -160,8 +160,8 @@ def test_a_field_does_not_have_a_body_taken_before_anybody_is_asked(origin: Make
 def test_an_upload_with_an_upgrade_field(origin: MakeOrigin, site: MakeSite, chunked: bool) -> None:
     """curl's --http2 asks for h2c with each upload: that streams, and what comes behind it is no request."""
     upstream = origin(echo)
-    where = site(streaming(upstream.url, upgrade="h2c"))
-    fields = ("Connection: Upgrade", "Upgrade: h2c")
+    where = site(streaming(upstream.url, upgrade="websocket"))
+    fields = ("Connection: Upgrade", "Upgrade: h2c, websocket")
     client = where.client()
     client.send(put_chunked("/r/x", *fields) if chunked else put("/r/x", 6, *fields))
     client.send((chunks(b"abcdef", 6) if chunked else b"abcdef") + get("/r/next"))
