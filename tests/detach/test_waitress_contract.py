@@ -25,14 +25,18 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
 from waitress.task import Task, WSGITask
 from waitress.trigger import trigger as Trigger
+from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from pyramid_threaded_proxy.detach import defaults
+from pyramid_threaded_proxy.detach.asked_first import _path_info
 from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel
 from pyramid_threaded_proxy.detach.epilogue import Finished, run_epilogue
+from pyramid_threaded_proxy.detach.late_body import RequestTimeout
 from tests.support.detaching import connections
 from tests.support.origin import MakeOrigin, echo
 from tests.support.paths import ROOT
 from tests.support.site import MakeSite, own_view, route
+from tests.support.uploads import CONTINUE
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import Wire, body, get, post
 
@@ -441,6 +445,82 @@ def test_a_channel_makes_a_parser_for_each_request() -> None:
     running.on_main_thread(lambda: running.channel.received(get("/2") + get("/3")))
     assert len(made) == 2
     running.close()
+
+
+HEAD = b"PUT /a%20b HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+LATE = {
+    b"Content-Length: 4": b"body",
+    b"Transfer-Encoding: chunked": b"4\r\nbody\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("framing", LATE)
+def test_a_parser_that_was_told_it_is_complete_goes_on(framing: bytes) -> None:
+    """Complete it takes nothing; told that it is not, it receives the body to its end, and nothing behind."""
+    parser, sent = HTTPRequestParser(Adjustments()), LATE[framing]
+    head = HEAD + framing + b"\r\n\r\n"
+    assert parser.body_rcv is None
+    assert parser.received(head + b"4\r") == len(head)  # what came of the body is left to whoever called
+    assert parser.body_rcv is not None
+    assert (parser.completed, parser.error, parser.expect_continue) == (False, None, True)
+    assert (parser.command, parser.path, parser.adj.url_prefix) == ("PUT", "/a b", "")
+    assert (parser.chunked, parser.content_length) == ((False, 4) if sent == b"body" else (True, 0))
+    parser.completed = True
+    assert parser.received(sent) == 0
+    parser.completed = False
+    assert parser.received(sent + b"more") == len(sent)
+    assert parser.completed is True
+    assert parser.body_rcv.getfile().read() == b"body"
+    parser.close()
+
+
+def test_what_a_body_is_refused_for() -> None:
+    """`error` tells of a length above the limit with the head, and of a faulty chunk once that came."""
+    long = HTTPRequestParser(Adjustments(max_request_body_size=4))
+    head = HEAD + b"Content-Length: 4\r\n\r\n"
+    assert long.received(head) == len(head)
+    assert type(long.error) is RequestEntityTooLarge
+    assert long.body_rcv is not None
+    faulty = HTTPRequestParser(Adjustments())
+    faulty.received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    assert faulty.error is None
+    faulty.received(b"xyz\r\n")
+    assert isinstance(faulty.error, BadRequest)
+
+
+def test_an_error_s_task_answers_within_another(stock: Stock) -> None:
+    """`error_task_class` needs the request's `error` alone, and answers with the code and reason of its class."""
+    request = stock.channel.requests[0]
+    request.error = RequestTimeout("nothing came")
+    stock.channel.error_task_class(stock.channel, request).service()
+    first, fields = stock.client.head()
+    assert first == "HTTP/1.1 408 Request Timeout"
+    assert fields["connection"] == "close"
+
+
+@pytest.mark.parametrize("prefix", ["", "/a", "/a/b"])
+@pytest.mark.parametrize("target", ["/", "/a", "/a/", "/a/b", "/a/b/c", "//a/b", "/ab", "/%61/b", "http://x/a/b", "*"])
+def test_path_info_is_made_as_waitress_makes_it(stock: Stock, prefix: str, target: str) -> None:
+    """What is told of a head before the task begins is what the application will see as PATH_INFO."""
+    stock.channel.adj.url_prefix = prefix
+    parser = HTTPRequestParser(stock.channel.adj)
+    parser.received(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n".encode())
+    assert parser.error is None
+    assert _path_info(parser) == WSGITask(stock.channel, parser).get_environment()["PATH_INFO"]
+
+
+def test_what_late_bodies_wait_by(stock: Stock) -> None:
+    """The two settings are numbers, and a 100 that was written goes out by `_flush_some`."""
+    channel = stock.channel
+    assert channel.adj.channel_timeout > 0
+    assert channel.adj.max_request_body_size > 0
+    channel.write_soon(CONTINUE)
+    with channel.outbuf_lock:
+        channel._flush_some(do_close=False)
+    assert channel.total_outbufs_len == 0
+    assert stock.client.exactly(len(CONTINUE)) == CONTINUE
+    with channel.socket.dup() as own, pytest.raises(BlockingIOError):  # a duplicate does not block either
+        own.recv(1)
 
 
 def test_a_detach_leaves_an_ordinary_task(origin: MakeOrigin, site: MakeSite, sockets: int) -> None:
