@@ -137,12 +137,11 @@ class CloseReader:
         return [LAST_CHUNK] if self._chunked else []
 
 
-class Rechunked:
-    """A body that `inner` reads without its framing; `chunked` makes chunks of it anew."""
+class ReaderAround:
+    """A body's reader around `inner`: what that passes on goes through `passing`."""
 
-    def __init__(self, inner: BodyReader, chunked: bool) -> None:
+    def __init__(self, inner: BodyReader) -> None:
         self._inner = inner
-        self._chunked = chunked
 
     @property
     def done(self) -> bool:
@@ -160,12 +159,24 @@ class Rechunked:
         return self._inner.most()
 
     def feed(self, data: Piece) -> list[Piece]:
-        return self.framed(self._inner.feed(data))
+        return self.passing(self._inner.feed(data))
 
     def at_end(self) -> list[Piece]:
-        return self.framed(self._inner.at_end())
+        return self.passing(self._inner.at_end())
 
-    def framed(self, pieces: list[Piece]) -> list[Piece]:
+    def passing(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces that go on in the place of these."""
+        return pieces
+
+
+class Rechunked(ReaderAround):
+    """A body that `inner` reads without its framing; `chunked` makes chunks of it anew."""
+
+    def __init__(self, inner: BodyReader, chunked: bool) -> None:
+        super().__init__(inner)
+        self._chunked = chunked
+
+    def passing(self, pieces: list[Piece]) -> list[Piece]:
         """Pieces of the body as they go on; the last chunk too, where none follow."""
         if not self._chunked:
             return pieces

@@ -17,6 +17,7 @@ from pyramid_threaded_proxy.relay.answer_body import (
     Incoming,
     LengthReader,
     Piece,
+    ReaderAround,
     Rechunked,
 )
 from pyramid_threaded_proxy.upstream.decoding import KNOWN, Decoder, new_decoder
@@ -46,36 +47,15 @@ def next_of(source: Source) -> Returning[bytes]:
     return data
 
 
-class Noting:
+class Noting(ReaderAround):
     """A body's reader that keeps the first `most` bytes of what passes."""
 
     def __init__(self, inner: BodyReader, most: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._most = most
         self.noted = b""
 
-    @property
-    def done(self) -> bool:
-        return self._inner.done
-
-    @property
-    def stray(self) -> bool:
-        return self._inner.stray
-
-    @property
-    def payload(self) -> int:
-        return self._inner.payload
-
-    def most(self) -> int:
-        return self._inner.most()
-
-    def feed(self, data: Piece) -> list[Piece]:
-        return self._note(self._inner.feed(data))
-
-    def at_end(self) -> list[Piece]:
-        return self._note(self._inner.at_end())
-
-    def _note(self, pieces: list[Piece]) -> list[Piece]:
+    def passing(self, pieces: list[Piece]) -> list[Piece]:
         for piece in pieces:
             self.noted += piece[: self._most - len(self.noted)]
         return pieces

@@ -183,7 +183,7 @@ class PassingOn:
             pieces: list[Piece] = [data]
             framing, length = LENGTH, len(data)
         else:
-            pieces = reader.framed([data]) if isinstance(reader, Rechunked) else [data]
+            pieces = reader.passing([data]) if isinstance(reader, Rechunked) else [data]
         return b"".join([opening(self._client, answer, framing, length), *pieces]), len(data)
 
     def _moved_down(self, count: int) -> None:
