@@ -35,6 +35,7 @@ from pyramid_threaded_proxy.detach.late_body import RequestTimeout
 from tests.support.detaching import connections
 from tests.support.origin import MakeOrigin, echo
 from tests.support.paths import ROOT
+from tests.support.programs import leave_out
 from tests.support.site import MakeSite, own_view, route
 from tests.support.uploads import CONTINUE
 from tests.support.waiting import PATIENCE, wait_until
@@ -546,10 +547,7 @@ def install(release: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
     done = subprocess.run([*command, f"waitress=={release}"], capture_output=True, text=True)
     if done.returncode:
-        reason = f"waitress {release} can't be installed: {done.stderr.strip()[-200:]}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        leave_out(f"waitress {release} can't be installed: {done.stderr.strip()[-200:]}")
 
 
 @pytest.mark.skipif("PPROXY_OTHER_WAITRESS" in os.environ, reason="runs in the process that has another release")

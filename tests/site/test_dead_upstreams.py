@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import pytest
 
 from pyramid_threaded_proxy.upstream.names import THREADS_PER_NAME
 from tests.support.origin import Origin, echo
+from tests.support.programs import leave_out, program_path
 from tests.support.site import route
 from tests.support.site_process import SiteProcess
 from tests.support.upstreams import FullBacklog
@@ -70,7 +70,7 @@ def black_hole(stack: ExitStack) -> str:
     try:
         ip("netns", "add", name)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no network namespace can be made")
+        leave_out("no network namespace can be made")
     stack.callback(ip, "netns", "del", name)
     try:
         ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
@@ -81,7 +81,7 @@ def black_hole(stack: ExitStack) -> str:
         ip("-n", name, "link", "set", f"{name}b", "up")
         ip("-n", name, "route", "add", "blackhole", "10.213.77.1/32")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network can be made: {error.stderr!r}")
+        leave_out(f"no network can be made: {error.stderr!r}")
     return "http://10.213.77.2:80"
 
 
@@ -97,8 +97,8 @@ DEAD: dict[str, Callable[[ExitStack], str]] = {
 @pytest.fixture(params=list(DEAD))
 def proxy(request: pytest.FixtureRequest, stack: ExitStack, tmp_path: Path) -> Iterator[SiteProcess]:
     """A site with a dead route, and healthy ones with and without kept connections."""
-    if request.param == "black-hole" and shutil.which("ip") is None:
-        pytest.skip("ip is not installed")
+    if request.param == "black-hole":
+        program_path("ip")
     well = stack.enter_context(Origin(echo))
     settings = (
         route("dead", DEAD[request.param](stack), connect_timeout=f"{TIME_OUT}")

@@ -5,18 +5,23 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Skip the test for want of something, but never in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and in CI nothing may be left out")
+    pytest.skip(reason)
 
 
 def program_path(name: str) -> str:
     """The path of a real server or browser; without it the test is left out, but never in CI."""
     path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
     if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed, and in CI nothing may be left out")
-        pytest.skip(f"{name} is not installed")
+        leave_out(f"{name} is not installed")
     return path
 
 
