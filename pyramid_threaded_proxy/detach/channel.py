@@ -167,11 +167,11 @@ class DetachableChannel(HTTPChannel):
     def handle_close(self) -> None:
         if self.unasked:
             return
+        lingers = self._lingers_in() if self.will_close else None  # not under the lock: it may start the loop
         # The lock: a channel is not closed while it is being detached. It is re-entrant, and rarely taken here.
         with self.outbuf_lock:
             if type(self) is DetachableChannel:
-                if self.will_close:
-                    linger(self, self._lingers_in())
+                linger(self, lingers)
                 HTTPChannel.handle_close(self)
             else:  # detached while this thread waited for the lock
                 self.handle_close()

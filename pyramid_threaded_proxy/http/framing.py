@@ -14,7 +14,8 @@ from pyramid_threaded_proxy.http.head import ResponseHead, check_line_ends, pars
 from pyramid_threaded_proxy.http.names import NameTable, connection_options
 
 _CRLF = b"\r\n"
-_LAST_CHUNK = b"0\r\n\r\n"
+#: Ends a chunked body without trailers (RFC 9112 7.1).
+LAST_CHUNK = b"0\r\n\r\n"
 _MAX_LINE = 256
 _MAX_TRAILERS = 8192
 _MAX_TRAILER_FIELDS = 200
@@ -28,6 +29,12 @@ _EXTENSIONS = rb"(;[\t\x20-\x7e\x80-\xff]*)?"
 _SIZE_LINE = re.compile(_SIZE + _EXTENSIONS + rb"\r\n")
 _SIZE_LINE_START = re.compile(_SIZE + _EXTENSIONS + rb"\r?")
 _NEXT_SIZE_LINE = re.compile(rb"\r\n" + _SIZE + rb"\r\n")
+
+
+def chunk(*pieces: bytes | memoryview) -> list[bytes | memoryview]:
+    """One chunk of all of them (RFC 9112 7.1); of no data there is none, as that would be the last."""
+    size = sum(map(len, pieces))
+    return [b"%x\r\n" % size, *pieces, _CRLF] if size else []
 
 
 class Framing(Enum):
@@ -230,10 +237,10 @@ class ChunkedReader:
     def _take_size_line(self, output: _Output, position: int) -> int:
         held = len(self._held)
         seen = self._held + output.view[position : position + _MAX_LINE]
-        if not held and seen.startswith(_LAST_CHUNK):
+        if not held and seen.startswith(LAST_CHUNK):
             self.done = True
-            self._put_line(output, position, position + len(_LAST_CHUNK), None)
-            return position + len(_LAST_CHUNK)
+            self._put_line(output, position, position + len(LAST_CHUNK), None)
+            return position + len(LAST_CHUNK)
         line = seen[: seen.find(b"\n", 0, _MAX_LINE) + 1]
         if not line:
             return self._hold_line(seen, len(output.view))
@@ -267,7 +274,7 @@ class ChunkedReader:
             return position + len(trailers) - searched
         parse_field_section(bytes(trailers[2 : end + 2]), _MAX_TRAILER_FIELDS)
         self.done = True
-        self._put_line(output, 0, 0, _LAST_CHUNK)
+        self._put_line(output, 0, 0, LAST_CHUNK)
         return position + end + 4 - searched
 
     def _put_line(self, output: _Output, start: int, stop: int, anew: bytes | None) -> None:

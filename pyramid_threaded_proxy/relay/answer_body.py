@@ -10,7 +10,7 @@ import threading
 from typing import Any, Protocol
 
 from pyramid_threaded_proxy.exceptions import ReadTimedOut, UpstreamGone
-from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, ChunkedReader, Framing
+from pyramid_threaded_proxy.http.framing import CHUNKED, CLOSE, LAST_CHUNK, ChunkedReader, Framing, chunk
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ
 from pyramid_threaded_proxy.loop.waits import Hop, Ready, Steps, Yield
@@ -29,7 +29,6 @@ from pyramid_threaded_proxy.relay.upload import Upload
 
 Piece = bytes | memoryview
 
-LAST_CHUNK = b"0\r\n\r\n"
 #: Bytes after which the other exchanges of a mover have their turn.
 A_TURN = 1024 * 1024
 #: Bytes: more than this at a time saves nothing.
@@ -182,11 +181,6 @@ class Rechunked(ReaderAround):
             return pieces
         framed = [part for piece in pieces for part in chunk(piece)]
         return [*framed, LAST_CHUNK] if self._inner.done else framed
-
-
-def chunk(data: Piece) -> list[Piece]:
-    """One chunk (RFC 9112 7.1); of no data there is none, as that would be the last."""
-    return [b"%x\r\n" % len(data), data, b"\r\n"] if data else []
 
 
 def body_reader(framing: Framing, length: int, client: Client) -> BodyReader:

@@ -14,11 +14,12 @@ from typing import Any
 from pyramid_threaded_proxy.exceptions import AnswerRefused, ExchangeFailed, HookFailed
 from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.hooks import BodyHook
+from pyramid_threaded_proxy.http.framing import LAST_CHUNK, chunk
 from pyramid_threaded_proxy.http.head import ResponseHead
 from pyramid_threaded_proxy.http.replacing import Replacing, replacing_in
 from pyramid_threaded_proxy.loop.dialogue import Dialogue
 from pyramid_threaded_proxy.loop.waits import Ready, Returning, Steps, Yield
-from pyramid_threaded_proxy.relay.answer_body import A_TURN, LAST_CHUNK, chunk
+from pyramid_threaded_proxy.relay.answer_body import A_TURN
 from pyramid_threaded_proxy.relay.answer_source import Source, coding_of, next_of
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.prepared import AnswerPolicy

@@ -17,7 +17,7 @@ from pyramid_threaded_proxy.exceptions import (
     SendTimedOut,
 )
 from pyramid_threaded_proxy.exchange import Body
-from pyramid_threaded_proxy.http.framing import ChunkedReader
+from pyramid_threaded_proxy.http.framing import LAST_CHUNK, ChunkedReader, chunk
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import READ, WRITE
 from pyramid_threaded_proxy.loop.waits import Hop, Ready, Returning, Steps, Yield
@@ -35,7 +35,6 @@ from pyramid_threaded_proxy.relay.transfer import (
 )
 from pyramid_threaded_proxy.settings.table import RouteSettings
 
-_LAST_CHUNK = b"0\r\n\r\n"
 #: Bytes that are copied before the other exchanges have their turn.
 _A_COPIED_TURN = 1024 * 1024
 
@@ -131,11 +130,11 @@ class ClientBody:
             total += size
             if self._body.limit is not None and total > self._body.limit:
                 raise BodyTooLarge(f"the request body is larger than {self._body.limit} bytes")
-            last = _LAST_CHUNK if reader.done else b""
+            last = LAST_CHUNK if reader.done else b""
             if pieces or last:
-                chunk = [b"%x\r\n" % size, *pieces, b"\r\n"] if pieces else []
+                framed = b"".join([*chunk(*pieces), last])
                 del data, pieces
-                yield from self._pass_on(endpoint, b"".join([*chunk, last]), size)
+                yield from self._pass_on(endpoint, framed, size)
             if last:
                 return self._end(reader.rest)
             if total >= WORTH_A_HOP and not hopped:

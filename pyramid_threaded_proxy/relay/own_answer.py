@@ -14,7 +14,7 @@ from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, Thread
 from pyramid_threaded_proxy.exchange import Exchange, UpstreamAnswer
 from pyramid_threaded_proxy.hooks import ExchangeHook, run_hook
 from pyramid_threaded_proxy.http.fields import merge_application_fields
-from pyramid_threaded_proxy.http.framing import CHUNKED, LENGTH, NO_BODY, Framing
+from pyramid_threaded_proxy.http.framing import CHUNKED, LAST_CHUNK, LENGTH, NO_BODY, Framing, chunk
 from pyramid_threaded_proxy.loop.waits import Call, Steps
 from pyramid_threaded_proxy.relay.client import Client
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
@@ -146,16 +146,16 @@ def _send_chunks(
     chunked = framing is CHUNKED and client.passes_framing and client.minor > 0
     in_memory = isinstance(chunks, _IN_MEMORY)
     left = length or 0
-    while (chunk := _next_chunk(chunks) if in_memory else (yield Call(_next_chunk, chunks))) is not None:
-        if length is not None and (left := left - len(chunk)) < 0:
+    while (data := _next_chunk(chunks) if in_memory else (yield Call(_next_chunk, chunks))) is not None:
+        if length is not None and (left := left - len(data)) < 0:
             raise HookFailed("a response's body is longer than its Content-Length")
-        if chunk:
-            yield from client.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-            prepared.exchange.stats.bytes_down += len(chunk)
+        if data:
+            yield from client.send(b"".join(chunk(data)) if chunked else data)
+            prepared.exchange.stats.bytes_down += len(data)
     if left:
         raise HookFailed("a response's body is shorter than its Content-Length")
     if chunked:
-        yield from client.send(b"0\r\n\r\n")
+        yield from client.send(LAST_CHUNK)
 
 
 def _next_chunk(chunks: Any) -> bytes | None:

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from pyramid_threaded_proxy.exceptions import ExchangeFailed, HookFailed, SendTimedOut
 from pyramid_threaded_proxy.exchange import Body
+from pyramid_threaded_proxy.http.framing import LAST_CHUNK, chunk
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.poller import WRITE
 from pyramid_threaded_proxy.loop.syscalls import send
@@ -136,11 +137,10 @@ def _is_real_file(file: IO[bytes]) -> bool:
 def _send_chunks(endpoint: Endpoint, head: bytes | memoryview, body: Body, timeout: float, moved: Moved) -> Steps:
     """Steps: an iterable of the application's, chunked; it runs in a pool thread."""
     yield from send_all(endpoint, head, timeout)
-    while (chunk := (yield Call(_next, body.chunks))) is not None:
-        if chunk:
-            yield from send_all(endpoint, b"%x\r\n%b\r\n" % (len(chunk), chunk), timeout)
-        moved(len(chunk))
-    yield from send_all(endpoint, b"0\r\n\r\n", timeout)
+    while (data := (yield Call(_next, body.chunks))) is not None:
+        yield from send_all(endpoint, b"".join(chunk(data)), timeout)
+        moved(len(data))
+    yield from send_all(endpoint, LAST_CHUNK, timeout)
 
 
 def _next(chunks: Any) -> bytes | None:
