@@ -33,7 +33,7 @@ class Unread:
     body was not read to its end: as long nothing on the connection is the next request's.
     """
 
-    __slots__ = ("application", "early", "expects", "fault", "flows", "length")
+    __slots__ = ("application", "early", "expects", "fault", "flows", "length", "streams")
 
     def __init__(self, application: Application, early: bytes, length: int | None, expects: bool) -> None:
         self.application = application
@@ -47,6 +47,8 @@ class Unread:
         self.fault: BaseException | None = None
         #: Whether it is answered while it still flows, so that the connection may last.
         self.flows = False
+        #: Whether the relay reads it from the socket, and nobody else may.
+        self.streams = False
 
 
 # Weak: an application that nobody serves any more is asked no more. Replaced as one, so that any thread may look.

@@ -6,9 +6,12 @@ It runs through waitress's own receivers, in the worker thread of the request, w
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
+from weakref import WeakKeyDictionary
 
 from waitress.parser import HTTPRequestParser
 from waitress.utilities import BadRequest, RequestEntityTooLarge
@@ -18,12 +21,23 @@ from pyramid_threaded_proxy.loop.poller import READ, WRITE, wait_for
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+#: How many threads wait for a client, by waitress's dispatcher. Under `_lock`.
+waiting: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_lock = threading.Lock()
+
 
 class RequestTimeout(BadRequest):
     """The client sent nothing of its body for waitress's `channel_timeout`."""
 
     code = 408
     reason = "Request Timeout"
+
+
+class TooManyWaiting(BadRequest):
+    """As many threads as may already wait for bodies that the application reads."""
+
+    code = 503
+    reason = "Service Unavailable"
 
 
 class BodyFault(BaseException):
@@ -67,11 +81,13 @@ class LateBody:
 def receive_late(channel: Any, request: Any) -> None:
     """Receive what is left of the body, if something is. The request's worker thread, which waits.
 
-    Raises `BodyFault`: once for all, as what was received up to there is no body.
+    Raises `BodyFault`: once for all, as what was received up to there is no body; `OSError` where it streams.
     """
     unread: Unread | None = request.unread
     if unread is None:
         return
+    if unread.streams:
+        raise OSError("the request's body is on its way upstream")
     if unread.fault is not None:
         raise unread.fault
     try:
@@ -138,8 +154,27 @@ def _next(channel: Any, sock: socket.socket) -> bytes:
 
 
 def _wait(channel: Any, sock: socket.socket, events: int) -> None:
-    if not wait_for({sock.fileno(): events}, channel.adj.channel_timeout)[1]:
-        raise BodyFault(RequestTimeout("nothing came of the request's body"))
+    with _a_place(channel):
+        if not wait_for({sock.fileno(): events}, channel.adj.channel_timeout)[1]:
+            raise BodyFault(RequestTimeout("nothing came of the request's body"))
+
+
+@contextmanager
+def _a_place(channel: Any) -> Iterator[None]:
+    """Half of waitress's threads may wait at a time: slow senders can't take those of all others.
+
+    Stock waitress waits for bodies in its main thread, so nothing bounds how many are slow there.
+    """
+    dispatcher, most = channel.server.task_dispatcher, max(1, channel.adj.threads // 2)
+    with _lock:
+        if waiting.get(dispatcher, 0) >= most:
+            raise BodyFault(TooManyWaiting("too many request bodies are waited for"))
+        waiting[dispatcher] = waiting.get(dispatcher, 0) + 1
+    try:
+        yield
+    finally:
+        with _lock:
+            waiting[dispatcher] -= 1
 
 
 def is_empty(sock: socket.socket) -> bool:

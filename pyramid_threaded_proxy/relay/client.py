@@ -37,6 +37,8 @@ class Unread(Protocol):
     early: bytes
     #: Whether the client waits for a 100 before it sends the body.
     expects: bool
+    #: Whether it is read for the upstream: nobody else may.
+    streams: bool
 
 
 class Channel(Protocol):

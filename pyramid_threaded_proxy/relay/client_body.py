@@ -46,6 +46,7 @@ class ClientBody:
         unread = client.unread_body()
         if unread is None or client.endpoint is None:
             raise RelayFailed("the request's body was read by somebody else")
+        unread.streams = True
         self._client = client
         self._source: Endpoint = client.endpoint
         self._body = body

@@ -15,6 +15,7 @@ from tests.support.detaching import servers
 from tests.support.origin import MakeOrigin, echo
 from tests.support.site import MakeSite, with_policy
 from tests.support.uploads import chunks, put, put_chunked, streaming
+from tests.support.waiting import wait_until
 from tests.support.wire import get, read_answer
 
 
@@ -169,4 +170,27 @@ def test_an_upload_with_an_upgrade_field(origin: MakeOrigin, site: MakeSite, chu
     assert (found["connection"], body.count(b" HTTP/1.1\r\n")) == ("close", 1)
     assert b"abcdef" in body
     assert client.rest() == b""
+    client.close()
+
+
+def test_what_streams_has_one_reader(origin: MakeOrigin, site: MakeSite) -> None:
+    """Who reads the input of a request whose body is on its way upstream gets an error, and takes nothing of it."""
+    kept: list[Any] = []
+    upstream = origin(echo)
+
+    def tween(handler: Any, registry: Any) -> Any:
+        return lambda request: (kept.append(request.environ["wsgi.input"]), handler(request))[1]
+
+    def configure(config: Configurator) -> None:
+        config.add_tween(f"{__name__}.tween", under="pyramid_threaded_proxy.tween.proxy_tween_factory")
+
+    globals()["tween"] = tween
+    where = site(streaming(upstream.url), configure=configure)
+    client = where.client()
+    client.send(put("/r/x", 6) + b"abc")
+    wait_until(lambda: upstream.wires and upstream.wires[0].buffer, "the upstream to have what came")
+    with pytest.raises(OSError, match="on its way"):
+        kept[0].read()
+    client.send(b"def")
+    assert read_answer(client)[2].endswith(b"abcdef")
     client.close()
