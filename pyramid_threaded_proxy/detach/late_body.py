@@ -21,6 +21,8 @@ from pyramid_threaded_proxy.loop.poller import READ, WRITE, wait_for
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+#: Seconds that each body may be waited for in all before its thread counts as waiting.
+FREE = 1.0
 #: How many threads wait for a client, by waitress's dispatcher. Under `_lock`.
 waiting: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -107,8 +109,9 @@ def _receive(channel: Any, request: Any, unread: Unread) -> bytes:
         raise BodyFault(RequestEntityTooLarge(f"exceeds max_body of {channel.adj.max_request_body_size}"))
     # A descriptor of its own: waitress's main thread may close the channel's meanwhile.
     with _own_socket(channel) as sock:
+        patience = _Patience(channel, sock)
         if unread.expects:
-            _say_continue(channel, unread, sock)
+            _say_continue(channel, unread, patience)
         request.completed, data, unread.early = False, unread.early, b""
         while True:
             taken = HTTPRequestParser.received(request, data) if data else 0
@@ -117,7 +120,7 @@ def _receive(channel: Any, request: Any, unread: Unread) -> bytes:
                 raise BodyFault(error)
             if request.completed:
                 return data[taken:]
-            data = _next(channel, sock)
+            data = _next(channel, sock, patience)
 
 
 def _own_socket(channel: Any) -> socket.socket:
@@ -128,7 +131,7 @@ def _own_socket(channel: Any) -> socket.socket:
     return own
 
 
-def _say_continue(channel: Any, unread: Unread, sock: socket.socket) -> None:
+def _say_continue(channel: Any, unread: Unread, patience: _Patience) -> None:
     """Behind what waitress still has to send: an answer to an earlier request on the connection."""
     unread.expects = False
     channel.write_soon(_CONTINUE)
@@ -136,15 +139,15 @@ def _say_continue(channel: Any, unread: Unread, sock: socket.socket) -> None:
         with channel.outbuf_lock:
             channel._flush_some(do_close=False)
         if channel.total_outbufs_len:
-            _wait(channel, sock, WRITE)
+            patience.wait(WRITE)
 
 
-def _next(channel: Any, sock: socket.socket) -> bytes:
+def _next(channel: Any, sock: socket.socket, patience: _Patience) -> bytes:
     while True:
         try:
             data = sock.recv(channel.adj.recv_bytes)
         except BlockingIOError:
-            _wait(channel, sock, READ)
+            patience.wait(READ)
         except OSError:
             raise BodyFault from None
         else:
@@ -153,10 +156,28 @@ def _next(channel: Any, sock: socket.socket) -> bytes:
             return data
 
 
-def _wait(channel: Any, sock: socket.socket, events: int) -> None:
-    with _a_place(channel):
-        if not wait_for({sock.fileno(): events}, channel.adj.channel_timeout)[1]:
-            raise BodyFault(RequestTimeout("nothing came of the request's body"))
+class _Patience:
+    """Waits for the client of one body."""
+
+    def __init__(self, channel: Any, sock: socket.socket) -> None:
+        self._channel = channel
+        self._sock = sock
+        self._free = FREE
+
+    def wait(self, events: int) -> None:
+        """Until there is one of them; raises `BodyFault`."""
+        if self._free > 0:
+            began = time.monotonic()
+            ready = self._ready(events, self._free)
+            self._free -= time.monotonic() - began
+            if ready:
+                return
+        with _a_place(self._channel):
+            if not self._ready(events, self._channel.adj.channel_timeout):
+                raise BodyFault(RequestTimeout("nothing came of the request's body"))
+
+    def _ready(self, events: int, timeout: float) -> bool:
+        return bool(wait_for({self._sock.fileno(): events}, timeout)[1])
 
 
 @contextmanager

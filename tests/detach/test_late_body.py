@@ -15,7 +15,7 @@ from pyramid.config import Configurator
 from pyramid.csrf import CookieCSRFStoragePolicy
 from pyramid.response import Response
 
-from pyramid_threaded_proxy.detach.late_body import waiting
+from pyramid_threaded_proxy.detach import late_body
 from tests.support.bodies import content
 from tests.support.origin import MakeOrigin, echo
 from tests.support.site import MakeSite, Site
@@ -137,33 +137,47 @@ def test_a_client_that_is_silent(origin: MakeOrigin, site: MakeSite) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_slow_senders_leave_threads_to_others(origin: MakeOrigin, site: MakeSite) -> None:
+def test_slow_senders_leave_threads_to_others(
+    origin: MakeOrigin, site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of waitress's threads may wait for clients whose body somebody reads: the next one that would is told to
     come back, all others are served, and a place is given back however the wait ends."""
-    where = reading(origin, site, lambda request: request.body, threads=4)
+    monkeypatch.setattr(late_body, "FREE", 0.05)
+    asked = threading.Semaphore(0)
+    where = reading(origin, site, lambda request: (asked.release(), request.body)[1], threads=4)
     incomplete = put("/r/own", 3, "X-Own: 1") + b"a"
 
     def slow(count: int) -> Wire:
         client = where.client()
         client.send(incomplete)
-        wait_until(lambda: sum(waiting.values()) == count, "the thread that waits")
+        wait_until(lambda: sum(late_body.waiting.values()) == count, "the thread that waits")
         return client
 
     for end in (lambda client: client.send(b"bc"), Wire.reset, Wire.half_close, Wire.close):
         first, second = slow(1), slow(2)
         assert where.raw(incomplete).startswith(b"HTTP/1.1 503 ")
+        with monkeypatch.context() as patient:
+            patient.setattr(late_body, "FREE", 10.0)
+            while asked.acquire(blocking=False):
+                pass
+            quick = where.client()
+            quick.send(incomplete)
+            assert asked.acquire(timeout=10)
+            quick.send(b"bc")  # soon enough: it needs no place
+            assert read_answer(quick)[2] == b"abc"
+            quick.close()
         for whole in (get("/r/own", "X-Own: 1"), incomplete + b"bc", get("/r/other")):
             other = where.client()
             other.send(whole)
             assert read_answer(other)[0] == "HTTP/1.1 200 OK"
             other.close()
         end(first)
-        wait_until(lambda: sum(waiting.values()) == 1, "a place")
+        wait_until(lambda: sum(late_body.waiting.values()) == 1, "a place")
         third = slow(2)
         for client in (second, third):
             client.send(b"bc")
             assert read_answer(client)[2] == b"abc"
-        wait_until(lambda: not sum(waiting.values()), "all places")
+        wait_until(lambda: not sum(late_body.waiting.values()), "all places")
         for client in (first, second, third):
             client.close()
 
