@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,12 @@ from tests.support.pairs import MakePair, Pair
 from tests.support.programs import program_path
 from tests.support.site import MODES, MakeSite, Site
 from tests.support.waiting import PATIENCE
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background without Ctrl-C, and so would be what the tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
