@@ -392,7 +392,7 @@ def seconds_to_judge(data: bytes) -> float:
     [(b"5;", b"\t", 15000), (b"0\r\nA:", b" ", 15000), (b"", b"1;a\r\nx\r\n", 2250), (b"0\r\n", b" \r", 1000)],
 )
 def test_no_chunks_are_slow_to_judge(begin: bytes, filler: bytes, count: int) -> None:
-    """Input made to cost much is judged in time in proportion to its size: four times as much takes no sixteen times."""
+    """Input made to cost much is judged in time in proportion to its size: fourfold input takes no 16-fold time."""
     assert seconds_to_judge(begin + filler * count * 4) < 10 * seconds_to_judge(begin + filler * count) + 0.01
 
 
