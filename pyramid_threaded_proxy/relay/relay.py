@@ -125,8 +125,9 @@ class Relay:
         body = self._exchange.request.body
         if body is not None and body.owned:
             self._close_body(body)
-        if self._passing is not None and self._passing.hooked is not None:
-            self._close_body(self._passing.hooked)
+        passing, self._passing = self._passing, None  # they know each other: nobody else would let go of them soon
+        if passing is not None and passing.hooked is not None:
+            self._close_body(passing.hooked)
         self._exchange.stats.finished = time.monotonic()
         self._attempts.release()
         self._context.ended(self._prepared)
