@@ -31,8 +31,8 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
     engine: Engine = registry[ENGINE]
 
     def proxy_tween(request: Request) -> Response:
-        if engine.streamed is not None and (script_name := request.environ.get("SCRIPT_NAME")):
-            engine.streamed.learn(script_name)
+        if engine.mounts is not None and (script_name := request.environ.get("SCRIPT_NAME")):
+            engine.mounts.learn(script_name)
         try:
             response = handler(request)
         except URLDecodeError as error:

@@ -11,6 +11,7 @@ from pyramid.registry import Registry
 from zope.interface import providedBy
 
 from pyramid_threaded_proxy import accesslog
+from pyramid_threaded_proxy.app.mounts import Mounts
 from pyramid_threaded_proxy.app.observed import EngineObserved
 from pyramid_threaded_proxy.app.operator_log import FailureLog, LimitLog, MisuseLog
 from pyramid_threaded_proxy.app.routes import Route
@@ -65,6 +66,8 @@ class Engine:
         self.routes: dict[str, Route] = {}
         self.probes = Probes(self.scheduler, self.upstreams, self._probe_found)
         self.observed = EngineObserved(self.routes, self.admission, self.in_flight, self.upstreams, self.scheduler)
+        #: Where its proxied routes stand; None until the application is created.
+        self.mounts: Mounts | None = None
         #: What is known of routes whose bodies stream; None where there are none.
         self.streamed: StreamedRoutes | None = None
         #: Who counts; None while nobody wants to know.
@@ -232,8 +235,9 @@ class Engine:
 
     def close(self) -> None:
         """End the threads and close what is kept. For tests, and for processes that go on without the application."""
-        if self.streamed is not None:
-            self.streamed.close()
+        for known in (self.mounts, self.streamed):
+            if known is not None:
+                known.close()
         self.probes.stop()
         self.scheduler.stop()
         for pool in self.upstreams.pools():

@@ -26,10 +26,12 @@ from pyramid_threaded_proxy.app.compile import compile_route, probed
 from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_declared, guards
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import may_meet
+from pyramid_threaded_proxy.app.mounts import Mounts
 from pyramid_threaded_proxy.app.routes import Inner
 from pyramid_threaded_proxy.app.status import unguarded_status
 from pyramid_threaded_proxy.app.streamed import StreamedRoutes
 from pyramid_threaded_proxy.detach.asked_first import ask_first
+from pyramid_threaded_proxy.detach.turns import let_wait
 from pyramid_threaded_proxy.exceptions import ValueRefused
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.settings.table import RouteSettings
@@ -53,11 +55,13 @@ def application_created(event: ApplicationCreated) -> None:
         raise SettingsError(faults)
     engine.router = event.app
     engine.probes.probed += filter(None, map(probed, engine.routes.values()))
+    mounts = engine.mounts = Mounts(every)
+    let_wait(mounts)
     mapper = registry.queryUtility(IRoutesMapper)
     if mapper is not None:
         _put_in_place(mapper, every)
         _warn_of_taken_mounts(mapper, every)
-        _begin_to_stream(mapper, registry, engine, every)
+        _begin_to_stream(mapper, engine, mounts, every)
     _warn_of_cookies(registry, engine, every)
     _warn_of_fields(registry, engine, every)
     _unburden(registry)
@@ -184,17 +188,17 @@ def _can_meet(route: Any, declared: Declared) -> bool:
     return True
 
 
-def _begin_to_stream(mapper: Any, registry: Registry, engine: Engine, every: list[Declared]) -> None:
+def _begin_to_stream(mapper: Any, engine: Engine, mounts: Mounts, every: list[Declared]) -> None:
     """From now on requests for routes whose bodies stream are handed over by their heads."""
     names = [one.settings.name for one in every if not one.settings.request_buffering]
     if not names:
         return
-    engine.streamed = StreamedRoutes(mapper.routelist, every, engine.scheduler.start)
+    engine.streamed = StreamedRoutes(mapper.routelist, every, mounts, engine.scheduler.start)
     ask_first(engine.streamed)
-    policy = registry.queryUtility(IExecutionPolicy)
+    policy = engine.registry.queryUtility(IExecutionPolicy)
     if getattr(policy, "__module__", "").split(".")[0] != "pyramid_retry":
         return
-    settings = registry.settings or {}
+    settings = engine.registry.settings or {}
     if settings.get("retry.attempts") == 1 or settings.get("retry.activate_hook"):
         return
     log.warning(

@@ -14,11 +14,9 @@ from pyramid.predicates import RequestMethodPredicate
 
 from pyramid_threaded_proxy.app.declared import Declared, Mark
 from pyramid_threaded_proxy.app.host import is_for
+from pyramid_threaded_proxy.app.mounts import Mounts
 from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, ThreadsExhausted
 from pyramid_threaded_proxy.loop.loop import Loop
-
-#: SCRIPT_NAMEs that are remembered.
-_MOST_NAMES = 16
 
 
 class _Route(NamedTuple):
@@ -36,34 +34,28 @@ class _Route(NamedTuple):
 class StreamedRoutes:
     """The routes of an application, as far as they stand before or among those that stream (`detach.Application`)."""
 
-    def __init__(self, routes: Iterable[Any], every: Iterable[Declared], start: Callable[[], Loop]) -> None:
+    def __init__(
+        self, routes: Iterable[Any], every: Iterable[Declared], mounts: Mounts, start: Callable[[], Loop]
+    ) -> None:
         known = {declared.mark: declared for declared in every}
         self._routes = tuple(_known_route(route, known) for route in routes)
         streamed = [one for one in known.values() if not one.settings.request_buffering]
         # No other path can be below one of them.
-        self._mounts: tuple[str, ...] = tuple({unquote(one.mount) for one in streamed})
+        self._streamed: tuple[str, ...] = tuple({unquote(one.mount) for one in streamed})
+        self._mounts = mounts
         self._start: Callable[[], Loop] | None = start
-        self._names: tuple[str, ...] = ("",)
 
     def close(self) -> None:
         """The application ends: nothing is taken for one of these any more, and no thread is started. Any thread."""
-        self._mounts, self._start = (), None
-
-    def learn(self, script_name: str) -> None:
-        """The application hears of requests under this SCRIPT_NAME. Any thread."""
-        name = script_name.encode("latin-1", "replace").decode("utf-8", "replace")
-        if name not in self._names:
-            self._names = (*self._names[:1], name, *self._names[1 : _MOST_NAMES - 1])
+        self._streamed, self._start = (), None
 
     def asks_first(self, method: str, path_info: str, host: str | None) -> bool:
         """Whether a request may be for a route that streams. Waitress's main thread, so nothing of the application's
         runs here."""
-        try:
-            path = path_info.encode("latin-1").decode("utf-8")
-        except UnicodeDecodeError:
-            return False  # no route matches it
-        rests = [path[len(name) :] for name in self._names if path.startswith(name)]
-        return any(rest.startswith(self._mounts) and self._is_for_streamed(method, rest or "/", host) for rest in rests)
+        return any(
+            rest.startswith(self._streamed) and self._is_for_streamed(method, rest or "/", host)
+            for rest in self._mounts.rests(path_info)
+        )
 
     def _is_for_streamed(self, method: str, path: str, host: str | None) -> bool:
         for route in self._routes:

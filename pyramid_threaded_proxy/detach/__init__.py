@@ -20,9 +20,11 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   ``readable``, ``handle_accept``, ``adj.backlog``, ``task_dispatcher`` (``queue``, ``active_count``); the trigger's
   ``handle_read`` (KeyboardInterrupt that is raised behind its thunks ends the loop); ``HTTPChannel``: ``request`` (one
   that is partly received), ``creation_time``, ``last_activity`` (the same until something is received);
+* ``ThreadedTaskDispatcher``: ``queue`` (a deque of channels, used by ``append``, ``popleft`` and its length, under
+  ``lock``);
 * ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
-  ``connection_close``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each request,
-  and stops where it is told that all bytes were taken;
+  ``connection_close``, ``error``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each
+  request, and stops where it is told that all bytes were taken;
 * of bodies that are read late: a parser that says it is ``completed`` with its head is handed over; told otherwise it
   goes on with ``received``, and says ``error``; ``content_length``, ``expect_continue``, ``command``, ``path``, ``adj``
   (``url_prefix``, ``max_request_body_size``, ``channel_timeout``); ``WSGITask.get_environment`` (how it makes

@@ -7,9 +7,9 @@ somebody wants it (see `late_body`), or the request is over. Main thread, but fo
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, Protocol
 
+from pyramid_threaded_proxy.detach.applications import Applications
 from pyramid_threaded_proxy.loop.loop import Loop
 
 
@@ -51,31 +51,27 @@ class Unread:
         self.streams = False
 
 
-# Weak: an application that nobody serves any more is asked no more. Replaced as one, so that any thread may look.
-_applications: tuple[weakref.ref[Application], ...] = ()
+_applications: Applications[Application] = Applications()
 
 
 def ask_first(application: Application) -> None:
     """Hand over what `application` says by its head alone, from now on. Any thread."""
-    global _applications
-    living = tuple(known for known in _applications if known() is not None)
-    _applications = (*living, weakref.ref(application))
+    _applications.add(application)
 
 
 def left_unread(request: Any, early: bytes) -> Unread | None:
     """What is left of the body of a request whose head is complete, if an application is to be asked before it."""
     if not _applications:
         return None
-    path, host = _path_info(request), _host(request)
-    for known in _applications:
-        application = known()
-        if application is not None and application.asks_first(request.command, path, host):
+    path, host = asked_path_info(request), asked_host(request)
+    for application in _applications:
+        if application.asks_first(request.command, path, host):
             length = None if request.chunked else request.content_length
             return Unread(application, early, length, request.expect_continue)
     return None
 
 
-def _path_info(request: Any) -> str:
+def asked_path_info(request: Any) -> str:
     """PATH_INFO as `WSGITask.get_environment` will make it."""
     path, prefix = str(request.path), request.adj.url_prefix
     if path.startswith("/"):
@@ -85,7 +81,7 @@ def _path_info(request: Any) -> str:
     return path
 
 
-def _host(request: Any) -> str | None:
+def asked_host(request: Any) -> str | None:
     """The Host that was asked, as far as it is known: a trusted peer may say another one."""
     headers = request.headers
     if request.adj.trusted_proxy and ("X_FORWARDED_HOST" in headers or "FORWARDED" in headers):

@@ -26,6 +26,7 @@ from pyramid_threaded_proxy.detach.late_body import is_empty
 from pyramid_threaded_proxy.detach.server import WaitressLoop
 from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
+from pyramid_threaded_proxy.detach.turns import take_turns
 from pyramid_threaded_proxy.exceptions import ClientGone
 from pyramid_threaded_proxy.http.names import Fields
 from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
@@ -69,6 +70,7 @@ class DetachableChannel(HTTPChannel):
         HTTPChannel.__init__(self, server, sock, addr, adj, map)
         self.__dict__ = {**_DEFAULTS, **self.__dict__}
         make_ours(server.trigger)
+        take_turns(server.task_dispatcher)
         if self._fileno >= SELECT_LIMIT and not adj.asyncore_use_poll:
             self.close()
             _warn_of_select()

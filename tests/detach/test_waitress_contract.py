@@ -28,7 +28,7 @@ from waitress.trigger import trigger as Trigger
 from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from pyramid_threaded_proxy.detach import defaults
-from pyramid_threaded_proxy.detach.asked_first import _path_info
+from pyramid_threaded_proxy.detach.asked_first import asked_path_info
 from pyramid_threaded_proxy.detach.channel import _DEFAULTS, DetachableChannel
 from pyramid_threaded_proxy.detach.epilogue import Finished, run_epilogue
 from pyramid_threaded_proxy.detach.late_body import RequestTimeout
@@ -507,7 +507,7 @@ def test_path_info_is_made_as_waitress_makes_it(stock: Stock, prefix: str, targe
     parser = HTTPRequestParser(stock.channel.adj)
     parser.received(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n".encode())
     assert parser.error is None
-    assert _path_info(parser) == WSGITask(stock.channel, parser).get_environment()["PATH_INFO"]
+    assert asked_path_info(parser) == WSGITask(stock.channel, parser).get_environment()["PATH_INFO"]
 
 
 def test_what_late_bodies_wait_by(stock: Stock) -> None:

@@ -1,6 +1,6 @@
 """An exchange dies with its end: nothing of it waits for the cyclic collector, which would run more often for it.
 
-One that failed, or had a hook, is left to it: an error knows the frames that it came through, and they know the exchange.
+One that failed, or had a hook, is left to it: an error knows the frames that it came through, and they the exchange.
 """
 
 from __future__ import annotations
