@@ -37,6 +37,8 @@ lint: $(VENV)/.testing
 docs: $(VENV)/.runtime
 	$(BIN)/python -m pyramid_threaded_proxy.settings > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
+	$(BIN)/python -m pyramid_threaded_proxy.engines > docs/engine-table.md.new
+	mv docs/engine-table.md.new docs/engine-table.md
 
 # Whole applications around it, under pserve. They are part of `make test` where the extra is installed; devpi-server, which
 # is large, is installed here alone.

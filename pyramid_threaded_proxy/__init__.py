@@ -15,6 +15,7 @@ and waitress gets the connection back. The way of a request, by room:
 `upstream/`    all of urllib3: connections to backends, which of them is asked, and how they have been doing
 `loop/`        threads, waiting, time: what runs an exchange and knows none
 `http/`        pure bytes and text: the rules of HTTP
+`engines/`     configurations for nginx, HAProxy and others that ask `app/verify` and move the bytes themselves
 `accesslog`    one line an exchange
 `status/`      one place that counts, and what an operator sees of it: metrics, page, JSON
 `scripts`      `pproxy`: what the routes are, and what would become of a request

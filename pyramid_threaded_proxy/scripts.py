@@ -7,8 +7,10 @@ request.
     pproxy site.ini --check                           faults in the settings; then every upstream is connected to
     pproxy site.ini --explain URL [--as USER]         what would happen to a request
     pproxy site.ini --expect FILE                     lines such as `GET /reports/1 as bob -> 403` against it
+    pproxy site.ini --export ENGINE --listen ADDRESS --app ADDRESS
+                                                      a configuration for a server that moves the bytes
 
-Exit status: 0 good or allowed, 1 a fault or a refusal, 2 wrong usage.
+Exit status: 0 good or allowed, 1 a fault or a refusal, 2 wrong usage, 3 it can't be exported.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import re
 import ssl
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,15 +34,20 @@ from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.explain import Asked, CannotRemember, Explainer, Explanation, as_json
 from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.engines.export import EXPORTERS, export
+from pyramid_threaded_proxy.engines.site import fronted_site
+from pyramid_threaded_proxy.engines.support import KNOWN
 from pyramid_threaded_proxy.exceptions import ExchangeFailed
 from pyramid_threaded_proxy.loop.waits import run_here
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.upstream.balance import Upstream
 
-GOOD, FAULT, USAGE = 0, 1, 2
+GOOD, FAULT, USAGE, NOT_HELD = 0, 1, 2, 3
 #: Days: a certificate that ends sooner is warned of.
 SOON = 14
 
+#: A host's name or address, and a port.
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _EXPECTED = re.compile(r"(?P<method>[A-Z]+)\s+(?P<target>\S+)(?:\s+as\s+(?P<user>\S+))?\s+->\s+(?P<outcome>\S+)")
 
 
@@ -72,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(asked: argparse.Namespace, application: Any, engine: Engine) -> int:
     if asked.check:
         return _check(engine, asked)
+    if asked.export:
+        return _export(application.registry.queryUtility(IRoutesMapper), engine, asked)
     if asked.explain:
         found = Explainer(application).explain(_asked_of(asked))
         print(as_json(asdict(found)) if asked.format == "json" else _explained(found))
@@ -92,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     modes.add_argument("--check", action="store_true", help="judge the settings, and connect to every upstream")
     modes.add_argument("--explain", metavar="URL", help="what would happen to a request for this URL or path")
     modes.add_argument("--expect", metavar="FILE", help="hold lines such as `GET /a as bob -> 403` against that")
+    modes.add_argument("--export", metavar="ENGINE", help="a configuration for a server that moves the bytes")
+    _add_export_options(parser)
     parser.add_argument("-X", dest="method", default="GET", help="with --explain: the method")
     parser.add_argument(
         "--as", dest="user", metavar="USER", help="with --explain: the user, by the policy's remember()"
@@ -101,6 +112,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--strict", action="store_true", help="warnings are faults")
     return parser
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="ADDRESS", help="with --export: where the server listens, host:port")
+    parser.add_argument("--app", metavar="ADDRESS", help="with --export: where the application does, host:port")
+    parser.add_argument(
+        "--accept", action="append", default=[], metavar="KEY", help="with --export: a key that it may lack"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="with --export: where to write its files")
 
 
 def _complain(text: str) -> int:
@@ -219,6 +239,60 @@ def _probe(engine: Engine, route: Route, upstream: Upstream) -> dict[str, str]:
     status = run_here(engine.probes.status(asking, upstream))
     well = 200 <= status < 400
     return {"probe": str(status)} | ({} if well else {"result": f"its probe was answered with {status}"})
+
+
+# Exporting
+
+
+def _export(mapper: Any, engine: Engine, asked: argparse.Namespace) -> int:
+    """The files of an engine, on standard output where there is one; what it can't hold is told on standard error."""
+    _check_export(engine, asked)
+    routes = [engine.routes[route.name] for route in mapper.routelist if route.name in engine.routes]
+    site = fronted_site(engine, routes, asked.listen, asked.app)
+    made = export(asked.export, site, asked.accept)
+    if asked.format == "json":
+        said = {"warnings": list(map(str, made.warnings)), "refused": list(map(str, made.refused))}
+        print(as_json({"files": dict(made.files), **said}))
+    else:
+        for finding in made.warnings:
+            _warn(str(finding))
+        for finding in made.refused:
+            print(f"can't be exported: {finding}; --accept {finding.key} leaves it out", file=sys.stderr)
+        _write(made.files, asked.output)
+    if made.refused:
+        return NOT_HELD
+    return FAULT if asked.strict and made.warnings else GOOD
+
+
+def _check_export(engine: Engine, asked: argparse.Namespace) -> None:
+    if asked.export not in EXPORTERS:
+        raise Usage(f"--export {asked.export}: it is one of {', '.join(EXPORTERS)}")
+    for option, value in (("--listen", asked.listen), ("--app", asked.app)):
+        if value is None or not _ADDRESS.fullmatch(value):
+            raise Usage(f"--export needs {option} host:port")
+    unknown = set(asked.accept) - KNOWN
+    if unknown:
+        raise Usage(f"--accept {min(unknown)}: there is no such key")
+    if engine.settings.verify_engine != asked.export and not (engine.settings.engine, asked.export) == (
+        "accel",
+        "nginx",
+    ):
+        raise Usage(f"--export {asked.export}: the site would not answer it: set proxy.verify.engine = {asked.export}")
+
+
+def _write(files: Mapping[str, str], folder: str | None) -> None:
+    """They hold the secret: nobody else is to read them."""
+    if folder is None and len(files) > 1:
+        raise Usage(f"--export: there are several files ({', '.join(files)}), so it needs --output FOLDER")
+    for name, text in files.items():
+        if folder is None:
+            sys.stdout.write(text)
+            continue
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        print(path)
 
 
 # Explaining

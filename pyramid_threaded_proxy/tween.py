@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pyramid.exceptions import URLDecodeError
-from pyramid.httpexceptions import HTTPBadRequest
+from pyramid.httpexceptions import HTTPBadRequest, HTTPNoContent
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
@@ -13,9 +13,11 @@ from pyramid.response import Response
 from pyramid_threaded_proxy.app.admit import unavailable
 from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
+from pyramid_threaded_proxy.app.front import FRONT, leads_elsewhere
 from pyramid_threaded_proxy.app.host import is_for
 from pyramid_threaded_proxy.app.refusals import note_refusal, reason_of
 from pyramid_threaded_proxy.app.response import ProxyResponse
+from pyramid_threaded_proxy.app.verify import Question
 from pyramid_threaded_proxy.exceptions import TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.http.target import escaped_path, rest_below
 
@@ -33,6 +35,9 @@ def proxy_tween_factory(handler: Handler, registry: Registry) -> Handler:
     def proxy_tween(request: Request) -> Response:
         if engine.mounts is not None and (script_name := request.environ.get("SCRIPT_NAME")):
             engine.mounts.learn(script_name)
+        question = request.environ.get(FRONT)
+        if isinstance(question, Question) and leads_elsewhere(request, question.route):
+            return HTTPNoContent()  # and so no view has said yes
         try:
             response = handler(request)
         except URLDecodeError as error:

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {"http.names"},
     "exceptions": set(),
     "tween": {"app", "http"},
-    "scripts": {"app", "settings", "upstream", "loop.waits"},
+    "scripts": {"app", "settings", "upstream", "engines", "loop.waits"},
+    "engines": {"app", "settings", "upstream", "http"},
     "__init__": {"app", "settings", "limits", "exchange", "events"},
 }  # fmt: skip
 ROOMS = set(MAY_IMPORT) - ROOT

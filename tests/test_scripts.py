@@ -348,6 +348,66 @@ def test_wrong_usage_exits_with_2(ini: Any, arguments: tuple[str, ...]) -> None:
     assert done.stderr
 
 
+ADDRESSES = ("--listen", "127.0.0.1:80", "--app", "127.0.0.1:6543")
+
+
+@pytest.fixture
+def verified(ini: Any) -> Callable[..., str]:
+    """Writes an ini file of a site that a front server may ask."""
+
+    def write(engine: str = "nginx", **keys: str) -> str:
+        path = str(ini(**keys))
+        lines = {"prefix": "/_verify", "engine": engine, "secret": "x" * 20}
+        with Path(path).open("a") as file:
+            file.writelines(f"\nproxy.verify.{key} = {value}" for key, value in lines.items())
+        return path
+
+    return write
+
+
+def test_an_export_is_a_file(verified: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On standard output or in a folder, where nobody else may read it; what is held nearly is a warning."""
+    site = verified()
+    status, out, err = run(capsys, site, "--export", "nginx", *ADDRESSES)
+    assert (status, out.startswith("# Made by"), "warning: own_cookies (reports)" in err) == (0, True, True)
+    folder = tmp_path / "made"
+    status, out, _ = run(capsys, site, "--export", "nginx", *ADDRESSES, "--output", str(folder), "--strict")
+    assert (status, out) == (1, f"{folder}/nginx.conf\n")
+    assert (folder / "nginx.conf").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_exported_is_said(verified: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """With status 3 and no file, until it is accepted by name."""
+    site = verified(recheck="5s")
+    status, out, err = run(capsys, site, "--export", "nginx", *ADDRESSES)
+    assert (status, out) == (3, "")
+    assert "can't be exported: recheck (reports): " in err
+    status, out, _ = run(capsys, site, "--export", "nginx", *ADDRESSES, "--accept", "recheck")
+    assert (status, out.startswith("# left out, and accepted: recheck")) == (0, True)
+    told = json.loads(run(capsys, site, "--export", "nginx", *ADDRESSES, "--format", "json")[1])
+    assert (told["files"], len(told["refused"])) == ({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments", "says"),
+    [
+        ("nginx", ("--export", "haproxy", *ADDRESSES), "set proxy.verify.engine = haproxy"),
+        ("nginx", ("--export", "squid", *ADDRESSES), "it is one of nginx"),
+        ("nginx", ("--export", "nginx", "--listen", "80", "--app", "a:1"), "needs --listen host:port"),
+        ("nginx", ("--export", "nginx", "--listen", "a:80"), "needs --app host:port"),
+        ("nginx", ("--export", "nginx", *ADDRESSES, "--accept", "recheque"), "there is no such key"),
+        ("haproxy", ("--export", "haproxy", *ADDRESSES), "needs --output FOLDER"),
+    ],
+)
+def test_an_export_that_is_asked_for_wrongly(
+    verified: Any, capsys: pytest.CaptureFixture[str], engine: str, arguments: tuple[str, ...], says: str
+) -> None:
+    """Status 2, and what to do."""
+    status, out, err = run(capsys, verified(engine), *arguments)
+    assert (status, out) == (2, "")
+    assert says in err
+
+
 def test_an_environ_is_what_waitress_makes() -> None:
     """The raw target stays, PATH_INFO is unescaped, leading slashes are one."""
     from pyramid_threaded_proxy.app.explain import Asked

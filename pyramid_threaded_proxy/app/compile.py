@@ -15,9 +15,10 @@ from pyramid.registry import Registry
 
 from pyramid_threaded_proxy.app.declared import Declared
 from pyramid_threaded_proxy.app.routes import Inner, RequestPolicy, Route, Rules
+from pyramid_threaded_proxy.app.settled import settled_names
 from pyramid_threaded_proxy.hooks import NAMES, Hooks
 from pyramid_threaded_proxy.http.fields import AnswerFields, AnswerRules, RequestFields
-from pyramid_threaded_proxy.http.names import OVERRIDES
+from pyramid_threaded_proxy.http.names import OF_A_FRONT, OVERRIDES
 from pyramid_threaded_proxy.http.public import Told
 from pyramid_threaded_proxy.http.query import QueryRules
 from pyramid_threaded_proxy.http.rules import RequestRules, ResponseRules
@@ -59,6 +60,8 @@ def compile_rules(
 def _request_policy(settings: RouteSettings, process: ProcessSettings, drop: frozenset[str]) -> RequestPolicy:
     rules = RequestRules.compile(settings.request_set, settings.request_add, settings.request_remove)
     ours = {process.request_id_header.lower()} | ({"traceparent", "tracestate"} if process.trace == "drop" else set())
+    if process.fronted:
+        ours |= OF_A_FRONT
     fields = RequestFields(
         own_cookies=process.own_cookies,
         cookies=settings.request_cookies,
@@ -209,7 +212,14 @@ def compile_route(registry: Registry, process: ProcessSettings, declared: Declar
     )
     preflight = None if settings.preflight == "ask" else _preflight_rules(settings, process, declared.hooks, rules)
     return Route(
-        settings, rules, declared.mount, balancer, inner, preflight, wants_slash=_wants_slash(settings, balancer)
+        settings,
+        rules,
+        declared.mount,
+        balancer,
+        inner,
+        preflight,
+        wants_slash=_wants_slash(settings, balancer),
+        settled=settled_names(rules),
     )
 
 

@@ -13,7 +13,7 @@ from zope.interface import providedBy
 from pyramid_threaded_proxy import accesslog
 from pyramid_threaded_proxy.app.mounts import Mounts
 from pyramid_threaded_proxy.app.observed import EngineObserved
-from pyramid_threaded_proxy.app.operator_log import FailureLog, LimitLog, MisuseLog
+from pyramid_threaded_proxy.app.operator_log import FailureLog, FrontLog, LimitLog, MisuseLog
 from pyramid_threaded_proxy.app.routes import Route
 from pyramid_threaded_proxy.app.streamed import StreamedRoutes
 from pyramid_threaded_proxy.app.tracing import end_span
@@ -59,6 +59,9 @@ class Engine:
         self.in_flight = InFlight()
         self.misuse_log = MisuseLog()
         self.failure_log = FailureLog()
+        self.front_log = FrontLog()
+        #: Of the routes, once the application is created, where a front server may ask.
+        self.digest = ""
         self.allow = None if settings.fetch_allow is None else AllowList(settings.fetch_allow)
         #: Pyramid's router, once the application is created.
         self.router: Callable[..., Any] | None = None

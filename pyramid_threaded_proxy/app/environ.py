@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from pyramid.request import Request
 
+from pyramid_threaded_proxy.app.front import FRONT, Front
 from pyramid_threaded_proxy.detach import access
 from pyramid_threaded_proxy.detach.channel import DetachableChannel
 from pyramid_threaded_proxy.exceptions import BodyTooLarge, ProtocolRefused, TargetRefused
@@ -172,6 +173,14 @@ class ClientRequest:
         if value is None or not _REQUEST_ID.fullmatch(value) or not access.peer(self.environ)[1]:
             return None
         return str(value)
+
+    def sender(self) -> tuple[str | None, frozenset[str], bool]:
+        """Who sent it, as `access.peer` has it, and whether that one may also say who asks (`names.IDENTITY`)."""
+        front = self.environ.get(FRONT)
+        if isinstance(front, Front):
+            return *front.peer(), False
+        address, trusted = access.peer(self.environ)
+        return address, trusted, bool(trusted)
 
     def log_values(self) -> tuple[str, str, str, str, str]:
         """What the access log shows: no query and no user of a URL, in target or Referer, gets there."""

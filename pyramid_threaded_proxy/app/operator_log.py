@@ -108,6 +108,36 @@ def quoted(body: bytes) -> str:
 _NOBODYS_FAULT = (ClientGone, ClientTimedOut, ExchangeClosed, PermissionWithdrawn, TunnelIdle)
 
 
+class FrontLog:
+    """Tells of a front server that asks with the right key, and still wrongly. Any thread."""
+
+    def __init__(self) -> None:
+        self._quiet = _Quiet()
+
+    def faulty(self, fault: str) -> None:
+        """What it asks can't be answered."""
+        if (more := self._quiet.may_tell(fault)) is not None:
+            log.error("a front server's request can't be used: %s%s", fault, more)
+
+    def stale(self, theirs: str, ours: str) -> None:
+        """A front was configured with other routes."""
+        self.faulty(f"its configuration was made of other routes (digest {theirs!r}, not {ours!r}): export it anew")
+
+    def relayed(self, fault: str) -> None:
+        """A request that nginx can't be handed."""
+        if (more := self._quiet.may_tell(fault)) is not None:
+            log.warning("relayed by this process rather than by nginx: %s%s", fault, more)
+
+    def untrusted(self, address: str | None) -> None:
+        """A front that waitress does not believe who its clients are."""
+        if (more := self._quiet.may_tell(("untrusted", address))) is not None:
+            log.warning(
+                "the front server at %s has the right key, but waitress does not trust it: its own address, host and "
+                "scheme count as the client's; set trusted_proxy and trusted_proxy_headers%s",
+                address, more,
+            )  # fmt: skip
+
+
 class MisuseLog:
     """Tells once of each place in the code that takes a `ProxyResponse` for the fetched thing. Any thread."""
 

@@ -33,7 +33,6 @@ from pyramid_threaded_proxy.app.response import ProxyResponse
 from pyramid_threaded_proxy.app.routes import RequestPolicy, Rules
 from pyramid_threaded_proxy.app.sent_body import framing_fields
 from pyramid_threaded_proxy.app.upgrade import asked_protocols
-from pyramid_threaded_proxy.detach.access import peer
 from pyramid_threaded_proxy.exceptions import RequestRefused, TargetRefused, ValueRefused
 from pyramid_threaded_proxy.exchange import Body, Exchange, UpstreamRequest
 from pyramid_threaded_proxy.hooks import RequestHook
@@ -155,9 +154,9 @@ def _own_fields(client: ClientRequest, origin: Origin, sending: RequestPolicy, p
     environ, settings = client.environ, sending.settings
     client_host = environ.get("HTTP_HOST")
     host = client_host if settings.preserve_host and client_host else origin.authority
-    address, trusted = peer(environ)
+    address, trusted, names_users = client.sender()
     tells = settings.forwarded != "none"
-    fields = [("Host", host), *sending.fields.select(environ, tells and bool(trusted)), *via_field(environ, sending)]
+    fields = [("Host", host), *sending.fields.select(environ, tells and names_users), *via_field(environ, sending)]
     if tells:
         fields += forwarded_fields(
             settings.forwarded,

@@ -68,6 +68,8 @@ class Route:
     preflight: Rules | None = None
     #: Whether a page at the mount without its slash would miss what it names relative to itself.
     wants_slash: bool = False
+    #: The lower-case names of fields that a front server is told of (`settled`).
+    settled: frozenset[str] = frozenset()
 
     @property
     def is_prefix(self) -> bool:

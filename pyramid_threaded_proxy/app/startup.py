@@ -27,9 +27,11 @@ from pyramid_threaded_proxy.app.declared import ENGINE, TWEEN, Declared, all_dec
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.host import may_meet
 from pyramid_threaded_proxy.app.mounts import Mounts
-from pyramid_threaded_proxy.app.routes import Inner
+from pyramid_threaded_proxy.app.routes import Inner, Route
+from pyramid_threaded_proxy.app.settled import digest_of
 from pyramid_threaded_proxy.app.status import unguarded_status
 from pyramid_threaded_proxy.app.streamed import StreamedRoutes
+from pyramid_threaded_proxy.app.verify import VerifyPolicy
 from pyramid_threaded_proxy.detach.asked_first import ask_first
 from pyramid_threaded_proxy.detach.turns import let_wait
 from pyramid_threaded_proxy.exceptions import ValueRefused
@@ -64,7 +66,16 @@ def application_created(event: ApplicationCreated) -> None:
         _begin_to_stream(mapper, engine, mounts, every)
     _warn_of_cookies(registry, engine, every)
     _warn_of_fields(registry, engine, every)
+    if engine.settings.fronted and mapper is not None:
+        engine.digest = digest_of(_in_order(mapper, engine), engine.settings)
+    if engine.settings.verify_prefix is not None:
+        event.app.execution_policy = VerifyPolicy(engine, event.app.execution_policy)
     _unburden(registry)
+
+
+def _in_order(mapper: Any, engine: Engine) -> list[Route]:
+    """The routes as they are tried."""
+    return [engine.routes[route.name] for route in mapper.routelist if route.name in engine.routes]
 
 
 def _compile_all(registry: Registry, engine: Engine, every: list[Declared]) -> Iterator[str]:

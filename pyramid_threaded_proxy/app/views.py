@@ -9,6 +9,7 @@ from pyramid.httpexceptions import HTTPMovedPermanently, HTTPNoContent
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_threaded_proxy.app.accel import came_by_nginx, handed_over
 from pyramid_threaded_proxy.app.copy_source import Place, copy_sources
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.environ import ClientRequest
@@ -48,6 +49,7 @@ class ProxyView:
 
     def _answered(self, request: Request, *, preflight: bool = False) -> Response:
         route = self._engine.routes[self._name]
+        by_nginx = came_by_nginx(self._engine, request.environ)
         client = ClientRequest(request)
         try:
             if preflight and route.preflight is not None:
@@ -60,7 +62,7 @@ class ProxyView:
         if EXPLAINED in request.environ and isinstance(answer, ProxyResponse):
             request.environ[EXPLAINED](answer)
             return HTTPNoContent()
-        return answer
+        return handed_over(self._engine, answer, request) if by_nginx and isinstance(answer, ProxyResponse) else answer
 
     def _answer(self, route: Route, rules: Rules, client: ClientRequest, recheck: Recheck | None = None) -> Response:
         script_name, matched = client.environ.get("SCRIPT_NAME", ""), client.request.matchdict

@@ -87,6 +87,11 @@ class RequestFields:
         _check_values(fields)
         return fields
 
+    @property
+    def never(self) -> frozenset[str]:
+        """The lower-case names of fields that never go up as the client sent them: made anew, filtered, or dropped."""
+        return self._dropped
+
     def _wants(self, name: str, dropped: frozenset[str]) -> bool:
         return name not in dropped and _is_let_through(name, self._only)
 

@@ -35,6 +35,20 @@ IDENTITY: frozenset[str] = frozenset({
     "true-client-ip", "x-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "remote-user", "x-remote-user",
 })  # fmt: skip
 
+#: Who asked whom for what, as servers in front and tools behind them tell it; any other ``x-forwarded-…`` is as these.
+FORWARDED: frozenset[str] = frozenset({
+    "forwarded", "x-real-ip", "proxy", *(f"x-forwarded-{what}" for what in (
+        "access-token", "by", "client-cert", "email", "for", "groups", "host", "method", "path", "port", "prefix",
+        "preferred-username", "proto", "protocol", "scheme", "server", "ssl", "uri", "url", "user",
+    )),
+})  # fmt: skip
+#: Between a front server that moves the bytes and us: what it asks, and what it is told.
+OF_A_FRONT: frozenset[str] = frozenset({
+    "x-original-method", "x-original-uri", "x-original-upgrade", *(f"x-proxy-{what}" for what in (
+        "key", "digest", "route", "target", "host", "upgrade", "fields", "status", "location",
+    )),
+})  # fmt: skip
+
 #: The schemes that are spoken, with their own ports (RFC 9110 4.2).
 PORTS = {"http": 80, "https": 443}
 

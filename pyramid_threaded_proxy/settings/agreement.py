@@ -38,6 +38,22 @@ def status_faults(entries: Mapping[str, Entry]) -> Iterator[str]:
             yield entries[name].fault("stands without proxy.status.prefix: there is no page to see")
 
 
+def front_faults(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """A place to ask at that anybody could, or that nobody reads; and a hand-over that nobody may ask for."""
+    given = [entries[name] for name in ("verify.prefix", "verify.engine", "verify.secret") if name in entries]
+    for name in ("verify.prefix", "verify.engine", "verify.secret"):
+        if given and name not in entries:
+            yield f"proxy.{name} ({given[0].origin}): is missing: {given[0].key} needs it"
+    prefix = entries.get("verify.prefix")
+    if prefix and prefix.value == "/":
+        yield prefix.fault("would take every request")
+    engine, secret = entries.get("engine"), entries.get("accel.secret")
+    if engine and engine.value == "accel" and not secret:
+        yield f"proxy.accel.secret ({engine.origin}): is missing: proxy.engine = accel needs it"
+    if secret and (engine is None or engine.value != "accel"):
+        yield secret.fault("stands without proxy.engine = accel")
+
+
 def tls_faults(section: Section, values: dict[str, Any]) -> Iterator[str]:
     if values["tls_key_file"] is not None and values["tls_cert_file"] is None and "tls.cert_file" not in section.bad:
         yield section.entries["tls.key_file"].fault("stands without tls.cert_file, whose key it would be")

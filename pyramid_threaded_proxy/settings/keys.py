@@ -51,4 +51,5 @@ TEMPLATE = (
     "text with `{userid}`, `{client_addr}`, `{host}`, `{scheme}`, `{route}`, `{request_id}`, `{mount}` "
     "and the pattern's placeholders; `{{` and `}}` for braces"
 )
+SECRET = "16 or more visible ASCII characters"
 FIELDS = "names of fields, but those of framing and connections"

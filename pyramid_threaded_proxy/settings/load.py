@@ -16,6 +16,7 @@ from pyramid_threaded_proxy.settings.agreement import (
     access_faults,
     clashes,
     contradictions,
+    front_faults,
     origin_faults,
     pattern_faults,
     place_faults,
@@ -203,6 +204,7 @@ def _process(entries: dict[str, Entry], faults: list[str]) -> ProcessSettings:
     values = Section("proxy.", PROCESS_KEYS, entries, faults).values()
     del values["file"]
     faults.extend(status_faults(entries))
+    faults.extend(front_faults(entries))
     return ProcessSettings(**values, own_cookies_given="own_cookies" in entries)
 
 

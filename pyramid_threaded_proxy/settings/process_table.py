@@ -3,11 +3,12 @@ read. A new one is a row here and a field of the dataclass."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from pyramid_threaded_proxy.settings import urls, values
-from pyramid_threaded_proxy.settings.keys import DURATION, Key
+from pyramid_threaded_proxy.settings.keys import DURATION, SECRET, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,26 @@ class ProcessSettings:
     status_permission: str | None = None
     #: None: nobody may do anything there.
     status_control_permission: str | None = None
+    #: Who moves the bytes of requests that a front server with the right key hands over.
+    engine: Literal["relay", "accel"] = "relay"
+    accel_secret: str | None = None
+    #: Where front servers ask; None: nowhere.
+    verify_prefix: str | None = None
+    verify_engine: Literal["nginx", "haproxy", "envoy", "caddy", "traefik"] | None = None
+    verify_secret: str | None = None
+
+    @property
+    def fronted(self) -> bool:
+        """Whether a front server may move the bytes."""
+        return self.engine != "relay" or self.verify_prefix is not None
+
+
+def _secret(value: object) -> str:
+    """What only we and a front server know; it stands in a field."""
+    word = values.text(value)
+    if not re.fullmatch(r"[!-~]{16,}", word):
+        raise values.ValueFault("is too short, or no field could hold it")
+    return word
 
 
 PROCESS_KEYS: tuple[Key, ...] = (
@@ -88,5 +109,29 @@ PROCESS_KEYS: tuple[Key, ...] = (
         "status.control_permission", values.permission, None, "a permission's name",
         "the Pyramid permission to close exchanges there, and to rest, drain and wake upstreams",
         unset="nobody may",
+    ),
+    Key(
+        "engine", values.choice("relay", "accel"), "relay", "`relay` or `accel`",
+        "`accel` hands a permitted request back to nginx, which moves its bytes, where the request bears "
+        "`accel.secret` (see [Engines](engines.md)); all others are relayed by this process",
+    ),
+    Key(
+        "accel.secret", _secret, None, SECRET,
+        "what nginx sends in `X-Proxy-Key`; needed with `engine = accel`",
+    ),
+    Key(
+        "verify.prefix", urls.prefix, None, "a path from `/` on, as a route's `prefix`; not `/`",
+        "where a front server asks whether a request may pass (see [Engines](engines.md)); needs `verify.engine` and "
+        "`verify.secret`",
+        unset="off",
+    ),
+    Key(
+        "verify.engine", values.choice("nginx", "haproxy", "envoy", "caddy", "traefik"), None,
+        "`nginx`, `haproxy`, `envoy`, `caddy` or `traefik`",
+        "which front server asks: it says where the asked method and target are read, and nowhere else",
+    ),
+    Key(
+        "verify.secret", _secret, None, SECRET,
+        "what the front server sends in `X-Proxy-Key`; without it the endpoint is a 404",
     ),
 )  # fmt: skip

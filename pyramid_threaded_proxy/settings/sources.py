@@ -17,7 +17,9 @@ INI = "the ini settings"
 _DEEPEST = 8
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 200
-_SECRET = re.compile(r"\.(?:set|add|default)\..*(?:auth|cookie|token|secret|password|key)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\.(?:set|add|default)\..*(?:auth|cookie|token|secret|password|key)|(?:accel|verify)\.secret", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)

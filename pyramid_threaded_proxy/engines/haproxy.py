@@ -1,0 +1,214 @@
+"""HAProxy's configuration: an action in Lua asks the application, and makes the request what the answer says.
+
+The Lua stands in a file beside the configuration, which is to be kept with it: what routes do to fields is a table
+above the code of `haproxy.lua`. What was refused is handed to the application, which refuses it with its own page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files as resources
+
+from pyramid_threaded_proxy.engines.site import FOR_SHARED_CACHES, NEVER_DOWN, UNTOLD, FrontedRoute, FrontedSite
+from pyramid_threaded_proxy.http.names import HOP_BY_HOP
+from pyramid_threaded_proxy.upstream.balance import Upstream
+from pyramid_threaded_proxy.upstream.origin import UNIX
+
+Lines = Iterator[str]
+
+
+def files(site: FrontedSite) -> dict[str, str]:
+    """The configuration, and the Lua that it loads from its own folder."""
+    return {"haproxy.cfg": "\n".join(_configuration(site)) + "\n", "haproxy.lua": _lua(site)}
+
+
+def word(text: str) -> str:
+    """Text as one word of the configuration, in which nothing is expanded."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _configuration(site: FrontedSite) -> Lines:
+    yield f"# Made by `pproxy --export haproxy` of routes with the digest {site.digest}: make it anew when they change."
+    yield from (
+        "global",
+        "    default-path config",
+        "    lua-load-per-thread haproxy.lua",
+        "    httpclient.ssl.verify none",
+    )
+    yield from _section("defaults", _defaults(site))
+    yield from _section("frontend site", _frontend(site))
+    yield from _section("backend application", _application(site))
+    for number, route in enumerate(site.routes):
+        yield from _section(f"backend proxied_{number}", _backend(route))
+
+
+def _section(head: str, lines: Iterable[str]) -> Lines:
+    yield head
+    for line in lines:
+        yield f"    {line}"
+
+
+def _defaults(site: FrontedSite) -> Lines:
+    body = max((route.settings.client_body_timeout for route in site.routes), default=60.0)
+    send = max((route.settings.send_timeout for route in site.routes), default=60.0)
+    yield from ("mode http", "timeout connect 5s", "timeout http-request 60s", "timeout http-keep-alive 120s")
+    yield f"timeout client {_duration(max(body, send))}"
+    yield "timeout server 1h"
+    yield "http-reuse safe"
+
+
+def _frontend(site: FrontedSite) -> Lines:
+    yield f"bind {site.listen}"
+    for name in sorted(UNTOLD):
+        yield f"http-request del-header {name}"
+    yield from ("http-request del-header x-forwarded- -m beg", "http-request set-header X-Forwarded-For %[src]")
+    yield "http-request set-header X-Forwarded-Host %[req.hdr(host)] if { req.hdr(host) -m found }"
+    yield f"http-request set-header X-Forwarded-Proto {_SCHEME}"
+    for route in site.routes:
+        where = f"{{ path,url_dec -m reg {word(route.expression)} }}{_host(route.settings.host)}"
+        yield f"http-request set-var(txn.route) str({route.name}) if {where} !{{ var(txn.route) -m found }}"
+    yield "http-request lua.ask if { var(txn.route) -m found }"
+    yield "http-request return status 503 if { var(txn.outcome) -m str unverified }"
+    for number, route in enumerate(site.routes):
+        yield from _limits(number, route)
+    for number, route in enumerate(site.routes):
+        verified = "{ var(txn.outcome) -m str verified }"
+        yield f"use_backend proxied_{number} if {verified} {{ var(txn.route) -m str {route.name} }}"
+    yield "default_backend application"
+
+
+_SCHEME = "http"
+
+
+def _host(host: str | None) -> str:
+    if host is None:
+        return ""
+    asked = "req.hdr(host),lower,regsub(:[0-9]*$,),regsub([.]$,)"
+    return f" {{ {asked} -m end {host[1:]} }}" if host.startswith("*") else f" {{ {asked} -m str {host} }}"
+
+
+def _limits(number: int, route: FrontedRoute) -> Lines:
+    ours = f"{{ var(txn.route) -m str {route.name} }} {{ var(txn.outcome) -m str verified }}"
+    # waitress's own limit, where none is set.
+    most = 2**30 if route.settings.max_body is None else route.settings.max_body
+    yield f"http-request return status 413 if {ours} {{ req.hdr_val(content-length) gt {most} }}"
+    if (limit := route.settings.max_exchanges) is not None:
+        yield f"http-request return status 503 hdr Retry-After 1 if {ours} {{ be_conn(proxied_{number}) ge {limit} }}"
+
+
+def _application(site: FrontedSite) -> Lines:
+    yield f"server application {site.application}"
+
+
+def _backend(route: FrontedRoute) -> Lines:
+    settings = route.settings
+    balance = {"round_robin": "roundrobin", "least_exchanges": "leastconn", "user_hash": "source"}
+    yield f"balance {balance[settings.balance]}"
+    yield f"timeout connect {_duration(settings.connect_timeout)}"
+    yield f"timeout server {_duration(settings.read_timeout)}"
+    yield f"timeout tunnel {_duration(settings.idle_timeout)}"
+    yield f"retries {settings.retries}"
+    if settings.retries and len(route.upstreams) > 1:
+        yield "option redispatch 1"
+    if settings.health_path is not None:
+        yield "option httpchk"
+        authority = route.upstreams[0].origin.authority
+        yield f"http-check send meth GET uri {word(settings.health_path)} ver HTTP/1.1 hdr Host {authority}"
+        yield "http-check expect status 200-399"
+    yield "http-response lua.answer"
+    for number, upstream in enumerate(route.upstreams):
+        yield f"server upstream_{number} {_address(upstream)}{_options(route, upstream)}"
+
+
+def _address(upstream: Upstream) -> str:
+    origin = upstream.origin
+    return f"unix@{origin.path}" if origin.scheme == UNIX else f"{origin.host}:{origin.port}"
+
+
+def _options(route: FrontedRoute, upstream: Upstream) -> str:
+    settings = route.settings
+    options = [f"pool-max-conn {settings.keepalive}"]
+    if settings.health_path is not None:
+        options.append(f"check inter {_duration(settings.health_interval)}")
+    if upstream.origin.scheme == "https":
+        name = settings.tls_server_name or upstream.origin.host
+        options += ["ssl", "ssl-min-ver TLSv1.2", f"sni str({name})"]
+        if settings.tls_verify:
+            options += [
+                "verify required",
+                f"verifyhost {name}",
+                f"ca-file {word(settings.tls_ca_file or '@system-ca')}",
+            ]
+        else:
+            options.append("verify none")
+        if settings.tls_cert_file is not None:
+            options.append(f"crt {word(settings.tls_cert_file)}")
+    return "".join(f" {option}" for option in options)
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
+# The table of the Lua
+
+
+def text(value: str) -> str:
+    """Text as a string of Lua's: bytes that are not plain are escaped by their numbers."""
+    escaped = re.sub(rb"[^ !#-\[\]-~]", lambda match: b"\\%03d" % match[0][0], value.encode("utf-8", "surrogatepass"))
+    return '"' + escaped.decode("ascii") + '"'
+
+
+def _lua(site: FrontedSite) -> str:
+    url = f"http://{site.application}{site.verify_path}"
+    head = [
+        f"-- Made by `pproxy --export haproxy` of routes with the digest {site.digest}; it holds the key.",
+        "local site = {",
+        f"    key = {text(site.secret)}, digest = {text(site.digest)}, url = {text(url)}, scheme = {text(_SCHEME)},",
+        f"    hop_by_hop = {text(' '.join(sorted(HOP_BY_HOP - {'transfer-encoding', 'upgrade', 'connection'})))},",
+        f"    own_cookies = {_names(site.process.own_cookies)},",
+        "    routes = {},",
+        "}",
+        *(f"site.routes[{text(route.name)}] = {_table(_route(route))}" for route in site.routes),
+        "",
+    ]
+    return "\n".join(head) + resources(__package__).joinpath("haproxy.lua").read_text(encoding="utf-8")
+
+
+def _route(route: FrontedRoute) -> Mapping[str, str]:
+    settings = route.settings
+    hidden = {name.lower() for name in (*NEVER_DOWN, *(FOR_SHARED_CACHES if route.is_private else ()))}
+    removed = [*settings.response_remove, *(name for name, _ in settings.response_set)]
+    is_prefix = settings.pattern is None
+    upstreams = [
+        _table({
+            "scheme": text("https" if one.origin.scheme == "https" else "http"),
+            "authority": text(one.origin.authority.lower()), "base": text(one.base.rstrip("/")),
+        })
+        for one in route.upstreams
+    ]  # fmt: skip
+    return {
+        "mount": text(route.mount), "settled": _names(route.settled), "hidden": _names(hidden),
+        "removed": _list(map(text, removed)), "put": _pairs([*settings.response_set, *settings.response_add]),
+        "default": _pairs(settings.response_default), "private": "true" if route.is_private else "false",
+        "locations": "nil" if settings.rewrite_location is None or not is_prefix else _pairs(settings.rewrite_location),
+        "cookies": "nil" if settings.rewrite_cookies is None else _pairs(settings.rewrite_cookies),
+        "upstreams": _list(upstreams if is_prefix else []),
+    }  # fmt: skip
+
+
+def _names(names: Iterable[str]) -> str:
+    return "{ " + ", ".join(f"[{text(name)}] = true" for name in sorted(names)) + " }"
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    return _list(_list([text(one), text(other)]) for one, other in pairs)
+
+
+def _list(values: Iterable[str]) -> str:
+    return "{ " + ", ".join(values) + " }"
+
+
+def _table(values: Mapping[str, str]) -> str:
+    return "{ " + ", ".join(f"{name} = {value}" for name, value in values.items()) + " }"
