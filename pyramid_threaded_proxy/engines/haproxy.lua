@@ -72,7 +72,8 @@ core.register_action("ask", { "http-req" }, function(txn)
     local answer = core.httpclient():get({ url = site.url, headers = question(txn, route), timeout = 60000 })
     local status = answer and answer.status
     if status == 200 and first(answer.headers, "x-proxy-target") then
-        txn:set_priv({ told = answer.headers, host = first(txn.http:req_get_headers(), "host") or "" })
+        local scheme, host = first(txn.http:req_get_headers(), "x-forwarded-proto"), first(txn.http:req_get_headers(), "host")
+        txn:set_priv({ told = answer.headers, public = scheme .. "://" .. (host or "") })
         obey(txn, answer.headers)
         txn:set_var("txn.outcome", "verified")
     elseif status == 401 or status == 403 then
@@ -199,7 +200,7 @@ core.register_action("answer", { "http-res" }, function(txn)
     for name in pairs(http:res_get_headers()) do
         if HOP_BY_HOP[name] or route.hidden[name] or name:sub(1, 8) == "x-accel-" then http:res_del_header(name) end
     end
-    rewrite(http, route, site.scheme .. "://" .. kept.host)
+    rewrite(http, route, kept.public)
     for _, name in ipairs(route.removed) do http:res_del_header(name) end
     for _, field in ipairs(route.put) do http:res_add_header(field[1], field[2]) end
     local present = http:res_get_headers()
@@ -215,4 +216,5 @@ core.register_action("answer", { "http-res" }, function(txn)
             http:res_add_header(name, value)
         end
     end)
+    txn:set_var("txn.answered", true)
 end)

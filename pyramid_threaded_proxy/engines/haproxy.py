@@ -64,21 +64,22 @@ def _frontend(site: FrontedSite) -> Lines:
         yield f"http-request del-header {name}"
     yield from ("http-request del-header x-forwarded- -m beg", "http-request set-header X-Forwarded-For %[src]")
     yield "http-request set-header X-Forwarded-Host %[req.hdr(host)] if { req.hdr(host) -m found }"
-    yield f"http-request set-header X-Forwarded-Proto {_SCHEME}"
+    yield from ("http-request set-header X-Forwarded-Proto http", _FORWARDED_TLS)
     for route in site.routes:
         where = f"{{ path,url_dec -m reg {word(route.expression)} }}{_host(route.settings.host)}"
         yield f"http-request set-var(txn.route) str({route.name}) if {where} !{{ var(txn.route) -m found }}"
     yield "http-request lua.ask if { var(txn.route) -m found }"
-    yield "http-request return status 503 if { var(txn.outcome) -m str unverified }"
+    # Also where the Lua failed in its midst.
+    yield f"http-request return status 503 if {{ var(txn.route) -m found }} !{_VERIFIED} !{_REFUSED}"
     for number, route in enumerate(site.routes):
         yield from _limits(number, route)
     for number, route in enumerate(site.routes):
-        verified = "{ var(txn.outcome) -m str verified }"
-        yield f"use_backend proxied_{number} if {verified} {{ var(txn.route) -m str {route.name} }}"
+        yield f"use_backend proxied_{number} if {_VERIFIED} {{ var(txn.route) -m str {route.name} }}"
     yield "default_backend application"
 
 
-_SCHEME = "http"
+_VERIFIED, _REFUSED = "{ var(txn.outcome) -m str verified }", "{ var(txn.outcome) -m str refused }"
+_FORWARDED_TLS = "http-request set-header X-Forwarded-Proto https if { ssl_fc }"
 
 
 def _host(host: str | None) -> str:
@@ -89,7 +90,7 @@ def _host(host: str | None) -> str:
 
 
 def _limits(number: int, route: FrontedRoute) -> Lines:
-    ours = f"{{ var(txn.route) -m str {route.name} }} {{ var(txn.outcome) -m str verified }}"
+    ours = f"{{ var(txn.route) -m str {route.name} }} {_VERIFIED}"
     # waitress's own limit, where none is set.
     most = 2**30 if route.settings.max_body is None else route.settings.max_body
     yield f"http-request return status 413 if {ours} {{ req.hdr_val(content-length) gt {most} }}"
@@ -116,7 +117,7 @@ def _backend(route: FrontedRoute) -> Lines:
         authority = route.upstreams[0].origin.authority
         yield f"http-check send meth GET uri {word(settings.health_path)} ver HTTP/1.1 hdr Host {authority}"
         yield "http-check expect status 200-399"
-    yield "http-response lua.answer"
+    yield from ("http-response lua.answer", "http-response return status 502 if !{ var(txn.answered) -m found }")
     for number, upstream in enumerate(route.upstreams):
         yield f"server upstream_{number} {_address(upstream)}{_options(route, upstream)}"
 
@@ -165,7 +166,7 @@ def _lua(site: FrontedSite) -> str:
     head = [
         f"-- Made by `pproxy --export haproxy` of routes with the digest {site.digest}; it holds the key.",
         "local site = {",
-        f"    key = {text(site.secret)}, digest = {text(site.digest)}, url = {text(url)}, scheme = {text(_SCHEME)},",
+        f"    key = {text(site.secret)}, digest = {text(site.digest)}, url = {text(url)},",
         f"    hop_by_hop = {text(' '.join(sorted(HOP_BY_HOP - {'transfer-encoding', 'upgrade', 'connection'})))},",
         f"    own_cookies = {_names(site.process.own_cookies)},",
         "    routes = {},",
