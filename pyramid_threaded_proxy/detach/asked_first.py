@@ -96,6 +96,9 @@ def is_full(channel: Any) -> bool:
         return False
     if len(requests) > channel.adj.channel_request_lookahead:
         return True
-    # Another thread may take a request out meanwhile, or parse what came behind the body of the first: as long as that
-    # one is unread, nobody knows yet what the last one is.
-    return any(request.unread is not None for request in (*requests[:1], *requests[-1:]))
+    # As long as the body of the first is unread another thread may parse what came behind it: nobody knows yet what the
+    # last one is.
+    try:
+        return requests[0].unread is not None or requests[-1].unread is not None
+    except IndexError:  # another thread has taken the last one out meanwhile
+        return False

@@ -109,7 +109,7 @@ class DetachableChannel(HTTPChannel):
         self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
         if self.will_close or self.close_when_flushed or self.total_outbufs_len:
             return False
-        if not is_full(self):
+        if not self.requests or not is_full(self):
             self.unread = False
         elif self.unread:
             return False
@@ -132,7 +132,7 @@ class DetachableChannel(HTTPChannel):
         return int(HTTPChannel.send(self, data, do_close))
 
     def handle_read(self) -> None:
-        if is_full(self):
+        if self.requests and is_full(self):
             self.unread = True
         elif not self.unasked and not (self.read_elsewhere and is_empty(self.socket)):
             HTTPChannel.handle_read(self)

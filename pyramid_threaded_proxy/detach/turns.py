@@ -45,7 +45,9 @@ class TaskQueue:
         self._was_own = False  # whose turn the last one was
 
     def append(self, channel: Any) -> None:
-        (self._proxied if _is_proxied(channel) else self._own).append(channel)
+        """Where nobody waits it does not matter whose turn it is, and nobody is asked."""
+        waits_for_none = not self._own and not self._proxied
+        (self._proxied if waits_for_none or _is_proxied(channel) else self._own).append(channel)
 
     def popleft(self) -> Any:
         """The next one. Raises IndexError where none waits."""
