@@ -34,11 +34,15 @@ lint: $(VENV)/.testing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.runtime
+# Writes the pages that are made from the code, and builds the site of all pages in docs/_build/html; warnings are errors.
+docs: $(VENV)/.docs
 	$(BIN)/python -m pyramid_threaded_proxy.settings > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 	$(BIN)/python -m pyramid_threaded_proxy.engines > docs/engine-table.md.new
 	mv docs/engine-table.md.new docs/engine-table.md
+	$(BIN)/python -m docs.tools.api > docs/api.md.new
+	mv docs/api.md.new docs/api.md
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 
 # Whole applications around it, under pserve. They are part of `make test` where the extra is installed; devpi-server, which
 # is large, is installed here alone.
@@ -53,7 +57,7 @@ bench: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 clean:
-	rm -rf $(VENV) .venv-3.*
+	rm -rf $(VENV) .venv-3.* docs/_build
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +78,10 @@ $(VENV)/.applications: $(VENV)/.testing
 $(VENV)/.heavy_applications: $(VENV)/.applications
 	$(BIN)/python -m pip install --quiet --editable '.[heavy_applications]'
 	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@ $(VENV)/.runtime
 
 $(VENV)/.benchmarks: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'

@@ -3,33 +3,34 @@
 ::
 
     ProxyError
-    ├── ProxyResponseError      our caller's fault: a ProxyResponse was read or written like an ordinary one
-    ├── RequestRefused          the client's fault, found before anything is sent         400
-    │   ├── TargetRefused       the request target means, or could mean, something else   400
-    │   ├── FieldRefused        a request field can't be passed on                        400
-    │   ├── ProtocolRefused     a request's framing or version is faulty                  400
-    │   ├── BodyTooLarge        its body is over `max_body`                               413
-    │   └── BodyRefused         its body, which streams, is faulty                        400
-    ├── TooManyExchanges        nobody's fault: a limit is reached; one user's own is 429     503
-    ├── UpstreamsResting        all upstreams of a route have failed lately                   503
-    ├── ValueRefused            a value of ours or the application's can't go on the wire 500
-    └── ExchangeFailed          an exchange ended early
-        ├── ConnectFailed       refused, unresolved, unreachable, TLS failure             502
-        ├── ConnectTimedOut     no connection within `connect_timeout`                    504
-        ├── UpstreamGone        closed or reset before the end of its answer              502
-        ├── AnswerRefused       its answer breaks a rule of RFC 9112                      502
-        ├── SendTimedOut        it took no bytes for `send_timeout`                       504
-        ├── TotalTimedOut           the exchange took longer than `total_timeout`             504
-        ├── ReadTimedOut        it sent no bytes for `read_timeout`                       504
-        ├── TunnelIdle              nothing moved on a switched connection                504
-        ├── DescriptorsExhausted    too many files are open                                   503
-        ├── ThreadsExhausted    the system lets no thread be started                      503
-        ├── HookFailed          a hook of the application raised                          500
-        ├── ExchangeClosed      the application, or a stopping process, ended it          503
-        ├── RelayFailed         a fault of our own                                        500
-        ├── ClientTimedOut      the client took no bytes for `send_timeout`               408
-        ├── ClientBodyTimedOut  it sent no bytes of its body for `client_body_timeout`    408
-        └── ClientGone          the client closed its connection                          499
+    ├── ProxyResponseError          our caller's fault: a ProxyResponse was read or written like an ordinary one
+    ├── RequestRefused              the client's fault, found before anything is sent        400
+    │   ├── TargetRefused           the request target means, or could mean, something else  400
+    │   ├── FieldRefused            a request field can't be passed on                       400
+    │   ├── ProtocolRefused         a request's framing or version is faulty                 400
+    │   ├── BodyTooLarge            its body is over `max_body`                              413
+    │   └── BodyRefused             its body, which streams, is faulty                       400
+    ├── TooManyExchanges            a limit is reached; 429 where it is that of one user     503
+    ├── UpstreamsResting            all upstreams of a route have failed lately              503
+    ├── ValueRefused                a value of ours or the application's can't be sent       500
+    └── ExchangeFailed              an exchange ended early
+        ├── ConnectFailed           refused, unresolved, unreachable, TLS failure            502
+        │   └── ConnectTimedOut     no connection within `connect_timeout`                   504
+        ├── UpstreamGone            closed or reset before the end of its answer             502
+        ├── AnswerRefused           its answer breaks a rule of RFC 9112                     502
+        ├── SendTimedOut            it took no bytes for `send_timeout`                      504
+        ├── TotalTimedOut           the exchange took longer than `total_timeout`            504
+        ├── ReadTimedOut            it sent no bytes for `read_timeout`                      504
+        ├── TunnelIdle              nothing moved on a switched connection                   504
+        ├── DescriptorsExhausted    too many files are open                                  503
+        ├── ThreadsExhausted        the system lets no thread be started                     503
+        ├── HookFailed              a hook of the application raised                         500
+        ├── ExchangeClosed          the application, or a stopping process, ended it         503
+        │   └── PermissionWithdrawn it was asked for again, and the answer was no            403
+        ├── RelayFailed             a fault of our own                                       500
+        ├── ClientTimedOut          the client took no bytes for `send_timeout`              408
+        ├── ClientBodyTimedOut      it sent no bytes of its body for `client_body_timeout`   408
+        └── ClientGone              the client closed its connection                         499
 
 `ClientTimedOut` and `ClientGone` are for the log alone: the client that would get them can't be reached any more.
 """

@@ -86,10 +86,12 @@ class UpstreamRequest:
     __slots__ = ("_headers", "_url", "body", "fields", "method", "origin", "target")
 
     def __init__(self, method: str, origin: str, target: str, fields: Fields, body: Body | None) -> None:
+        #: In upper case. A `request` hook may change it.
         self.method = method
         self.origin = origin  # "http://host:port", as the pools know it
         self.target = target
         self.fields = fields
+        #: A `request` hook may set bytes, a file or an iterable of bytes; None stands for no body.
         self.body = body
         self._headers: ResponseHeaders | None = None
         self._url: str | None = None
@@ -195,13 +197,19 @@ class Stats:
     )
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
+        #: When it was made, by the view.
+        self.started: float = time.monotonic()
+        #: When there was a connection to the upstream.
         self.connected: float | None = None
+        #: When the head of the final answer was read.
         self.first_byte: float | None = None
+        #: When it ended, well or not.
         self.finished: float | None = None
         #: Seconds from the request read to its exchange admitted; None where nobody counts, or the server is another.
         self.authorized: float | None = None
+        #: How often an upstream was tried.
         self.attempts = 0
+        #: The one that was tried last, as ``http://host:port``.
         self.upstream = ""
         #: Body bytes sent upstream.
         self.bytes_up = 0
@@ -242,15 +250,21 @@ class Exchange:
     ) -> None:
         #: The name of the proxied route, or of the fetch.
         self.route = route
+        #: What is sent upstream.
         self.request = request
+        #: What came back, as the client will get it; None until the upstream's head is there.
         self.response: UpstreamAnswer | None = None
         #: The exception that ended it early.
         self.error: Exception | None = None
+        #: Who is logged in, as the security policy says; None for nobody.
         self.userid = userid
+        #: The client's address, as waitress trusts it.
         self.client_addr = client_addr
+        #: The application's registry.
         self.registry = registry
         #: The application's own: whatever its hooks want to remember.
         self.state: dict[str, Any] = {}
+        #: What was moved, and when.
         self.stats = Stats()
         #: Method, path without query, protocol, referer without query and user agent: for the access log.
         self.log_values: tuple[str, str, str, str, str] = ("-", "-", "-", "-", "-")

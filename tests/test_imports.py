@@ -13,7 +13,7 @@ PACKAGE = "pyramid_threaded_proxy"
 FOLDER = ROOT / PACKAGE
 
 #: Values, and what users name by dotted path. Everything else stands in a room.
-ROOT = {"__init__", "scripts", "tween", "accesslog", "exceptions", "exchange", "hooks", "events"}
+ROOT = {"__init__", "scripts", "tween", "accesslog", "exceptions", "exchange", "hooks", "events", "testing"}
 #: Stand beside the rest and import public names only.
 BESIDE = {"demo"}
 
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": {"exchange"},
     "exchange": {"http.names"},
     "exceptions": set(),
+    "testing": set(),
     "tween": {"app", "http"},
     "scripts": {"app", "settings", "upstream", "engines", "loop.waits"},
     "engines": {"app", "settings", "upstream", "http"},

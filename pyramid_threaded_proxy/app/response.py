@@ -27,6 +27,7 @@ from pyramid_threaded_proxy.exceptions import (
     UpstreamsResting,
     ValueRefused,
 )
+from pyramid_threaded_proxy.exchange import Exchange
 from pyramid_threaded_proxy.http.head import check_field
 from pyramid_threaded_proxy.http.names import CONNECTION_FIELDS, Fields
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
@@ -113,7 +114,8 @@ class ProxyResponse(Response):
         self._engine = engine
         self._client = client
         self._prepared: PreparedExchange | None = prepared
-        self.proxy_exchange = prepared.exchange
+        #: What its call will begin; its `request` and `state` may be looked at.
+        self.proxy_exchange: Exchange = prepared.exchange
 
     body = _empty(b"")
     text = ubody = unicode_body = _empty("")

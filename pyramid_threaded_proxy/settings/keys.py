@@ -30,6 +30,8 @@ class Key:
     unset: str = ""
     #: Whether `request.proxy_fetch` and `request.proxy_forward` know it.
     fetch: bool = True
+    #: The first version that knows it.
+    since: str = "1.0"
 
     @property
     def attribute(self) -> str:

@@ -1,6 +1,7 @@
 """The settings: their values as frozen dataclasses, and the one table that they are read and documented from.
 
-A new setting is one row here and one field of its dataclass. The field bears the row's path with ``_`` for ``.``.
+A new setting is one row here and one field of its dataclass. The field bears the row's path with ``_`` for ``.``. Its
+example is in `groups.py`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_commands_exist(block: Block, need_program: Callable[[str], str]) -> Non
         program, *arguments = line.split()
         if program == "make":
             assert set(arguments) <= set(targets)
-        elif program == "curl":
+        elif program in ("curl", "nginx", "haproxy"):
             need_program(program)
         else:
             assert shutil.which(program, path=BIN), line
@@ -207,8 +207,8 @@ def test_pages_with_python_have_a_test() -> None:
     with_python = {page for page in PAGES if blocks(page, "python")}
     here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md", "filters.md"}
     here |= {"cors.md", "monitoring.md", "real-sites.md"}
-    # `test_docs_tutorial`, `test_several_processes` and `test_operating_pages`
-    assert with_python == here | {"tutorial.md", "operating.md", "metrics.md"}
+    # `test_tutorial`, `test_several_processes`, `test_operating_pages` and `test_testing_page`
+    assert with_python == here | {"tutorial.md", "operating.md", "metrics.md", "testing.md"}
 
 
 def echo_or_move(wire: OriginWire) -> None:

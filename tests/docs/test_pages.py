@@ -152,7 +152,7 @@ def is_class(name: str) -> bool:
     return found is not None
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - {GENERATED}))
+@pytest.mark.parametrize("page", sorted(set(PAGES) - GENERATED))
 def test_names_exist(page: str) -> None:
     """What looks like a setting, a function, an attribute, a class or a file is one."""
     for written in re.findall(r"`([^`\n]+)`", prose(page)):
@@ -240,7 +240,7 @@ def test_figures_are_those_of_the_code() -> None:
 def test_dependencies_are_those_of_the_project() -> None:
     """The page names each dependency of pyproject.toml, and no other."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for name, heading in (("dependencies", "To run"), ("testing", "To test")):
+    for name, heading in (("dependencies", "To run"), ("testing", "To test"), ("docs", "To build the pages")):
         listed = re.search(rf"^{name} = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
         assert listed is not None
         wanted = set(re.findall(r'"([\w-]+(?:\[[\w,]+\])?)', listed[1]))

@@ -16,8 +16,8 @@ from tests.support.paths import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]}
-#: Made from the settings table; `test_settings` holds it to that.
-GENERATED = "settings.md"
+#: Made from the settings table, and from docstrings; tests hold them to that.
+GENERATED = {"settings.md", "api.md"}
 BIN = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -39,8 +39,8 @@ def blocks(page: str, language: str = "") -> list[Block]:
 
 
 def every(language: str) -> list[Any]:
-    """The examples in one language on all pages, as parameters of a test."""
-    found = [block for page in PAGES for block in blocks(page, language)]
+    """The examples in one language, as parameters of a test; those of the settings' page have a test of their own."""
+    found = [block for page in PAGES if page not in GENERATED for block in blocks(page, language)]
     return [pytest.param(block, id=f"{block.page}-{index}") for index, block in enumerate(found)]
 
 

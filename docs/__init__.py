@@ -1,0 +1,1 @@
+"""The pages; `docs.tools` makes some of them, and the site of them all."""

@@ -1,0 +1,1 @@
+"""What makes pages and the site of them; nothing here belongs to the package."""
