@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := ip apache2 nginx haproxy chromium curl openssl litmus prometheus promtool wrk
 
-.PHONY: serve test test-all coverage soak applications lint docs bench clean
+.PHONY: serve test test-all coverage soak applications lint docs dist bench clean
 
 serve: $(VENV)/.runtime
 	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
@@ -49,6 +49,14 @@ docs: $(VENV)/.docs
 applications: $(VENV)/.heavy_applications
 	CI=true HEAVY=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
 
+# Wheel and sdist in dist/, checked; the wheel is installed into an empty environment of each supported Python that is found.
+dist: $(VENV)/.release
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	.ci/try-wheel dist/*.whl
+
 # QUICK=1 does less of the same, in under five minutes.
 bench: $(VENV)/.benchmarks
 	@for program in nginx wrk; do \
@@ -81,6 +89,10 @@ $(VENV)/.heavy_applications: $(VENV)/.applications
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@ $(VENV)/.runtime
+
+$(VENV)/.release: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
 	touch $@ $(VENV)/.runtime
 
 $(VENV)/.benchmarks: pyproject.toml | $(BIN)/python

@@ -65,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"all, or some of: {', '.join(SCENARIOS)}")
     parser.add_argument("--quick", action="store_true", help="less of the same, in under five minutes")
     parser.add_argument("--reference", action="store_true", help="keep the run as the one that the page shows")
-    parser.add_argument("--docs", action="store_true", help="run nothing: rewrite docs/how-fast.md from the reference")
+    parser.add_argument("--docs", action="store_true", help="run nothing: rewrite the pages from the reference")
     parsed = parser.parse_args()
     for name in parsed.scenarios:
         if name not in SCENARIOS:

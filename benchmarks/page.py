@@ -1,4 +1,5 @@
-"""Writes a run's figures into docs/how-fast.md, between its two marks, and the plots beside it."""
+"""Writes a run's figures into docs/how-fast.md, between its two marks, and the plots beside it; what each change buys
+stands in docs/built-for-speed.md, and a few figures in the README."""
 
 from __future__ import annotations
 
@@ -6,9 +7,13 @@ from benchmarks import plots, report
 from benchmarks.processes import ROOT
 
 PAGE = ROOT / "docs" / "how-fast.md"
+WHY_PAGE = ROOT / "docs" / "built-for-speed.md"
+README = ROOT / "README.md"
 PLOTS = ROOT / "docs" / "how-fast"
 BEGIN = "<!-- Figures begin: written by `python -m benchmarks --docs`. -->\n"
 END = "<!-- Figures end. -->\n"
+BEGIN_SHORT = "<!-- Summary begins: written by `python -m benchmarks --docs`. -->\n"
+END_SHORT = "<!-- Summary ends. -->\n"
 BEGIN_WHY = "<!-- The table begins: written by `python -m benchmarks.why --reference`. -->\n"
 END_WHY = "<!-- The table ends. -->\n"
 
@@ -25,23 +30,30 @@ def block(document: report.Document) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def in_short(document: report.Document) -> str:
+    """What stands between the marks of the README."""
+    return f"{report.summary(document)}\n\n{report.conditions(document)}\n"
+
+
 def replaced(page: str, inside: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with something else between two marks; raises ValueError where a mark is missing."""
     before, found, rest = page.partition(begin)
     _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise ValueError(f"docs/{PAGE.name} lacks one of its two marks, {begin.strip()} and {end.strip()}")
+        raise ValueError(f"the page lacks one of its two marks, {begin.strip()} and {end.strip()}")
     return f"{before}{begin}\n{inside}\n{end}{after}"
 
 
 def write_why(inside: str) -> None:
     """Rewrite the table of what each change buys."""
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), inside, BEGIN_WHY, END_WHY), encoding="utf-8")
+    WHY_PAGE.write_text(replaced(WHY_PAGE.read_text(encoding="utf-8"), inside, BEGIN_WHY, END_WHY), encoding="utf-8")
 
 
 def write(document: report.Document) -> None:
-    """Rewrite the page and its plots."""
+    """Rewrite the page, its plots, and the figures of the README."""
     PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), block(document)), encoding="utf-8")
+    short = replaced(README.read_text(encoding="utf-8"), in_short(document), BEGIN_SHORT, END_SHORT)
+    README.write_text(short, encoding="utf-8")
     PLOTS.mkdir(exist_ok=True)
     for name, drawing in plots.draw(document).items():
         (PLOTS / name).write_text(drawing, encoding="utf-8")

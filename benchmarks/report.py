@@ -55,6 +55,33 @@ def table(document: Document) -> str:
     return markdown([_HEAD, *rows])
 
 
+#: Rows that tell in short what the table does, those that are no honour too: the end of a scenario, and its figure.
+_IN_SHORT = (
+    ("held for 5 s at once", "threads"),
+    ("held for 5 s at once", "RSS each, KiB"),
+    ("idle tunnels", "threads"),
+    ("500 readers of 64 MiB at 50 KB/s", "growth of RSS, MiB"),
+    ("8 downloads of 256 MiB", "CPU-s/GiB"),
+    ("8 downloads of 256 MiB", "MB/s"),
+    ("1 MiB bodies, 4 connections", "CPU-s/GiB"),
+    ("1 KiB answers, 16 connections", "req/s, one core"),
+)
+
+
+def summary(document: Document) -> str:
+    """A few rows of the table, with what was measured alone. Of several numbers that were held the greatest counts."""
+    samples = document["samples"]
+    rows = [row for row in evaluate_all(samples) if row.subject is not None]
+    lines = [("what", "figure", "this package", "others")]
+    for end, figure in _IN_SHORT:
+        found = [row for row in rows if row.goal.scenario.endswith(end) and row.goal.figure == figure]
+        if found:
+            against = f"{found[-1].peer} {number(found[-1].baseline)}" if found[-1].peer else ""
+            others = ", ".join(filter(None, (against, _others(found[-1], samples))))
+            lines.append((found[-1].goal.scenario, figure, number(found[-1].subject), others))
+    return markdown(lines)
+
+
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand below each other; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

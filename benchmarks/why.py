@@ -74,7 +74,7 @@ def measure() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.why", description=__doc__)
-    parser.add_argument("--reference", action="store_true", help="keep the run, and write it into docs/how-fast.md")
+    parser.add_argument("--reference", action="store_true", help="keep the run, and write it into the page")
     reference = parser.parse_args().reference
     servers.need_programs()
     machine.raise_descriptor_limit()

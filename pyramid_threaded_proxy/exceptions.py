@@ -82,12 +82,12 @@ class TooManyExchanges(ProxyError):
 
 
 class UpstreamsResting(ProxyError):
-    """All upstreams of a route rest after failures: nothing is sent. `retry_after` is in seconds."""
+    """All upstreams of a route are marked down after failures: nothing is sent. `retry_after` is in seconds."""
 
     status = 503
 
     def __init__(self, route: str, retry_after: int) -> None:
-        super().__init__(f"all upstreams of {route} rest")
+        super().__init__(f"all upstreams of {route} are marked down")
         self.retry_after = retry_after
 
 

@@ -258,9 +258,19 @@ def test_the_page_shows_the_reference() -> None:
         assert (page.PLOTS / name).read_text(encoding="utf-8") == drawing
 
 
+def test_the_readme_shows_the_reference() -> None:
+    """The few figures of the README are those of the committed run, and rows that are no honour are among them."""
+    reference = command.read(command.REFERENCE)
+    text = page.README.read_text(encoding="utf-8")
+    assert text == page.replaced(text, page.in_short(reference), page.BEGIN_SHORT, page.END_SHORT)
+    lines = report.summary(reference).splitlines()
+    assert len(lines) == 2 + len(report._IN_SHORT)
+    assert any(line.startswith("| 1 KiB answers") for line in lines)
+
+
 def test_the_page_shows_what_each_change_buys() -> None:
     """The table is what the other command makes of its committed run."""
-    text = page.PAGE.read_text(encoding="utf-8")
+    text = page.WHY_PAGE.read_text(encoding="utf-8")
     assert text == page.replaced(text, why.block(command.read(why.REFERENCE)), page.BEGIN_WHY, page.END_WHY)
 
 

@@ -143,10 +143,10 @@ def read(source: str, name: str) -> tuple[list[Message], list[str]]:
 
 
 def modules() -> Iterator[tuple[str, str]]:
-    """Name and source of what users run; the demo is none of it."""
+    """Name and source of what users run; the demo, and what writes a page of this documentation, are none of it."""
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
-        if not name.startswith("demo/"):
+        if not name.startswith(("demo/", "settings/reference.py")):
             yield name, path.read_text(encoding="utf-8")
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import waitress.channel
 import waitress.server
+from pyramid.config import Configurator
 from pyramid.path import DottedNameResolver
 from waitress.adjustments import Adjustments
 
 import pyramid_threaded_proxy
-from pyramid_threaded_proxy import accesslog, hooks
+from pyramid_threaded_proxy import accesslog, hooks, testing
 from pyramid_threaded_proxy.app.request_methods import proxy_fetch, proxy_forward
 from pyramid_threaded_proxy.detach import defaults as waitress_defaults
 from pyramid_threaded_proxy.detach.channel import MOST_EARLY
@@ -33,6 +34,7 @@ from pyramid_threaded_proxy.settings import table
 from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
 from pyramid_threaded_proxy.settings.table import ROUTE_KEYS
 from pyramid_threaded_proxy.status.counts import REASONS
+from pyramid_threaded_proxy.testing import ScriptedUpstream
 from pyramid_threaded_proxy.upstream import balance
 from pyramid_threaded_proxy.upstream import connections as upstream
 from tests.docs.test_operating_pages import exposed
@@ -95,6 +97,8 @@ OTHER_NAMES = {
     # c2cgeoportal's, and a parameter of MapServer's.
     "headers_whitelist", "headers_blacklist", "host_forward_host", "query.set.user_id",
     "proxy_status_csrf", "status.json",
+    # nginx's, Pyramid's, and an attribute of `ProxyResponse`.
+    "auth_request", "route_prefix", "proxy_exchange",
     # pyramid_retry's settings.
     "retry.attempts", "retry.activate_hook",
 }  # fmt: skip
@@ -132,6 +136,8 @@ def known_names() -> set[str]:
         | {"event.exchange", "request.params", "request.cookies"}
     )
     functions |= {"request.proxy_exchanges.close", "config.proxy_collector"}
+    functions |= {f"config.{name}" for name in dir(Configurator)}
+    values |= attributes("", ScriptedUpstream)
     values |= {*accesslog.VALUES, *REASONS, *exposed(), *TABLE, *(f"proxy_{name}" for name in ("exchanges", "refused"))}
     own = {*settings, *(f"proxy.{name}" for name in settings)}
     foreign = FOREIGN_PATHS | {path.rpartition(".")[2] for path in FOREIGN_PATHS}
@@ -144,7 +150,7 @@ def is_file(name: str) -> bool:
 
 
 def is_class(name: str) -> bool:
-    homes = (pyramid_threaded_proxy, accesslog, waitress.channel, waitress.server, table, balance, hooks)
+    homes = (pyramid_threaded_proxy, testing, accesslog, waitress.channel, waitress.server, table, balance, hooks)
     first, *rest = name.split(".")
     found = next((getattr(home, first) for home in homes if hasattr(home, first)), vars(builtins).get(first))
     for attribute in rest:
@@ -210,11 +216,11 @@ def test_figures_are_those_of_the_code() -> None:
     assert (upstream.SURPLUS_SECONDS, upstream.MOST_SURPLUS) == (1.0, 4)
     assert "Four times as many are kept for one\nsecond" in prose("upstreams.md")
     assert BATCH_SIZE == 16
-    assert "Sixteen wait for each other at most" in prose("how-fast.md")
+    assert "Sixteen wait for each other at most" in prose("built-for-speed.md")
     assert transfer.PIPE_SIZE == 1 << 20
-    assert "Its pipes hold 1 MiB" in prose("how-fast.md")
+    assert "Its pipes hold 1 MiB" in prose("built-for-speed.md")
     assert timers.GRANULARITY == 0.02
-    assert "Sixteen lines, or those of 20 milliseconds" in prose("how-fast.md")
+    assert "Sixteen lines, or those of 20 milliseconds" in prose("built-for-speed.md")
     assert timers.GRANULARITY + log_writer.GATHER < 0.05
     assert "some 50 milliseconds after its exchange" in prose("operating.md")
     assert log_writer.MOST_WAITING == 10_000
@@ -240,7 +246,10 @@ def test_figures_are_those_of_the_code() -> None:
 def test_dependencies_are_those_of_the_project() -> None:
     """The page names each dependency of pyproject.toml, and no other."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for name, heading in (("dependencies", "To run"), ("testing", "To test"), ("docs", "To build the pages")):
+    headings = {
+        "dependencies": "To run", "testing": "To test", "docs": "To build the pages", "release": "To make a release",
+    }  # fmt: skip
+    for name, heading in headings.items():
         listed = re.search(rf"^{name} = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
         assert listed is not None
         wanted = set(re.findall(r'"([\w-]+(?:\[[\w,]+\])?)', listed[1]))
