@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from socket import SHUT_RDWR, socket
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -243,7 +244,7 @@ class _Connection(BaseHTTPRequestHandler):
         """The test's output stays its own."""
 
 
-def _read_body(stream: BinaryIO, headers: Message) -> bytes:
+def _read_body(stream: BufferedIOBase, headers: Message) -> bytes:
     """A request's body; trailers are dropped."""
     if headers.get("Transfer-Encoding", "").lower() != "chunked":
         return stream.read(int(headers.get("Content-Length", 0)))

@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pyramid_threaded_proxy
@@ -150,6 +151,7 @@ def modules() -> Iterator[tuple[str, str]]:
             yield name, path.read_text(encoding="utf-8")
 
 
+@cache
 def collected() -> tuple[list[Message], list[str]]:
     """Of the whole package."""
     found: list[Message] = []

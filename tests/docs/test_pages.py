@@ -172,7 +172,7 @@ def test_names_exist(page: str) -> None:
 
 #: Field names that look like classes.
 HEADER_NAMES = {
-    "Authorization", "Connection", "Cookie", "Destination", "Domain", "Expect", "Forwarded", "Host", "Link",
+    "Allow", "Authorization", "Connection", "Cookie", "Destination", "Domain", "Expect", "Forwarded", "Host", "Link",
     "Location", "Origin", "Path", "Proxy", "Range", "Refresh", "Trailer", "Upgrade", "Vary", "Via",
 }  # fmt: skip
 
