@@ -96,7 +96,8 @@ def has_key(environ: Mapping[str, Any], secret: str) -> bool:
 
 
 def asked_environ(environ: Mapping[str, Any], source: Source, prefix: str) -> dict[str, Any] | None:
-    """The environ of the request that is asked about, without a body; None where it is not below SCRIPT_NAME.
+    """The environ of the request that is asked about, without a body; None where it is not below SCRIPT_NAME,
+    or where waitress would not have read it.
 
     Raises `FrontFault` where the front has not said what it asks. `prefix` is `proxy.verify.prefix`.
     """
@@ -104,6 +105,8 @@ def asked_environ(environ: Mapping[str, Any], source: Source, prefix: str) -> di
     method = environ["REQUEST_METHOD"] if source.method is None else environ.get(source.method, "")
     if not TOKEN.fullmatch(method):
         raise FrontFault("it did not say which method is asked about")
+    if method != method.upper():  # as waitress, which takes none in lower case
+        return None
     target = _behind(environ, prefix) if source.target is None else environ.get(source.target, "")
     if not target:
         raise FrontFault("it did not say which target is asked about")

@@ -60,6 +60,7 @@ def _defaults(site: FrontedSite) -> Lines:
 
 def _frontend(site: FrontedSite) -> Lines:
     yield f"bind {site.listen}"
+    yield "http-request return status 400 unless { req.fhdr_cnt(host) eq 1 }"
     for name in sorted(UNTOLD):
         yield f"http-request del-header {name}"
     yield from ("http-request del-header x-forwarded- -m beg", "http-request set-header X-Forwarded-For %[src]")

@@ -69,7 +69,7 @@ def _indented(lines: Iterable[str]) -> Lines:
 def _http(site: FrontedSite) -> Lines:
     yield "variables_hash_max_size 4096; variables_hash_bucket_size 128;"
     yield "proxy_headers_hash_max_size 4096; proxy_headers_hash_bucket_size 128; server_names_hash_bucket_size 128;"
-    yield "underscores_in_headers off; ignore_invalid_headers on; merge_slashes off;"
+    yield "underscores_in_headers off; ignore_invalid_headers on; merge_slashes off; absolute_redirect off;"
     yield 'geo $dollar { default "$"; }'
     yield 'map $proxy_upgrade $proxy_connection { default "Upgrade"; "" ""; }'
     yield 'map $http_upgrade $application_connection { default "Upgrade"; "" ""; }'

@@ -66,6 +66,12 @@ def test_outside_of_script_name_there_is_nothing() -> None:
         assert (asked and asked["PATH_INFO"]) == inside
 
 
+def test_a_method_in_lower_case_is_none() -> None:
+    """waitress refuses it, so no question about it is answered either."""
+    question = environ(HTTP_X_ORIGINAL_URI="/r", HTTP_X_ORIGINAL_METHOD="get")
+    assert asked_environ(question, SOURCES["nginx"], "/_v") is None
+
+
 @given(st.text(st.characters(max_codepoint=255)))
 def test_only_the_key_is_the_key(given_key: str) -> None:
     """Any text that a field can hold is compared, and only the same one is right."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +103,16 @@ class RealFront(Closing):
             (folder / name).write_text(spoil(text), encoding="utf-8")
         self._log = folder / f"{engine}.log"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(COMMANDS[engine](folder), cwd=folder, stdout=log, stderr=log)
-        wait_until(lambda: self._process.poll() is not None or self._listens(), f"{engine}")
-        assert self._process.poll() is None, self.log
+            self._process = subprocess.Popen(
+                COMMANDS[engine](folder), cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env={**os.environ, "HOME": str(folder)}, start_new_session=True,
+            )  # fmt: skip
+        try:
+            wait_until(lambda: self._process.poll() is not None or self._listens(), f"{engine}")
+            assert self._process.poll() is None, self.log
+        except BaseException:
+            self.close()
+            raise
 
     def _listens(self) -> bool:
         with socket.socket() as sock:
@@ -128,7 +138,11 @@ class RealFront(Closing):
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(PATIENCE)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE / 2)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def _nginx(folder: Path) -> list[str]:

@@ -161,19 +161,23 @@ class OriginWire(Wire):
         if "content-length" in lower:
             body = self.exactly(int(lower["content-length"]))
         elif lower.get("transfer-encoding") == "chunked":
-            body = self._chunks()
+            body, trailers = self._chunks()
+            fields += [(f"trailer {name}", value) for name, value in trailers]
         else:
             body = b""
         self._requests.append(Request(method, target, fields, body, head + body))
         return self._requests[-1]
 
-    def _chunks(self) -> bytes:
-        body = b""
+    def _chunks(self) -> tuple[bytes, list[tuple[str, str]]]:
+        """A body, and the fields behind it."""
+        body, trailers = b"", []
         while size := int(self.until(b"\r\n"), 16):
             body += self.exactly(size)
             assert self.exactly(2) == b"\r\n"
-        assert self.exactly(2) == b"\r\n"
-        return body
+        while (line := self.until(b"\r\n")) != b"\r\n":
+            name, _, value = line.decode("latin-1").partition(":")
+            trailers.append((name, value.strip()))
+        return body, trailers
 
     def answer(self, body: bytes = b"", *fields: str, status: str = "200 OK") -> None:
         """An ordinary answer with Content-Length."""
