@@ -58,7 +58,7 @@ class Crowd:
     def __init__(self, site: MakeSite, settings: dict[str, str], **options: Any) -> None:
         self._called, self._opened = threading.Event(), threading.Event()
         self.before: list[int] = []
-        self._site = site(settings, with_view(self._view), threads=1, **options)
+        self._site = site(settings, configure=with_view(self._view), threads=1, **options)
 
     def _view(self, request: Any) -> Response:
         if request.path_info == "/own/gate":
@@ -92,7 +92,7 @@ def answered(clients: list[Wire]) -> None:
 
 @pytest.mark.parametrize("mode", ["poll", "select"])
 def test_an_own_page_does_not_wait_for_a_crowd(mode: str, origin: MakeOrigin, site: MakeSite) -> None:
-    """It is called behind one of the proxied requests that came before it; nobody is lost."""
+    """It is called before all the proxied requests that came before it; nobody is lost."""
     gate = Gate()
     crowd = Crowd(site, route("r", origin(gate).url), **MODES[mode])
     clients = crowd.send(*[get("/r/x")] * CROWD, get("/own/last"))
@@ -100,7 +100,7 @@ def test_an_own_page_does_not_wait_for_a_crowd(mode: str, origin: MakeOrigin, si
     wait_until(lambda: len(crowd.before) == 2, "the own page")
     gate.opened.set()
     answered(clients)
-    assert crowd.before == [0, 1]
+    assert crowd.before == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_an_own_page_does_not_wait_for_a_crowd(mode: str, origin: MakeOrigin, si
     [
         ({"host": "files.example.com", "prefix": "/"}, b"GET /x HTTP/1.1\r\nHost: files.example.com\r\n\r\n"),
         ({"pattern": "/shops/{shop}/*rest"}, get("/shops/7/x")),
-        ({"prefix": "/\xe4 b"}, get("/%C3%A4%20b/x")),
+        ({"prefix": "/%C3%A4%20b"}, get("/%C3%A4%20b/x")),
     ],
     ids=["host", "pattern", "escaped"],
 )
@@ -122,7 +122,7 @@ def test_what_is_proxied(keys: dict[str, str], request_: bytes, origin: MakeOrig
     wait_until(lambda: len(crowd.before) == 2, "the own page")
     gate.opened.set()
     answered(clients)
-    assert crowd.before == [0, 1]
+    assert crowd.before == [0, 0]
 
 
 def test_a_script_name_is_learnt(origin: MakeOrigin, site: MakeSite) -> None:
@@ -142,7 +142,7 @@ def test_a_script_name_is_learnt(origin: MakeOrigin, site: MakeSite) -> None:
     wait_until(lambda: len(crowd.before) == 2, "the own page")
     gate.opened.set()
     answered(clients)
-    assert crowd.before == [0, 1]  # the gate itself was the first that it heard of
+    assert crowd.before == [0, 0]  # the gate itself was the first that it heard of
 
 
 def test_what_is_no_request_waits_too(origin: MakeOrigin, site: MakeSite) -> None:
@@ -151,6 +151,8 @@ def test_what_is_no_request_waits_too(origin: MakeOrigin, site: MakeSite) -> Non
     clients = crowd.send(b"GET /r/x HTTP/1.1\r\nHost: a\r\nA B: c\r\n\r\n", get("/r/x"))
     crowd.open()
     assert [client.head()[0].split()[1] for client in clients] == ["200", "400", "200"]
+    for client in clients:
+        client.close()
 
 
 def test_who_waited_before_is_in_the_rows() -> None:
