@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyramid.response import Response
 
 from tests.site.test_demo import Browser, eventually
 from tests.support.origin import MakeOrigin
-from tests.support.site import MakeSite, Site, route
+from tests.support.site import MakeSite, Site, route, with_view
 from tests.support.status import COOKIE, STATUS, watched
 from tests.support.wire import OriginWire
 
@@ -208,3 +209,62 @@ def test_both_schemes_have_enough_contrast(browser: Watching, here: Site, scheme
         return (Math.max(card, text) + .05) / (Math.min(card, text) + .05) }))
     })()"""
     assert browser.value(contrast) >= 4.5
+
+
+def test_another_sites_form_is_refused(browser: Watching, here: Site, site: MakeSite) -> None:
+    """A page on a second real site that posts the form, in the browser of who may close exchanges, closes none.
+
+    Both sites are on one machine, so the browser counts them as same-site and sends the cookies: the token and the
+    origin are what is left.
+    """
+    client = here.client()
+    client.send(b"GET /r/held HTTP/1.1\r\nHost: a\r\nX-User: ann\r\n\r\n")
+    client.until(b"hello")
+    browser.visit(here, "operator")
+    eventually(lambda: browser.text("#exchanges tbody td") == "ann")
+    copied = browser.value("document.querySelector('#exchanges form[action$=close]').outerHTML")
+    action = f"{here.url}/status/do/close"
+
+    def trap(request: Any) -> Response:
+        return Response(copied.replace("/status/do/close", action).replace("<form", "<form id=trap", 1))
+
+    second = site({}, configure=with_view(trap))
+    with_token = [True, False]
+    for token in with_token:
+        browser.call("Page.navigate", url=f"{second.url}/own")
+        eventually(lambda: bool(browser.text("#trap button")))
+        assert browser.value("trap.action") == action
+        assert browser.value("trap.csrf.value")
+        if not token:
+            browser.value("trap.csrf.value = ''")
+        browser.value("trap.submit()")
+        eventually(lambda: browser.value("location.href") == action)
+        eventually(lambda: "403" in browser.text("body"))
+    assert here.engine.admission.in_flight == 1
+    client.close()
+
+
+@pytest.mark.parametrize("wish", ["reduce", "no-preference"])
+def test_who_wishes_less_motion_sees_none(browser: Watching, here: Site, wish: str) -> None:
+    """Nothing of the page moves by itself then; else its controls change colour gently."""
+    browser.visit(here, "operator")
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": wish}])
+    moving = """[...document.querySelectorAll('*')].filter(one => {
+      const style = getComputedStyle(one)
+      return style.animationName != 'none' || style.transitionDuration.split(', ').some(time => time != '0s')
+    }).length"""
+    assert (browser.value(moving) == 0) == (wish == "reduce")
+
+
+def test_no_colour_stands_alone(browser: Watching, here: Site) -> None:
+    """Each series of a plot has a sign of its own beside its colour, and each state of a row its word."""
+    browser.visit(here, "watcher")
+    signs = """JSON.stringify([...document.querySelectorAll('figure')].map(one =>
+      [...one.querySelectorAll('.key > span')].map(sign => sign.textContent)))"""
+    plots = json.loads(browser.value(signs))
+    assert plots
+    for plot in plots:
+        assert plot
+        assert "" not in plot
+        assert len(set(plot)) == len(plot)
+    assert browser.text("#upstreams .tag") == "up"

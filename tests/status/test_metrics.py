@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import time
 import urllib.request
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from pyramid_threaded_proxy.limits.descriptors import RESERVE, SELECT_LIMIT
 from pyramid_threaded_proxy.status.counts import BOUNDS
 from pyramid_threaded_proxy.status.metrics import ProxyCollector, exposition
 from pyramid_threaded_proxy.status.status import Status
@@ -151,6 +153,22 @@ def test_each_refusal_counts_with_its_reason(origin: MakeOrigin, site: MakeSite)
     assert {
         reason: value(text, "proxy_refused_total", route=name, reason=reason) for reason, name in reasons.items()
     } == (dict.fromkeys(reasons, 1))
+
+
+def test_running_out_of_descriptors_counts(origin: MakeOrigin, site: MakeSite) -> None:
+    """Under `select` numbers end at 1024: an exchange that comes with one of the last is refused, and counted so."""
+    here = site(STATUS | route("r", origin(echo).url), configure=watched, asyncore_use_poll=False)
+    assert here.get("/r/", {"X-User": "ann"}).status == 200
+    taken: list[int] = []
+    try:
+        while not taken or taken[-1] < SELECT_LIMIT - RESERVE:
+            taken.append(os.dup(0))
+        assert here.get("/r/", {"X-User": "ann"}).status == 503
+    finally:
+        for number in taken:
+            os.close(number)
+    assert value(scrape(here), "proxy_refused_total", route="r", reason="descriptors") == 1
+    assert here.get("/r/", {"X-User": "ann"}).status == 200
 
 
 def test_promtool_finds_nothing_to_say(busy: Site, need_program: Callable[[str], str]) -> None:
