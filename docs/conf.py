@@ -27,7 +27,7 @@ default_role = "literal"
 myst_heading_anchors = 3
 
 html_theme = "furo"
-html_title = f"{project} {release}"
+html_title = f"pyramid_\u200bthreaded_\u200bproxy {release}"  # so that the narrow column can break it
 html_copy_source = False
 html_show_sphinx = False
 copybutton_prompt_text = "$ "

@@ -15,12 +15,16 @@ SHIPPED: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "https://docs.pylonsproject.org/projects/pyramid/en/latest/",
         {
             "pyramid.config.Configurator": ("py:class", "api/config.html#$"),
+            "pyramid.config.Configurator.add_subscriber": ("py:method", "api/config.html#$"),
+            "pyramid.config.Configurator.set_default_csrf_options": ("py:method", "api/config.html#$"),
+            "pyramid.config.Configurator.set_security_policy": ("py:method", "api/config.html#$"),
             "pyramid.request.Request": ("py:class", "api/request.html#$"),
             "pyramid.response.Response": ("py:class", "api/response.html#$"),
             "pyramid.authentication.AuthTktCookieHelper": ("py:class", "api/authentication.html#$"),
             "pyramid.authentication.SessionAuthenticationHelper": ("py:class", "api/authentication.html#$"),
             "pyramid.exceptions.ConfigurationError": ("py:exception", "api/exceptions.html#$"),
             "pyramid.httpexceptions.HTTPBadGateway": ("py:exception", "api/httpexceptions.html#$"),
+            "pyramid.httpexceptions.HTTPBadRequest": ("py:exception", "api/httpexceptions.html#$"),
             "pyramid.threadlocal.get_current_request": ("py:function", "api/threadlocal.html#$"),
         },
     ),
@@ -34,6 +38,19 @@ SHIPPED: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
     ),
     "urllib3": ("https://urllib3.readthedocs.io/en/stable/", {"urllib3": ("std:label", "index.html")}),
 }
+
+
+def written() -> dict[str, str]:
+    """The names by the ways in which our pages write them: in full, a class by its own, a directive with `config`."""
+    found: dict[str, str] = {}
+    for name in (name for _, names in SHIPPED.values() for name in names):
+        last = name.rpartition(".")[2]
+        found[name] = name
+        if last[0].isupper() and len(last) > len("Configurator"):
+            found[last] = name
+        if name.startswith("pyramid.config.Configurator."):
+            found[f"config.{last}"] = name
+    return found
 
 
 def mapping(folder: Path) -> dict[str, tuple[str, tuple[str | None, str]]]:

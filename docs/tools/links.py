@@ -9,10 +9,10 @@ from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
-from docs.tools.inventories import SHIPPED
+from docs.tools.inventories import written
 
 #: An inventory has thousands of names, plain words among them; a build with and one without a network must be the same.
-KNOWN = {name for _, names in SHIPPED.values() for name in names}
+KNOWN = written()
 #: Pages whose headings are names; the first that has one is where it leads.
 REFERENCES = ("api", "settings")
 #: A setting's name alone is too often a plain word, such as `host`: it needs a dot or an underscore to be meant.
@@ -43,9 +43,9 @@ class LinkNames(SphinxPostTransform):
         return None
 
     def _foreign(self, literal: nodes.literal) -> nodes.reference | None:
+        name = KNOWN.get(literal.astext().removesuffix("()"))
         for names in self.env.intersphinx_inventory.values():
-            item = names.get(literal.astext())
-            if item is not None and literal.astext() in KNOWN:
+            if name is not None and (item := names.get(name)) is not None:
                 return nodes.reference("", "", literal.deepcopy(), internal=False, refuri=item.uri)
         return None
 
