@@ -19,6 +19,7 @@ and waitress gets the connection back. The way of a request, by room:
 `accesslog`    one line an exchange
 `status/`      one place that counts, and what an operator sees of it: metrics, page, JSON
 `scripts`      `pproxy`: what the routes are, and what would become of a request
+`testing`      for the tests of applications: an upstream that answers as it is told; knows nothing of the rest
 =============  ==========================================================================================
 
 Imports point down this table; `tests/test_imports.py` has the directions. `exchange` and `exceptions` are values that

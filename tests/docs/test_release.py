@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import yaml
+
 from tests.detach.test_waitress_contract import RELEASES
 from tests.support.docs import PAGES, rows, section
 from tests.support.paths import ROOT
@@ -39,3 +41,22 @@ def test_every_extra_that_users_install_is_on_the_page_of_dependencies() -> None
     shown = {row[0].strip("`") for row in rows(section("dependencies.md", "To see more"))}
     contributors = {"applications", "heavy_applications", "benchmarks", "docs", "release", "testing"}
     assert extras - contributors == shown
+
+
+def test_read_the_docs_builds_what_make_docs_builds() -> None:
+    """Its file names a configuration and an extra that exist, and takes warnings for errors as well."""
+    told = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text(encoding="utf-8"))
+    assert (ROOT / told["sphinx"]["configuration"]).is_file()
+    assert told["sphinx"]["fail_on_warning"] is True
+    (extra,) = told["python"]["install"][0]["extra_requirements"]
+    assert f"\n{extra} = [" in PROJECT
+
+
+def test_the_example_for_github_runs_what_exists() -> None:
+    """Its commands are targets of make or files, and its Pythons those of the project."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PROJECT)
+    assert jobs["python"]["strategy"]["matrix"]["version"] == named
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for command in [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]:
+        assert (command[0] == "make" and command[1] in targets) or (ROOT / command[-1]).is_file(), command
