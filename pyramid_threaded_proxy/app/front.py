@@ -96,8 +96,8 @@ def has_key(environ: Mapping[str, Any], secret: str) -> bool:
 
 
 def asked_environ(environ: Mapping[str, Any], source: Source, prefix: str) -> dict[str, Any] | None:
-    """The environ of the request that is asked about, without a body; None where it is not below SCRIPT_NAME,
-    or where waitress would not have read it.
+    """The environ of the request that is asked about, without a body; None where no such one would get to the
+    application: it is not below SCRIPT_NAME, or its method is not in upper case, which waitress refuses.
 
     Raises `FrontFault` where the front has not said what it asks. `prefix` is `proxy.verify.prefix`.
     """
@@ -119,7 +119,7 @@ def asked_environ(environ: Mapping[str, Any], source: Source, prefix: str) -> di
     }
     kept |= {"REQUEST_METHOD": method, "REQUEST_URI": target, "QUERY_STRING": query, "SERVER_PROTOCOL": "HTTP/1.1"}
     kept["PATH_INFO"] = path_info[len(script_name) :]
-    return kept | _asked_upgrade(environ, source)
+    return kept | _asked_connection(environ, source)
 
 
 def _behind(environ: Mapping[str, Any], prefix: str) -> str:
@@ -129,14 +129,13 @@ def _behind(environ: Mapping[str, Any], prefix: str) -> str:
     return rest if rest != target and rest.startswith("/") else ""
 
 
-def _asked_upgrade(environ: Mapping[str, Any], source: Source) -> dict[str, str]:
-    asked: str = environ.get(source.upgrade, "")
-    if not asked:
-        return {}
-    return {
-        "HTTP_CONNECTION": "upgrade",
-        "HTTP_UPGRADE": "websocket" if source.upgrade.endswith("WEBSOCKET_KEY") else asked,
-    }
+def _asked_connection(environ: Mapping[str, Any], source: Source) -> dict[str, str]:
+    """What the client said of its own connection, as far as the front tells it: servers keep it to themselves."""
+    upgrade: str = environ.get(source.upgrade, "")
+    if upgrade and source.upgrade.endswith("WEBSOCKET_KEY"):
+        upgrade = "websocket"
+    options = environ.get("HTTP_X_ORIGINAL_CONNECTION") or ("upgrade" if upgrade else "")
+    return {"HTTP_CONNECTION": options} | ({"HTTP_UPGRADE": upgrade} if upgrade else {}) if options else {}
 
 
 def leads_elsewhere(request: Request, route: str) -> bool:

@@ -13,7 +13,8 @@ traefik           ``X-Forwarded-Method``       ``X-Forwarded-Uri``              
 envoy             the question's own           behind the prefix, with its query   ``X-Original-Upgrade``
 ================  ===========================  ==================================  =============================
 
-The client's other fields are read as they come, cookies and Content-Type included. Who the client is, and which host
+``X-Original-Connection`` may tell the client's `Connection`, whose options are names of fields that do not go up. The
+client's other fields are read as they come, cookies and Content-Type included. Who the client is, and which host
 and scheme it asked, is told by X-Forwarded-For, -Host and -Proto as far as `trusted_proxy` lets the front; its last
 entry is the end of the client's connection with the front, which upstreams take for us. X-Forwarded-Prefix, Forwarded,
 `Connection`, `Upgrade`, the request id, fields that name a user (`http.names.IDENTITY`) and a body of the question's

@@ -36,6 +36,7 @@ local function question(txn, route)
     fields["x-original-method"] = { txn.f:method() }
     fields["x-original-uri"] = { txn.sf:url() }
     fields["x-original-upgrade"] = { first(given, "upgrade") }
+    fields["x-original-connection"] = { first(given, "connection") }
     fields["x-proxy-route"] = { route }
     fields["x-proxy-key"] = { site.key }
     fields["x-proxy-digest"] = { site.digest }

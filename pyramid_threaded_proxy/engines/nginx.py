@@ -172,7 +172,8 @@ def _question(site: FrontedSite) -> Lines:
     asked = {
         **_proof(site), "X-Proxy-Route": "$proxy_route",
         "X-Original-Method": "$request_method", "X-Original-URI": "$request_uri",
-        "X-Original-Upgrade": "$http_upgrade", "Content-Length": '""', "Connection": '""', "Upgrade": '""',
+        "X-Original-Upgrade": "$http_upgrade", "X-Original-Connection": "$http_connection",
+        "Content-Length": '""', "Connection": '""', "Upgrade": '""',
     }  # fmt: skip
     yield "internal;"
     yield from _told(name.lower() for name in asked)

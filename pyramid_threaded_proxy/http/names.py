@@ -44,7 +44,8 @@ FORWARDED: frozenset[str] = frozenset({
 })  # fmt: skip
 #: Between a front server that moves the bytes and us: what it asks, and what it is told.
 OF_A_FRONT: frozenset[str] = frozenset({
-    "x-original-method", "x-original-uri", "x-original-upgrade", *(f"x-proxy-{what}" for what in (
+    *(f"x-original-{what}" for what in ("connection", "method", "upgrade", "uri")),
+    *(f"x-proxy-{what}" for what in (
         "key", "digest", "route", "target", "host", "upgrade", "fields", "status", "location",
     )),
 })  # fmt: skip

@@ -59,6 +59,20 @@ def test_what_speaks_of_the_question_is_gone() -> None:
     }  # fmt: skip
 
 
+def test_what_the_client_said_of_its_connection() -> None:
+    """The front tells it in fields of its own; without any it said nothing."""
+    told = {"HTTP_X_ORIGINAL_URI": "/r", "HTTP_CONNECTION": "close", "HTTP_UPGRADE": "h2c"}
+    for more, expected in (
+        ({}, (None, None)),
+        ({"HTTP_X_ORIGINAL_UPGRADE": "websocket"}, ("upgrade", "websocket")),
+        ({"HTTP_X_ORIGINAL_CONNECTION": "X-Hop"}, ("X-Hop", None)),
+        ({"HTTP_X_ORIGINAL_CONNECTION": "X-Hop", "HTTP_X_ORIGINAL_UPGRADE": "a"}, ("X-Hop", "a")),
+    ):
+        asked = asked_environ(environ(**told, **more), SOURCES["nginx"], "/_v")
+        assert asked is not None
+        assert (asked.get("HTTP_CONNECTION"), asked.get("HTTP_UPGRADE")) == expected
+
+
 def test_outside_of_script_name_there_is_nothing() -> None:
     """A sibling's name that only begins alike is outside."""
     for target, inside in (("/app/r", "/r"), ("/app", ""), ("/apple/r", None), ("/r", None)):

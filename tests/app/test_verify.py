@@ -259,6 +259,15 @@ def test_a_body_is_never_there(site: MakeSite, kind: str) -> None:
     assert seen == [(b"", 0)]
 
 
+def test_what_connection_names_stays_home(site: MakeSite) -> None:
+    """As in the relay: the policy may read it, and it does not go up (RFC 9110 7.6.1)."""
+    answer = ask(made(site), "r", "/r/x", X_Original_Connection="close, X-User, Cookie", Cookie="a=b", X_Own="1")
+    assert answer.status == 200
+    assert answer.one("Cookie") is None
+    assert {"x-user", "cookie"}.isdisjoint(str(answer.one("X-Proxy-Fields")).split(", "))
+    assert "x-own" in str(answer.one("X-Proxy-Fields"))
+
+
 def test_upgrades_are_judged_by_origin(site: MakeSite) -> None:
     """A WebSocket of the site's own page is let in with its protocol, a foreign page's is not."""
     there = made(site, upgrade="websocket")
