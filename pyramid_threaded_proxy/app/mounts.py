@@ -15,13 +15,16 @@ _MOST_NAMES = 16
 class Mounts:
     """The mounts of an application's proxied routes, under each SCRIPT_NAME that it has heard of (`detach.Mounted`).
 
-    Any thread: what is looked at is replaced as one.
+    The path where front servers ask about such requests (`verify`) is one of them. Any thread: what is looked at is
+    replaced as one.
     """
 
-    def __init__(self, every: Iterable[Declared]) -> None:
+    def __init__(self, every: Iterable[Declared], verify_prefix: str | None = None) -> None:
         # Bytes as WSGI has them.
         declared = [(unquote_to_bytes(one.mount).decode("latin-1"), one.settings.host) for one in every]
         self._for_any = {mount for mount, host in declared if host is None}
+        if verify_prefix is not None:
+            self._for_any.add(unquote_to_bytes(verify_prefix).decode("latin-1"))
         self._for_hosts = {(mount, host) for mount, host in declared if host is not None}
         self._names: tuple[str, ...] = ("",)
         self._settle()

@@ -57,7 +57,7 @@ def application_created(event: ApplicationCreated) -> None:
         raise SettingsError(faults)
     engine.router = event.app
     engine.probes.probed += filter(None, map(probed, engine.routes.values()))
-    mounts = engine.mounts = Mounts(every)
+    mounts = engine.mounts = Mounts(every, engine.settings.verify_prefix)
     let_wait(mounts)
     mapper = registry.queryUtility(IRoutesMapper)
     if mapper is not None:

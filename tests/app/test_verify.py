@@ -490,6 +490,13 @@ def test_secrets_are_long_and_never_shown(site: MakeSite) -> None:
         site(verifying() | {"proxy.verify.prefix": "/"})
 
 
+def test_questions_wait_as_what_they_are_about(site: MakeSite) -> None:
+    """Among requests that wait for a thread they are in the row of the proxied ones, not in that of own pages."""
+    mounts = made(site).engine.mounts
+    assert mounts is not None
+    assert [mounts.is_proxied(path, None) for path in (PREFIX, f"{PREFIX}/r/x", "/r/x", "/own")] == [True] * 3 + [False]
+
+
 def test_the_applications_own_views_are_not_touched(site: MakeSite) -> None:
     """An application with the endpoint answers its own pages as before."""
     there = site(
