@@ -13,6 +13,7 @@ and waitress gets the connection back. The way of a request, by room:
 `relay/`       one exchange, top to bottom: up, head, body, down; `hooks` and `events` are the application's say in it;
                `relay/client_body` moves a body that streams
 `upstream/`    all of urllib3: connections to backends, which of them is asked, and how they have been doing
+`shared/`      what the processes of a site know of each other: users' places, closings, reports
 `loop/`        threads, waiting, time: what runs an exchange and knows none
 `http/`        pure bytes and text: the rules of HTTP
 `engines/`     configurations for nginx, HAProxy and others that ask `app/verify` and move the bytes themselves

@@ -8,7 +8,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +23,9 @@ from tests.support.pairs import MakePair, Pair
 from tests.support.programs import program_path
 from tests.support.site import MODES, MakeSite, Site
 from tests.support.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from tests.support.redis_server import RedisServer
 
 
 def pytest_configure() -> None:
@@ -91,6 +95,16 @@ def gate() -> Iterator[Gate]:
     made = Gate()
     yield made
     made.opened.set()
+
+
+@pytest.fixture
+def redis_server(stack: ExitStack, tmp_path: Path) -> RedisServer:
+    """A real one, empty, for this test alone."""
+    from tests.support.redis_server import RedisServer  # here: no other test needs the client
+
+    made = RedisServer(program_path("redis-server"), tmp_path)
+    stack.callback(made.close)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,10 @@ BESIDE = {"demo"}
 MAY_IMPORT: dict[str, set[str]] = {
     "app": {
         "settings", "relay", "detach", "upstream", "loop", "limits", "http", "accesslog", "exchange", "hooks", "events",
-        "status",
+        "status", "shared",
     },
     "status": {"upstream", "loop", "accesslog", "exchange"},
+    "shared": set(),
     "relay": {"upstream", "loop", "limits", "http", "settings.table", "exchange", "hooks"},
     "detach": {"loop", "limits", "exchange", "http.names"},
     "upstream": {"loop", "http"},
@@ -52,6 +53,7 @@ KNOWS = {
     "urllib3": {"upstream"},
     "yaml": {"settings.sources"},
     "prometheus_client": {"status.metrics"},
+    "redis": {"shared.store"},
     "opentelemetry": {"app.tracing"},
     "webob": {"app", "exchange", "hooks", "relay.relay", "relay.own_answer", "http.cookies"},
 }

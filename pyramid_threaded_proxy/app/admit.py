@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyramid.httpexceptions import HTTPException, HTTPServiceUnavailable, HTTPTooManyRequests
 
@@ -21,6 +21,9 @@ from pyramid_threaded_proxy.events import ExchangeStarted
 from pyramid_threaded_proxy.exceptions import DescriptorsExhausted, ThreadsExhausted, TooManyExchanges, UpstreamsResting
 from pyramid_threaded_proxy.limits.admission import Slot
 from pyramid_threaded_proxy.relay.prepared import PreparedExchange
+
+if TYPE_CHECKING:
+    from pyramid_threaded_proxy.shared.site import SharedSite
 
 #: Where the environ refers to the slot that its request was given.
 SLOT = "pyramid_threaded_proxy.place"
@@ -60,6 +63,8 @@ def _new_slot(engine: Engine, prepared: PreparedExchange, channel: DetachableCha
     try:
         if channel is not None:
             _check_system(engine, channel)
+        if engine.shared is not None:
+            _join(engine.shared)
         return engine.admission.admit(exchange.route, exchange.userid, prepared.policy.limits)
     except TooManyExchanges as error:
         engine.limit_log.reached(error)
@@ -77,6 +82,14 @@ def _check_system(engine: Engine, channel: DetachableChannel) -> None:
         engine.scheduler.start()  # here, where a refusal can still be told: the first exchange starts the threads
     except DescriptorsExhausted as error:
         raise TooManyExchanges("open files") from error
+    except ThreadsExhausted as error:
+        raise TooManyExchanges("threads of the system") from error
+
+
+def _join(shared: SharedSite) -> None:
+    """With the first exchange: from here on this process hears what others close."""
+    try:
+        shared.start()
     except ThreadsExhausted as error:
         raise TooManyExchanges("threads of the system") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyramid.registry import Registry
@@ -15,6 +15,7 @@ from pyramid_threaded_proxy.app.mounts import Mounts
 from pyramid_threaded_proxy.app.observed import EngineObserved
 from pyramid_threaded_proxy.app.operator_log import FailureLog, FrontLog, LimitLog, MisuseLog
 from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.app.shared import shared_site
 from pyramid_threaded_proxy.app.streamed import StreamedRoutes
 from pyramid_threaded_proxy.app.tracing import end_span
 from pyramid_threaded_proxy.events import ExchangeFinished, UpstreamDown, UpstreamUp
@@ -35,6 +36,7 @@ from pyramid_threaded_proxy.relay.stream import StreamedAnswer
 from pyramid_threaded_proxy.relay.transfer import Pipes
 from pyramid_threaded_proxy.settings.allowlist import AllowList
 from pyramid_threaded_proxy.settings.load import ProcessSettings
+from pyramid_threaded_proxy.status.published import published
 from pyramid_threaded_proxy.status.status import Status
 from pyramid_threaded_proxy.status.ticker import Ticker
 from pyramid_threaded_proxy.upstream.balance import Upstream
@@ -54,9 +56,11 @@ class Engine:
         self.scheduler = Scheduler(settings.threads, self.limit_log.waits)
         self.pipes = Pipes()
         self.upstreams = Upstreams(lambda: self.scheduler.loop)
-        self.admission = Admission(settings.max_exchanges)
         self.descriptors = Descriptors()
-        self.in_flight = InFlight()
+        self.in_flight = InFlight(self._closed)
+        #: The other processes; None where nothing is shared with them.
+        self.shared = shared_site(settings.shared, self.in_flight, self._report)
+        self.admission = Admission(settings.max_exchanges, self.shared)
         self.misuse_log = MisuseLog()
         self.failure_log = FailureLog()
         self.front_log = FrontLog()
@@ -84,8 +88,18 @@ class Engine:
         """Count from now on, and keep a history; returns what counts. Before the first exchange: at start-up."""
         if self.status is None:
             self.status = Status(self.observed, self.routes_upstreams)
+            self.status.elsewhere = self.shared
             self._ticker = Ticker(self.status, self.scheduler)
         return self.status
+
+    def _closed(self, what: Mapping[str, str]) -> None:
+        """The application has closed exchanges: the other processes are to do so too."""
+        if self.shared is not None:
+            self.shared.closed(what)
+
+    def _report(self, process: str) -> str | None:
+        """What this process says of itself to the others; None while nobody counts."""
+        return None if self.status is None else published(self.status, process)
 
     def routes_upstreams(self, route: str) -> frozenset[str]:
         """The URLs of a route's upstreams: what may be a label."""
@@ -231,7 +245,8 @@ class Engine:
             pool.close()
 
     def busy(self) -> bool:
-        return bool(self.in_flight) or self.scheduler.busy()
+        unheard = self.shared is not None and self.shared.busy()
+        return bool(self.in_flight) or self.scheduler.busy() or unheard
 
     def cut(self) -> None:
         self.in_flight.cancel_all(ExchangeClosed("the process stops"))
@@ -246,6 +261,8 @@ class Engine:
         for pool in self.upstreams.pools():
             pool.close()
         self.pipes.close()
+        if self.shared is not None:
+            self.shared.stop(timeout=2.0)  # last: what was broken off has given its places back
 
 
 def _change(route: str, upstream: Upstream, reason: str) -> UpstreamDown | UpstreamUp:

@@ -61,6 +61,11 @@ PROCESS_GROUPS = (
         },
     ),
     Group(
+        "Many processes",
+        "See [many processes, one site](shared.md).",
+        {"shared": "redis://redis.internal:6379/0"},
+    ),
+    Group(
         "Engines",
         "See [engines](engines.md).",
         {

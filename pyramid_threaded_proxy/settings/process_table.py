@@ -42,6 +42,8 @@ class ProcessSettings:
     verify_prefix: str | None = None
     verify_engine: Literal["nginx", "haproxy", "envoy", "caddy", "traefik"] | None = None
     verify_secret: str | None = None
+    #: The URL of a Redis or Valkey that other processes of the site use too.
+    shared: str | None = None
 
     @property
     def fronted(self) -> bool:
@@ -133,5 +135,10 @@ PROCESS_KEYS: tuple[Key, ...] = (
     Key(
         "verify.secret", _secret, None, SECRET,
         "what the front server sends in `X-Proxy-Key`; without it the endpoint is a 404",
+    ),
+    Key(
+        "shared", urls.shared, None, "`redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS",
+        "a Redis or Valkey by which several processes act as one site; needs the extra `redis`",
+        unset="off",
     ),
 )  # fmt: skip

@@ -18,7 +18,9 @@ _DEEPEST = 8
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 200
 _SECRET = re.compile(
-    r"\.(?:set|add|default)\..*(?:auth|cookie|token|secret|password|key)|(?:accel|verify)\.secret", re.IGNORECASE
+    r"\.(?:set|add|default)\..*(?:auth|cookie|token|secret|password|key)|(?:accel|verify)\.secret"
+    r"|proxy\.shared(?:\.|$)",
+    re.IGNORECASE,
 )
 
 

@@ -118,6 +118,31 @@ def _check_socket(escaped: str) -> None:
         raise ValueFault("has a NUL in the path of its socket")
 
 
+_SHARED = re.compile(r"(rediss?)://(?:[^/?#@]*@)?([^/?#@]*)(?:/([0-9]{0,9}))?(?:\?([^#]*))?")
+#: What the client for Redis may be told of TLS, in the query.
+_SHARED_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+
+
+def shared(value: object) -> str:
+    """The URL of a Redis, as written. No fault repeats a part of it: it may hold a password."""
+    url = text(value)
+    match = _SHARED.fullmatch(url)
+    if match is None:
+        raise ValueFault("is not such a URL; in a password @, / and ? are escaped: %40, %2F and %3F")
+    try:
+        _check_authority(match[2])
+    except ValueFault:
+        raise ValueFault("has no good host and port") from None
+    names = {part.partition("=")[0] for part in match[4].split("&")} if match[4] else set()
+    if names - _SHARED_OPTIONS:
+        raise ValueFault(
+            f"has an unknown option behind the question mark: {', '.join(sorted(_SHARED_OPTIONS))} are known"
+        )
+    if names and match[1] == "redis":
+        raise ValueFault("has options for TLS: write rediss://")
+    return url
+
+
 def health_path(value: object) -> str:
     """A path on the upstream, perhaps with a query."""
     target = text(value)

@@ -23,7 +23,13 @@ EXCHANGES = ("User", "Route", "Request", "Upstream", "Stage", "Age", "Up", "Down
 UPSTREAMS = ("Route", "Upstream", "State", "Why", "Seconds left", "Last probe", "In flight", "Kept", "Last 2 min")
 LIMITS = ("Route", "Last 2 min", "In flight", "Limit", *REASONS)
 FAILURES = ("When", "Route", "User", "Request", "Upstream", "Status", "Ended", "Rule", "Id")
-_NUMBERS = frozenset({"Age", "Up", "Down", "Rate", "In flight", "Kept", "Limit", "Seconds left", "Status", *REASONS})
+PROCESSES = (
+    "Process", "In flight", "Limit", "Exchanges", "To clients", "To upstreams", "First byte, 95 %", "Not whole",
+    "Refused",
+)  # fmt: skip
+_NUMBERS = frozenset(
+    {"Age", "Up", "Down", "Rate", "In flight", "Kept", "Limit", "Seconds left", "Status", *REASONS, *PROCESSES[1:]}
+)
 _LONG = frozenset({"Request", "Rule", "Why"})
 
 
@@ -40,10 +46,13 @@ def document(found: Mapping[str, Any], asked: Asked, path: str, token: str, nonc
         "time": time.strftime("%H:%M:%S UTC", time.gmtime(found["time"])),
         "tiles": _tiles(found),
         "plots": "".join(figure(plot, series, limit) for plot in PLOTS),
+        "shared": "" if found["processes"] else "hidden",
+        "others": "" if not found["others_known"] else "hidden",
+        "processes": _table("processes", PROCESSES, map(_process_row, found["processes"])),
         "count": escape(f"{found['in_flight']} exchanges"),
         "user": escape(asked.user),
         "route": escape(asked.route),
-        "exchanges": _table("exchanges", EXCHANGES, map(_exchange_row, found["exchanges"]), path, token),
+        "exchanges": _exchanges(found, path, token),
         "upstreams": _table("upstreams", UPSTREAMS, _upstream_rows(found), path, token),
         "limits": _table("limits", LIMITS, _limit_rows(found)),
         "failures": _table("failures", FAILURES, map(_failure_row, found["failures"])),
@@ -120,6 +129,31 @@ def _forms(path: str, token: str, hidden: Mapping[str, str], actions: tuple[str,
         )
         + "</td>"
     )
+
+
+def _process_row(one: Mapping[str, Any]) -> Row:
+    p95 = one["p95"]
+    cells = [
+        one["process"] + (" (stopping)" if one["draining"] else "") if one["process"] else "all processes",
+        str(one["active"]), str(one["limit"]), f"{short(one['rate'])}/s", f"{size(one['down'])}/s",
+        f"{size(one['up'])}/s", duration(p95) if p95 else UNKNOWN, f"{short(one['bad'] * 60)}/min", str(one["refused"]),
+    ]  # fmt: skip
+    return cells, {}, ()
+
+
+def _exchanges(found: Mapping[str, Any], path: str, token: str) -> str:
+    """The table of those in flight; with several processes their column comes first."""
+    heads: tuple[str, ...] = EXCHANGES
+    rows: Iterable[Row] = map(_exchange_row, found["exchanges"])
+    if found["processes"]:
+        heads = ("Process", *EXCHANGES)
+        names = [one["process"] for one in found["exchanges"]]
+        rows = map(_with_process, names, rows)
+    return _table("exchanges", heads, rows, path, token)
+
+
+def _with_process(process: str, row: Row) -> Row:
+    return [process, *row[0]], *row[1:]
 
 
 def _exchange_row(one: Mapping[str, Any]) -> Row:

@@ -1,13 +1,12 @@
 """What is counted, in the formats of Prometheus: `prometheus_client` writes them (extra ``metrics``).
 
-Nothing is kept here: at a scrape the numbers of `Status` are handed over.
+Nothing is kept here: at a scrape the numbers of `Status` are handed over. With `proxy.shared` those of all processes
+are, each with the label `process`: behind one socket a scrape can't choose whom it asks.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -16,11 +15,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from pyramid_threaded_proxy.status.counts import BOUNDS, Histogram
-from pyramid_threaded_proxy.status.status import Moving, Status
+from pyramid_threaded_proxy.status.counts import BOUNDS
+from pyramid_threaded_proxy.status.numbers import Family, families
+from pyramid_threaded_proxy.status.published import others
+from pyramid_threaded_proxy.status.status import Status
 
 _EDGES = [*map(str, BOUNDS), "+Inf"]
-_ROUTE, _UPSTREAM = ["route"], ["route", "upstream"]
+_KINDS: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 class ProxyCollector(Collector):
@@ -30,10 +35,17 @@ class ProxyCollector(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, as it is now."""
-        with self._status.reading() as moving:
-            made = [*_counters(self._status), *_histograms(self._status), *_gauges(self._status, moving)]
-        yield from made
+        """Every metric, as it is now; those of other processes as they were a few seconds ago at most."""
+        status = self._status
+        if status.elsewhere is None:
+            return map(_metric, families(status))
+        own = {family.name: _of_process(family, status.elsewhere.name) for family in families(status)}
+        for report in others(status).reports:
+            for values in report["numbers"]:
+                family = _of_process(Family(*values), report["process"])
+                if (known := own.get(family.name)) is not None and known.labels == family.labels:
+                    known.rows.extend(family.rows)
+        return map(_metric, own.values())
 
 
 def exposition(status: Status, accept: str) -> tuple[bytes, str]:
@@ -44,120 +56,21 @@ def exposition(status: Status, accept: str) -> tuple[bytes, str]:
     return encode(registry), content_type
 
 
-def _filled(family: Any, values: Iterable[tuple[Iterable[str], float]]) -> Any:
-    for labels, value in values:
-        family.add_metric(list(labels), value)
-    return family
+def _of_process(family: Family, process: str) -> Family:
+    """The same with a label more."""
+    rows = [([*labels, process], value) for labels, value in family.rows]
+    return family._replace(labels=[*family.labels, "process"], rows=rows)
 
 
-def _counters(status: Status) -> Iterator[Metric]:
-    counts = status.counts
-    yield _filled(
-        CounterMetricFamily(
-            "proxy_exchanges",
-            "Exchanges that are over.",
-            labels=["route", "method", "code", "ended"],
-        ),
-        counts.exchanges.items(),
-    )
-    yield _filled(
-        CounterMetricFamily(
-            "proxy_body_bytes",
-            "Bytes of bodies: up to upstreams, down to clients.",
-            labels=["route", "direction"],
-        ),
-        (((route, way), sums[at]) for route, sums in status.bytes.items() for at, way in enumerate(("up", "down"))),
-    )
-    yield _filled(
-        CounterMetricFamily("proxy_refused", "Requests that got no exchange, and why.", labels=["route", "reason"]),
-        counts.refused.items(),
-    )
-    yield _filled(
-        CounterMetricFamily(
-            "proxy_retries", "Tries after the first, under the upstream that was asked last.", labels=_UPSTREAM
-        ),
-        counts.retries.items(),
-    )
+def _metric(family: Family) -> Metric:
+    made = _KINDS[family.kind](family.name, family.help, labels=family.labels)
+    for labels, value in family.rows:
+        if family.kind == "histogram":
+            made.add_metric(labels, buckets=_cumulated(value[0]), sum_value=value[1])
+        else:
+            made.add_metric(labels, value)
+    return made  # type: ignore[no-any-return]
 
 
-def _histograms(status: Status) -> Iterator[Metric]:
-    counts = status.counts
-    for name, help_text, labels, found in (
-        ("proxy_exchange_duration_seconds", "From start to end of an exchange.", ["route", "kind"], counts.durations),
-        ("proxy_authorize_seconds", "From the request read to its exchange admitted.", _ROUTE, counts.authorize),
-        (
-            "proxy_upstream_connect_seconds",
-            "From an exchange's start to a connection made for it; kept ones are not among them.",
-            _UPSTREAM,
-            counts.connect,
-        ),
-        (
-            "proxy_upstream_first_byte_seconds",
-            "From an exchange's start to the head of its answer.",
-            _UPSTREAM,
-            counts.first_byte,
-        ),
-        ("proxy_loop_lag_seconds", "How long what is ready waits for the loop, once a second.", [], {(): counts.lag}),
-    ):
-        yield _histogram(HistogramMetricFamily(name, help_text, labels=labels), found)
-
-
-def _histogram(family: HistogramMetricFamily, found: Mapping[Any, Histogram]) -> Metric:
-    for labels, histogram in found.items():
-        pairs = list(zip(_EDGES, accumulate(histogram.buckets), strict=True))
-        family.add_metric(list(labels), buckets=pairs, sum_value=histogram.sum)
-    return family
-
-
-def _gauges(status: Status, moving: Moving) -> Iterator[Metric]:
-    observed = status.observed
-    active, limits = observed.active(), observed.limits()
-    yield _gauge(
-        "proxy_exchanges_active",
-        "Exchanges in flight.",
-        _ROUTE,
-        {(route,): active.get(route, 0) for route in (limits | active)},
-    )
-    yield _gauge(
-        "proxy_exchanges_limit",
-        "How many exchanges there may be in flight.",
-        _ROUTE,
-        {(route,): limit for route, limit in limits.items()},
-    )
-    upstreams = [(route, upstream.url, upstream, idle) for route, upstream, idle in observed.upstreams()]
-    yield _gauge(
-        "proxy_upstream_up",
-        "1 while exchanges are sent there, 0 while it is marked down or drained.",
-        _UPSTREAM,
-        {(route, url): not upstream.health.down for route, url, upstream, _ in upstreams},
-    )
-    yield _gauge(
-        "proxy_upstream_active",
-        "Exchanges in flight with an upstream.",
-        _UPSTREAM,
-        {(route, url): 0 for route, url, _, _ in upstreams} | moving.upstreams,
-    )
-    yield _gauge(
-        "proxy_upstream_idle_connections",
-        "Connections that are kept for the next exchange.",
-        _UPSTREAM,
-        {(route, url): idle for route, url, _, idle in upstreams},
-    )
-    yield _gauge("proxy_descriptors", "Files that this process has open.", [], {(): open_descriptors()})
-    yield _gauge("proxy_pool_busy", "Threads of the pool that run something.", [], {(): observed.pool_busy()})
-    yield _gauge("proxy_draining", "1 while the process stops.", [], {(): observed.draining()})
-    build = {(version("pyramid_threaded_proxy"),): 1}
-    yield _gauge("proxy_build_info", "1, labelled with the version.", ["version"], build)
-
-
-def _gauge(name: str, help_text: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
-    gauge: Metric = _filled(GaugeMetricFamily(name, help_text, labels=labels), values.items())
-    return gauge
-
-
-def open_descriptors() -> int:
-    """How many files this process has open; 0 where the system does not say."""
-    try:
-        return len(os.listdir("/proc/self/fd")) - 1  # less the one that lists them
-    except OSError:
-        return 0
+def _cumulated(buckets: Iterable[int]) -> list[tuple[str, int]]:
+    return list(zip(_EDGES, accumulate(buckets), strict=True))

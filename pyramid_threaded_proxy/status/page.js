@@ -134,7 +134,10 @@ const pace = one => {
 }
 // Of each table: key, cells as [what is compared, what is shown], values of the forms, actions.
 const TABLES = {
-  exchanges: one => [one.id, [[one.user, one.user || "–"], [one.route], [`${one.method} ${one.path}`], [one.upstream], [one.stage],
+  processes: one => [one.process, [[one.process, one.process ? one.process + (one.draining ? " (stopping)" : "") : "all processes"],
+    [one.active], [one.limit], [one.rate, rate(one.rate)], [one.down, size(one.down) + "/s"], [one.up, size(one.up) + "/s"],
+    [one.p95 || 0, one.p95 ? duration(one.p95) : "–"], [one.bad, short(one.bad * 60) + "/min"], [one.refused]], {}, []],
+  exchanges: one => [one.id, [...(found.processes.length ? [[one.process]] : []), [one.user, one.user || "–"], [one.route], [`${one.method} ${one.path}`], [one.upstream], [one.stage],
     [one.age, duration(one.age)], [one.up, size(one.up)], [one.down, size(one.down)], [one.pace, size(one.pace) + "/s"]], { id: one.id }, ["close"]],
   upstreams: one => [`${one.route} ${one.upstream}`, [[one.route], [one.upstream], [one.state, tag(one.state)], [one.why],
     [one.seconds_left ?? -1, one.seconds_left === null ? "–" : duration(one.seconds_left)],
@@ -203,6 +206,8 @@ const show = () => {
   say("tile-bad", short(GROUPS.slice(1).reduce((sum, name) => sum + mean(series[name]), 0) * 60))
   say("process", String(found.process))
   $("draining").hidden = !found.draining
+  $("site").hidden = !found.processes.length; $("others").hidden = found.others_known
+  update("processes", found.processes)
   document.querySelectorAll("figure").forEach(draw)
   const shown = found.exchanges.map(one => ({ ...one, pace: pace(one) }))
   say("count", `${found.in_flight} exchanges` + (found.in_flight > shown.length ? `, the ${shown.length} longest` : ""))

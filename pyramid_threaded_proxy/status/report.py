@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from pyramid_threaded_proxy.exchange import Exchange
+from pyramid_threaded_proxy.status.published import SHOWN, exchange_line, others, process_name, processes
 from pyramid_threaded_proxy.status.status import Moving, Status
 
 #: Exchanges in flight that are told one by one; those that last longest come first.
 MOST_LISTED = 500
-#: Characters of a text that a client or a user gave.
-SHOWN = 200
 
 
 class Asked(NamedTuple):
@@ -28,9 +26,10 @@ class Asked(NamedTuple):
 
 def report(status: Status, asked: Asked) -> dict[str, Any]:
     """Everything as it is now. Any thread."""
+    found = others(status)
     with status.reading() as moving:
         seconds, minutes = status.history.seconds, status.history.minutes
-        return {
+        here = {
             "time": time.time(),
             "process": os.getpid(),
             "draining": status.observed.draining(),
@@ -41,36 +40,24 @@ def report(status: Status, asked: Asked) -> dict[str, Any]:
             "upstreams": list(_upstreams(status, moving)),
             "sparks": {f"{route} {upstream}".strip(): counts for route, upstream, counts in status.history.lines()},
             "failures": [failure._asdict() for failure in reversed(status.failures)],
-        } | _in_flight(status, asked)
+        }
+    return here | processes(status, found) | _in_flight(status, asked, found.reports)
 
 
-def _in_flight(status: Status, asked: Asked) -> dict[str, Any]:
-    now = time.monotonic()
-    found = [
-        one
-        for one in status.observed.exchanges()
-        if (not asked.user or one.userid == asked.user) and (not asked.route or one.route == asked.route)
-    ]
+def _in_flight(status: Status, asked: Asked, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of this process, and those that the others have told of; the longest first."""
+
+    def wanted(user: str | None, route: str) -> bool:
+        return (not asked.user or user == asked.user) and (not asked.route or route == asked.route)
+
+    found = [one for one in status.observed.exchanges() if wanted(one.userid, one.route)]
     found.sort(key=lambda one: one.stats.started)
-    return {"in_flight": len(found), "exchanges": [_exchange(one, now) for one in found[:MOST_LISTED]]}
-
-
-def _exchange(exchange: Exchange, now: float) -> dict[str, Any]:
-    stats = exchange.stats
-    method, path = exchange.log_values[:2]
-    return {
-        "id": exchange.request_id,
-        "user": (exchange.userid or "")[:SHOWN],
-        "route": exchange.route,
-        "method": (exchange.request.method if method == "-" else method)[:SHOWN],
-        "path": path[:SHOWN],
-        "agent": exchange.log_values[4][:SHOWN],
-        "upstream": stats.upstream[:SHOWN],
-        "stage": exchange.stage,
-        "age": now - stats.started,
-        "up": stats.bytes_up,
-        "down": stats.bytes_down,
-    }
+    told = [one for report in reports for one in report["exchanges"] if wanted(one["user"], one["route"])]
+    elsewhere = len(told) if asked.user or asked.route else sum(report["line"]["active"] for report in reports)
+    now, name = time.monotonic(), process_name(status)
+    listed = [exchange_line(one, now, name) for one in found[:MOST_LISTED]] + told
+    listed.sort(key=lambda one: -float(one["age"]))
+    return {"in_flight": len(found) + elsewhere, "exchanges": listed[:MOST_LISTED]}
 
 
 def _limits(status: Status) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pyramid_threaded_proxy.accesslog import WHOLE, how_it_ended, shown_status
 from pyramid_threaded_proxy.exchange import Exchange
@@ -40,6 +40,17 @@ class Failure(NamedTuple):
     ended: str
     rule: str
     request_id: str
+
+
+class Elsewhere(Protocol):
+    """The other processes of the site. Any thread; nobody waits longer than 50 ms."""
+
+    @property
+    def name(self) -> str:
+        """What this process is called there."""
+
+    def others(self) -> tuple[bool, list[dict[str, Any]]]:
+        """What they have said of themselves; False where nobody could be asked."""
 
 
 class Observed(Protocol):
@@ -88,6 +99,8 @@ class Status:
         self, observed: Observed, known: Callable[[str], frozenset[str]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.observed = observed
+        #: The other processes; None where nothing is shared with them.
+        self.elsewhere: Elsewhere | None = None
         self.counts = Counts(known)
         self.history = History()
         self.failures: deque[Failure] = deque(maxlen=FAILURES)

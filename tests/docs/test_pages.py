@@ -33,6 +33,7 @@ from pyramid_threaded_proxy.relay import answer_head, stream, transfer
 from pyramid_threaded_proxy.settings import table
 from pyramid_threaded_proxy.settings.process_table import PROCESS_KEYS
 from pyramid_threaded_proxy.settings.table import ROUTE_KEYS
+from pyramid_threaded_proxy.shared import commands, listener, member
 from pyramid_threaded_proxy.status.counts import REASONS
 from pyramid_threaded_proxy.testing import ScriptedUpstream
 from pyramid_threaded_proxy.upstream import balance
@@ -99,6 +100,8 @@ OTHER_NAMES = {
     "proxy_status_csrf", "status.json",
     # nginx's, Pyramid's, and an attribute of `ProxyResponse`.
     "auth_request", "route_prefix", "proxy_exchange",
+    # What redis-py takes in a URL.
+    "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
     # pyramid_retry's settings.
     "retry.attempts", "retry.activate_hook",
 }  # fmt: skip
@@ -239,6 +242,18 @@ def test_figures_are_those_of_the_code() -> None:
     chunks = section("accepted-and-refused.md", "Chunks")
     assert f"over {framing._MAX_LINE} bytes" in chunks
     assert f"over {framing._MAX_TRAILERS} bytes, over {framing._MAX_TRAILER_FIELDS} fields" in chunks
+    for phrase in (
+        f"waited for {member.PATIENCE * 1000:.0f} milliseconds at most",
+        "good for five seconds and is renewed every second",
+        "says every two seconds how it is. Who is silent for six seconds",
+        "or up to a second after it",
+        "tries to join twice a second",
+    ):
+        assert phrase in " ".join(prose("shared.md").split())
+    assert (commands.LEASE, member.BEAT, member.RETRY) == (5.0, 1.0, 0.5)
+    assert (listener.REPORT, listener.REPORT_KEPT, listener.GRACE, listener.RETRY) == (2.0, 6.0, 1.0, 0.5)
+    assert (commands.MOST_CLOSINGS, commands.CLOSINGS_KEPT) == (10_000, 86_400)
+    assert "the last 10 000, for a day" in prose("shared.md")
     most = inspect.signature(head.HeadReader).parameters["max_fields"].default
     assert f"more than {most} fields" in prose("accepted-and-refused.md")
 

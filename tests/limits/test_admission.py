@@ -15,7 +15,7 @@ from pyramid.response import Response
 from pyramid_retry import RetryableException
 
 from pyramid_threaded_proxy import ExchangeStarted, ProxyResponse, TooManyExchanges
-from pyramid_threaded_proxy.limits.admission import Admission
+from pyramid_threaded_proxy.limits.admission import Admission, Limits
 from tests.support.origin import Gate, MakeOrigin, Origin, echo
 from tests.support.site import MakeSite, route
 from tests.support.waiting import wait_until
@@ -50,6 +50,53 @@ def test_a_forgotten_place_is_given_back() -> None:
     del place
     assert admission.in_flight == 0
     admission.admit().release()
+
+
+class Elsewhere:
+    """Other processes, in which users have `most` places together."""
+
+    def __init__(self, most: int = 0) -> None:
+        self.most = most
+        self.taken: list[tuple[str, str]] = []
+
+    def take(self, route: str, userid: str, most: int) -> bool:
+        if len(self.taken) >= self.most:
+            return False
+        self.taken.append((route, userid))
+        return True
+
+    def give_back(self, route: str, userid: str) -> None:
+        self.taken.remove((route, userid))
+
+
+def test_other_processes_are_asked_for_users() -> None:
+    """Where a user may have so many, those elsewhere count; what they refuse is not counted here either."""
+    elsewhere, limits = Elsewhere(1), Limits(None, 2)
+    admission = Admission(9, elsewhere)
+    slot = admission.admit("r", "ann", limits)
+    assert elsewhere.taken == [("r", "ann")]
+    with pytest.raises(TooManyExchanges, match="max_exchanges_per_user") as caught:
+        admission.admit("r", "ann", limits)
+    assert (caught.value.status, admission.in_flight) == (429, 1)
+    others = [admission.admit("r", None, limits), admission.admit("r", "ann", Limits(5))]
+    assert elsewhere.taken == [("r", "ann")]
+    slot.release()
+    slot.release()
+    assert elsewhere.taken == []
+    del others
+    assert admission.in_flight == 0
+
+
+def test_own_counts_come_first() -> None:
+    """Who has too many here is refused without a question, and a forgotten place is given back elsewhere too."""
+    elsewhere = Elsewhere(9)
+    admission = Admission(9, elsewhere)
+    slot = admission.admit("r", "ann", Limits(None, 1))
+    with pytest.raises(TooManyExchanges):
+        admission.admit("r", "ann", Limits(None, 1))
+    assert elsewhere.taken == [("r", "ann")]
+    del slot
+    assert elsewhere.taken == []
 
 
 def test_places_from_many_threads() -> None:

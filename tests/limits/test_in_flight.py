@@ -10,8 +10,9 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
-from pyramid_threaded_proxy import Exchange
+from pyramid_threaded_proxy import Exchange, InFlight
 from pyramid_threaded_proxy.exceptions import ExchangeClosed
+from pyramid_threaded_proxy.exchange import UpstreamRequest
 from pyramid_threaded_proxy.tween import ENGINE
 from tests.support.origin import MakeOrigin, echo
 from tests.support.site import MakeSite, Policy, Site, route
@@ -241,3 +242,18 @@ def test_applications_know_their_own_only(made: Site, site: MakeSite) -> None:
     assert other.get("/logout", {"X-User": "alice"}).body == b"0"
     assert made.get("/list").body == b"r:alice 1"
     client.close()
+
+
+def test_what_other_processes_close() -> None:
+    """Only what began before is meant; what is closed here is told to the others, and what they close is not."""
+    told: list[Any] = []
+    ended: list[int] = []
+    in_flight = InFlight(told.append)
+    for number in (1, 2):
+        exchange = Exchange("r", UpstreamRequest("GET", "http://a", "/", [], None), "ann", None, None)
+        exchange.stats.started = float(number)
+        in_flight.add(exchange, lambda error, number=number: ended.append(number))  # type: ignore[misc]
+    assert in_flight.end({"userid": "ann", "route": "r"}, before=2.0) == 1
+    assert (ended, told) == ([1], [])
+    assert in_flight.end({"userid": "bob"}, before=9.0) == in_flight.close(userid=5, route="r") == 0
+    assert told == [{"userid": "5", "route": "r"}]

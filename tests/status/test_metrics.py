@@ -20,7 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pyramid_threaded_proxy.limits.descriptors import RESERVE, SELECT_LIMIT
 from pyramid_threaded_proxy.status.counts import BOUNDS
+from pyramid_threaded_proxy.status.document import document
 from pyramid_threaded_proxy.status.metrics import ProxyCollector, exposition
+from pyramid_threaded_proxy.status.published import published
+from pyramid_threaded_proxy.status.report import Asked, report
 from pyramid_threaded_proxy.status.status import Status
 from tests.support.observed import Nothing
 from tests.support.origin import MakeOrigin, answering, echo
@@ -292,3 +295,64 @@ def test_the_loop_tells_its_lag(busy: Site) -> None:
     begin = time.monotonic()
     wait_until(lambda: value(scrape(busy), "proxy_loop_lag_seconds_count") >= 1, timeout=30)
     assert time.monotonic() - begin < 30
+
+
+class Elsewhere:
+    """Another process, and what it says of itself."""
+
+    name = "here:1:ab"
+
+    def __init__(self, *reports: str, known: bool = True) -> None:
+        self._found = known, [json.loads(report) for report in reports]
+
+    def others(self) -> tuple[bool, list[dict[str, object]]]:
+        return self._found
+
+
+def two_processes() -> Status:
+    """The status of a process that hears of another one, and of one with a release that it does not understand."""
+    other = Status(Nothing(), lambda route: frozenset())
+    other.refused("r", "limit")
+    other.refused("r", "limit")
+    other.counts.lag.add(0.3)
+    status = Status(Nothing(), lambda route: frozenset())
+    status.refused("r", "limit")
+    reports = published(other, "there:2:cd"), json.dumps({"version": 0, "process": "old:3:ef"})
+    status.elsewhere = Elsewhere(*reports)
+    return status
+
+
+def test_all_processes_are_shown_by_each() -> None:
+    """Every series has the process as a label more; the numbers are those that each says of itself."""
+    text = exposition(two_processes(), "")[0].decode()
+    for name, family in {one.name: one for one in text_string_to_metric_families(text)}.items():
+        assert {sample.labels["process"] for sample in family.samples} <= {"here:1:ab", "there:2:cd"}, name
+    found = samples(text)
+    for process, count in (("here:1:ab", 1), ("there:2:cd", 2)):
+        labels = frozenset({"route": "r", "reason": "limit", "process": process}.items())
+        assert found["proxy_refused_total", labels] == count
+    assert found["proxy_loop_lag_seconds_count", frozenset({("process", "there:2:cd")})] == 1
+    assert ("proxy_draining", frozenset({("process", "there:2:cd")})) in found
+
+
+def test_the_page_sums_up_all_processes() -> None:
+    """First the sum, then this process, then the others."""
+    found = report(two_processes(), Asked())
+    assert [(one["process"], one["refused"], one["limit"]) for one in found["processes"]] == [
+        ("", 3, 2000), ("here:1:ab", 1, 1000), ("there:2:cd", 2, 1000),
+    ]  # fmt: skip
+    assert found["others_known"]
+    text = document(found, Asked(), "/status", "", "")
+    assert 'id="site" >' in text
+    assert "there:2:cd" in text
+    assert 'id="others" hidden' in text
+
+
+def test_others_that_can_not_be_asked() -> None:
+    """The page says so, and shows this process; without `proxy.shared` it shows no processes at all."""
+    status = Status(Nothing(), lambda route: frozenset())
+    assert 'id="site" hidden' in document(report(status, Asked()), Asked(), "/status", "", "")
+    status.elsewhere = Elsewhere(known=False)
+    found = report(status, Asked())
+    assert [one["process"] for one in found["processes"]] == ["", "here:1:ab"]
+    assert 'id="others" >' in document(found, Asked(), "/status", "", "")

@@ -180,7 +180,10 @@ def _main(settings: dict[str, str], options: dict[str, Any], limits: dict[str, i
     def own(request: Request) -> Response:
         return Response("own")
 
-    for view in (vitals, forget, own):
+    def logout(request: Request) -> Response:
+        return Response(str(request.proxy_exchanges.close(userid=request.authenticated_userid)))
+
+    for view in (vitals, forget, own, logout):
         config.add_route(view.__name__, f"/{view.__name__}")
         config.add_view(view, route_name=view.__name__)
     if not options.pop("untuned", False):
