@@ -113,7 +113,7 @@ class ClientRequest:
         text = environ.get("CONTENT_LENGTH") or ""
         if self.channel is not None and access.came_by_its_head(self.channel) and not self._has_a_copy():
             # Middleware has wrapped it: who reads through that later, in a loop, must not wait for the client.
-            self._receive(self.channel, max_body)
+            self.receive(settings)
             if not text:
                 return Body(chunks=blocks_of(file, max_body))
         if text:
@@ -133,10 +133,12 @@ class ClientRequest:
         _check_size(length, settings.max_body)
         return Body(file=received, length=length, start=0) if length else None
 
-    def _receive(self, channel: DetachableChannel, max_body: int | None) -> None:
-        unread = access.unread_body(channel)
-        if unread is not None:
-            _check_size(unread.length or 0, max_body)
+    def receive(self, settings: RouteSettings) -> None:
+        """Receive a body that was left unread. Waits for the client; raises `BodyTooLarge`, and `BodyFault`."""
+        channel = self.channel
+        unread = None if channel is None else access.unread_body(channel)
+        if channel is not None and unread is not None:
+            _check_size(unread.length or 0, settings.max_body)
             access.received_body(channel)
 
     def _has_a_copy(self) -> bool:

@@ -344,6 +344,8 @@ def _new_fields(
 def _fetch_body(client: ClientRequest, body: Any, fields: Fields, sending: RequestPolicy) -> Body | None:
     """The body to send; the request itself stands for its body, and then its Content-Type goes along."""
     if body is not client.request:
+        if body is not None and not isinstance(body, (bytes, bytearray, memoryview)):
+            client.receive(sending.settings)  # a file or an iterable may read the client's, in another thread
         return given_body(body)
     content_type = client.environ.get("CONTENT_TYPE")
     if content_type and not any(name.lower() == "content-type" for name, _ in fields):

@@ -331,10 +331,10 @@ class DetachedConnection:
         receiver = self._request.body_rcv
         return receiver.getfile(), len(receiver)
 
-    def body_flows(self) -> None:
-        """The request is answered while its body still flows."""
+    def body_flows(self, flows: bool) -> None:
+        """Whether the request is answered while its body still flows."""
         if (unread := self._request.unread) is not None:
-            unread.flows = True
+            unread.flows = flows
 
     def body_ended(self, behind: bytes) -> None:
         """The body was read to its end; what came `behind` it begins the next request, once this one is over."""

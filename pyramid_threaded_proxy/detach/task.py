@@ -177,6 +177,8 @@ def _has_sent_more(channel: Any) -> bool:
     """Whether another request has begun, in waitress or still in the socket."""
     if channel.request is not None:
         return True
+    if channel.requests and channel.requests[0].unread is not None:
+        return False  # what is in the socket is its body
     try:
         return bool(channel.socket.recv(1, socket.MSG_PEEK))
     except (OSError, ValueError):  # nothing has come, or it was closed meanwhile

@@ -65,8 +65,8 @@ class Channel(Protocol):
     def unread_body(self) -> Unread | None:
         """The request's body, where the server has left it in the socket."""
 
-    def body_flows(self) -> None:
-        """The request is answered while its body is still being read: the connection may go on behind both."""
+    def body_flows(self, flows: bool) -> None:
+        """Whether the request is answered while its body is still being read: then the connection may outlast both."""
 
     def body_ended(self, behind: bytes) -> None:
         """The body was read to its end; `behind` was read too, and belongs to the next request."""
@@ -116,8 +116,8 @@ class Client(Protocol):
     def unread_body(self) -> Unread | None:
         """The request's body, where it is still in the client's socket."""
 
-    def body_flows(self) -> None:
-        """It is answered while its body still flows: whether the connection lasts shows behind both."""
+    def body_flows(self, flows: bool) -> None:
+        """Whether it is answered while its body still flows: if the connection lasts shows behind both then."""
 
     def body_ended(self, behind: bytes) -> None:
         """The body was read to its end, and `behind`, which is the next request's."""
@@ -224,8 +224,8 @@ class SocketClient:
     def unread_body(self) -> Unread | None:
         return self._channel.unread_body()
 
-    def body_flows(self) -> None:
-        self._channel.body_flows()
+    def body_flows(self, flows: bool) -> None:
+        self._channel.body_flows(flows)
 
     def body_ended(self, behind: bytes) -> None:
         self._channel.body_ended(behind)
@@ -315,7 +315,7 @@ class StreamClient:
     def unread_body(self) -> Unread | None:
         return None
 
-    def body_flows(self) -> None:
+    def body_flows(self, flows: bool) -> None:
         """Nothing streams here: the server has the body."""
 
     def body_ended(self, behind: bytes) -> None:

@@ -130,8 +130,8 @@ class PassingOn:
         if shown is NO_BODY and filters is not None:
             shown_length = None  # of a body that would have another one
         if shown is NO_BODY and framing is not NO_BODY:
-            yield from self._client.send(opening(self._client, answer, shown, shown_length))
-            return self._holder.drop_connection()  # a body that the client does not get is left unread
+            self._holder.drop_connection()  # a body that the client does not get is left unread
+            return (yield from self._client.send(opening(self._client, answer, shown, shown_length)))
         if filters is not None and framing is not NO_BODY:
             pieces = yield from self._filtered(filters, framing, length)
             if pieces is not None:

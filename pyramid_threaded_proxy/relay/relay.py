@@ -209,7 +209,7 @@ class Relay:
             if self._client.endpoint is None and body is not None:
                 upload.spool(body, self._policy.settings.buffer)
             if head.status < REFUSES:
-                self._client.body_flows()
+                self._client.body_flows(True)
             yield from upload.beside(passing.steps(head, framing, length))
             if upload.under_way and head.status < REFUSES:
                 self._client.answered()
@@ -268,6 +268,7 @@ class Relay:
         """Close the upstream's connection: nothing more is wanted of it."""
         if self._upload is not None:
             self._upload.stop()
+            self._client.body_flows(False)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -86,7 +86,8 @@ class Upload:
                 lower = _go_on(down, brought)
         if lower is not None:
             yield from _rest(down, lower)
-        elif upper is not None:
+        elif upper is not None and self.under_way:
+            self._note(upper)
             self._value = yield upper
 
     def finish(self) -> Steps:

@@ -200,6 +200,37 @@ def test_pyramid_retry_is_said(caplog: pytest.LogCaptureFixture) -> None:
         assert ("retry.attempts = 1" in caplog.text) is said
 
 
+@pytest.mark.parametrize("how", ["file", "iterable"])
+def test_what_a_view_makes_of_the_body_is_received_first(origin: MakeOrigin, site: MakeSite, how: str) -> None:
+    """A file or an iterable may read the request's body, which no thread of the pool's may wait for: so it is received
+    in the request's own thread, and one that breaks off is never sent."""
+    upstream = origin(echo)
+
+    def view(request: Any) -> Any:
+        file = request.body_file
+        body = file if how == "file" else iter(lambda: file.read(1000), b"")
+        return request.proxy_fetch(upstream.url, method="POST", body=body)
+
+    def configure(config: Configurator) -> None:
+        config.add_route("own", "/r/own", header="X-Own")
+        config.add_view(view, route_name="own")
+
+    where = site(route("r", upstream.url, **STREAMS), configure=configure)
+    client = where.client()
+    client.send(put("/r/own", 5000, "X-Own: 1"))
+    client.send(bytes(4999))
+    client.half_close()
+    assert client.rest() == b""
+    client.close()
+    assert upstream.accepted == 0
+    client = where.client()
+    client.send(put("/r/own", 5000, "X-Own: 1"))
+    client.send(bytes(5000))
+    assert bytes(1000) in read_answer(client)[2]
+    client.close()
+    assert upstream.accepted == 1
+
+
 def test_fetching_with_the_requests_body(origin: MakeOrigin, site: MakeSite) -> None:
     """A view below a mount that fetches with the request's body sends all of it, received first or as it comes."""
     upstream = origin(echo)

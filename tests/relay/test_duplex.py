@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,16 @@ from typing import Any
 import pytest
 from pyramid.config import Configurator
 from pyramid.request import Request
+from pyramid.response import Response
 
+from pyramid_threaded_proxy.exchange import Exchange
 from tests.support.bodies import content
 from tests.support.certificates import Authority
+from tests.support.detaching import servers
 from tests.support.origin import MakeOrigin, Origin, echo, in_turn
 from tests.support.servers import ENGINE, SERVERS
 from tests.support.site import DETACHED, MakeSite, Site, route
+from tests.support.uploads import put, streaming
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, Wire
 
@@ -30,6 +35,8 @@ HEADS = {
     "close": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
 }
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+#: Bytes that fit into no buffers of the system's.
+LARGE = 64 << 20
 
 
 def pieces(wire: OriginWire, fields: dict[str, str]) -> Iterator[bytes]:
@@ -289,6 +296,75 @@ def test_a_client_that_leaves_in_the_midst(origin: MakeOrigin, site: MakeSite) -
     client.reset()
     wait_until(lambda: where.engine.admission.in_flight == 0, "the end of the exchange")
     gone.set()
+
+
+@pytest.mark.parametrize("hook", ["answering", "without_a_body"])
+def test_a_hook_that_ends_the_upload_says_so(origin: MakeOrigin, site: MakeSite, hook: str) -> None:
+    """Where a hook drops the upstream's answer while the body flows, that is not read on: the client is told that the
+    connection ends."""
+
+    def script(wire: OriginWire) -> None:
+        wire.head()
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+        wire.wait_closed()
+
+    name = "response" if hook == "answering" else "headers"
+    where = site(streaming(origin(script).url, **{f"hooks__{name}": f"{__name__}.{hook}"}))
+    client = where.client()
+    client.send(put("/r/x", 1_000_000) + bytes(1000))
+    first, fields = client.head()
+    assert (first.split(" ")[1], fields.get("connection")) == ("203" if hook == "answering" else "204", "close")
+    client.rest()
+    client.close()
+
+
+def answering(exchange: Exchange) -> Response:
+    """A hook that answers itself."""
+    return Response(b"mine", status=203)
+
+
+def without_a_body(exchange: Exchange) -> None:
+    """A hook that makes an answer of one without a body."""
+    assert exchange.response is not None
+    exchange.response.status, exchange.response.reason = 204, "No Content"
+
+
+def test_the_last_answer_while_its_body_flows(origin: MakeOrigin, site: MakeSite) -> None:
+    """A process that stops takes bytes of the body for no other request's: the answer says that it is the last."""
+    go_on, whole = threading.Event(), threading.Event()
+
+    def script(wire: OriginWire) -> None:
+        wire.head()
+        assert go_on.wait(10)
+        wire.send(OK)
+        for _ in pieces(wire, {"content-length": str(LARGE)}):
+            pass
+        whole.set()
+
+    upstream = origin(script)
+    where = site(streaming(upstream.url))
+    client = where.client()
+    client.send(put("/r/x", LARGE))
+    wait_until(lambda: upstream.accepted == 1 and where.engine.admission.in_flight == 1, "the exchange")
+    servers(where)[0].trigger.stopping = True
+    client.sock.setblocking(False)
+    sent = fill(client.sock, LARGE)
+    go_on.set()
+    client.sock.setblocking(True)
+    client.sock.settimeout(20)
+    assert client.head()[1].get("connection") == "close"
+    client.send(bytes(LARGE - sent))
+    assert client.rest() == b"ok"
+    client.close()
+    assert whole.wait(10)
+
+
+def fill(sock: socket.socket, most: int) -> int:
+    """Send zeros until nothing more is taken; how many bytes those were."""
+    sent = 0
+    while select.select([], [sock], [], 0.2)[1]:
+        sent += sock.send(bytes(min(65536, most - sent)))
+    return sent
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 70_000, b"x" * (3 << 20)])
