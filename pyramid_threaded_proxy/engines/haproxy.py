@@ -33,7 +33,7 @@ def _configuration(site: FrontedSite) -> Lines:
     yield from (
         "global",
         "    default-path config",
-        "    lua-load-per-thread haproxy.lua",
+        "    lua-load haproxy.lua",
         "    httpclient.ssl.verify none",
     )
     yield from _section("defaults", _defaults(site))

@@ -104,7 +104,7 @@ class RealFront(Closing):
         self._log = folder / f"{engine}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                COMMANDS[engine](folder), cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                COMMANDS[engine](folder), cwd="/", stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 env={**os.environ, "HOME": str(folder)}, start_new_session=True,
             )  # fmt: skip
         try:
