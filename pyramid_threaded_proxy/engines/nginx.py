@@ -55,7 +55,9 @@ def variable(name: str) -> str:
 
 def _configuration(site: FrontedSite) -> Lines:
     yield f"# Made by `pproxy --export nginx` of routes with the digest {site.digest}: make it anew when these change."
-    yield "events { }"
+    # Three connections for each request at most: the client's, the upstream's, and the application's.
+    yield "worker_processes auto; worker_rlimit_nofile 16384;"
+    yield "events { worker_connections 8192; }"
     yield "http {"
     yield from _indented(_http(site))
     yield "}"
