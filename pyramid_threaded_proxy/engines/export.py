@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from pyramid_threaded_proxy.engines import haproxy, nginx
+from pyramid_threaded_proxy.engines import caddy, envoy, haproxy, nginx, traefik
 from pyramid_threaded_proxy.engines.site import FrontedRoute, FrontedSite
 from pyramid_threaded_proxy.engines.support import Finding, findings
+from pyramid_threaded_proxy.upstream.origin import UNIX
 
 #: Each engine's own: from a site to the names and texts of its files.
-EXPORTERS: dict[str, Callable[[FrontedSite], dict[str, str]]] = {"nginx": nginx.files, "haproxy": haproxy.files}
+EXPORTERS: dict[str, Callable[[FrontedSite], dict[str, str]]] = {
+    "nginx": nginx.files, "haproxy": haproxy.files, "envoy": envoy.files, "caddy": caddy.files,
+    "traefik": traefik.files,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Exported:
 
 def export(engine: str, site: FrontedSite, accepted: Collection[str]) -> Exported:
     """The configuration of `engine` for a site; `accepted` are keys that it may lack, each a comment in its place."""
-    found = [*findings(engine, site), *_of_upstreams(site)]
+    found = [*findings(engine, site), *_of_upstreams(site), *_of_sockets(engine, site)]
     refused = [one for one in found if one.refused and one.key not in accepted]
     warnings = [one for one in found if not one.refused]
     if refused:
@@ -41,6 +45,16 @@ def _of_upstreams(site: FrontedSite) -> list[Finding]:
     differ = tuple(route.name for route in site.routes if not _are_alike(route))
     why = "its upstreams have different schemes or base paths: the target is right for one of them alone"
     return [Finding("upstream", differ, why, refused=True)] if differ else []
+
+
+def _of_sockets(engine: str, site: FrontedSite) -> list[Finding]:
+    """Traefik has no way to a Unix socket."""
+    names = tuple(
+        route.name for route in site.routes if any(upstream.origin.scheme == UNIX for upstream in route.upstreams)
+    )
+    return (
+        [Finding("upstream", names, "it knows no Unix sockets", refused=True)] if names and engine == "traefik" else []
+    )
 
 
 def _are_alike(route: FrontedRoute) -> bool:

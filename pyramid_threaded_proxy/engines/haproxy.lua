@@ -1,5 +1,5 @@
 -- What HAProxy does with requests for proxied routes: it asks the application, and sends what it was told.
--- `site` stands above this: the question's fields, and what each route does to fields.
+-- `site` stands above this (the question's fields, and what each route does to fields), and `answers.lua`.
 
 local CONNECTION = {}
 for name in ("connection content-length expect host transfer-encoding upgrade"):gmatch("%S+") do
@@ -84,86 +84,6 @@ core.register_action("ask", { "http-req" }, function(txn)
         txn:set_var("txn.outcome", "unverified")
     end
 end)
-
--- What stands behind a path that is below another one; nil where it is not.
-local function below(path, mount)
-    if path:sub(1, #mount) ~= mount then return nil end
-    local rest = path:sub(#mount + 1)
-    if rest == "" or rest:match("^[/?#]") then return rest end
-end
-
-local function ruled(text, rules)
-    for _, rule in ipairs(rules) do
-        if text:sub(1, #rule[1]) == rule[1] then return rule[2] .. text:sub(#rule[1] + 1) end
-    end
-end
-
-local function public_path(path, route)
-    if below(path, route.mount) and route.mount ~= "" then return path end
-    for _, upstream in ipairs(route.upstreams) do
-        local rest = below(path, upstream.base)
-        if rest then return route.mount .. rest end
-    end
-end
-
--- The upstream's own URLs and paths, as the client sees them.
-local function location(value, route, public)
-    local by_rule = ruled(value, route.locations)
-    if by_rule then return by_rule end
-    if value:sub(1, 1) == "/" and value:sub(2, 2) ~= "/" then return public_path(value, route) or value end
-    local scheme, authority, path = value:match("^(%a[%w+.-]*)://([^/?#]*)(.*)$")
-    if not scheme then return value end
-    for _, upstream in ipairs(route.upstreams) do
-        if scheme:lower() == upstream.scheme and authority:lower() == upstream.authority then
-            local mapped = public_path(path == "" and "/" or path, route)
-            return mapped and public .. mapped or value
-        end
-    end
-    if authority:lower() == public:match("//(.*)$"):lower() then
-        local mapped = public_path(path == "" and "/" or path, route)
-        return mapped and public .. mapped or value
-    end
-    return value
-end
-
--- A cookie of the upstream's, confined to the mount; nil for one of the application's own names.
-local function cookie(value, route)
-    local name = value:match("^%s*([^=;]*)="):match("^(.-)%s*$")
-    if name == "" or site.own_cookies[name] then return nil end
-    if not route.cookies then return value end
-    if name:sub(1, 7) == "__Host-" then return nil end
-    local parts = {}
-    for part in value:gmatch("[^;]+") do
-        local attribute, given = part:match("^%s*([^=]-)%s*=%s*(.-)%s*$")
-        local lower = (attribute or ""):lower()
-        if #parts > 0 and lower == "path" and given:sub(1, 1) == "/" then
-            local path = ruled(given, route.cookies)
-            if not path then
-                path = public_path(given, route)
-                if not path or path == "" then path = route.mount == "" and "/" or route.mount end
-            end
-            table.insert(parts, " Path=" .. path)
-        elseif #parts == 0 or lower ~= "domain" then
-            table.insert(parts, part)
-        end
-    end
-    return table.concat(parts, ";")
-end
-
--- Kept out of shared caches, as the relay does it.
-local function private(said)
-    if said:find('"') then return "private" end
-    local kept = { "private" }
-    for directive in said:gmatch("[^,]+") do
-        directive = directive:match("^%s*(.-)%s*$")
-        local name = directive:lower():match("^[^=%s]*")
-        if directive:lower() == "private" or name == "no-store" then return said end
-        if name ~= "" and name ~= "public" and name ~= "private" and name ~= "s-maxage" then
-            table.insert(kept, directive)
-        end
-    end
-    return table.concat(kept, ", ")
-end
 
 local function replace(http, name, mapped)
     local values = http:res_get_headers()[name]

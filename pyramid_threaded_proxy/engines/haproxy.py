@@ -6,12 +6,10 @@ above the code of `haproxy.lua`. What was refused is handed to the application, 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.resources import files as resources
+from collections.abc import Iterable, Iterator
 
-from pyramid_threaded_proxy.engines.site import FOR_SHARED_CACHES, NEVER_DOWN, UNTOLD, FrontedRoute, FrontedSite
-from pyramid_threaded_proxy.http.names import HOP_BY_HOP
+from pyramid_threaded_proxy.engines import lua
+from pyramid_threaded_proxy.engines.site import UNTOLD, FrontedRoute, FrontedSite
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.origin import UNIX
 
@@ -153,64 +151,6 @@ def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds * 1000))}ms"
 
 
-# The table of the Lua
-
-
-def text(value: str) -> str:
-    """Text as a string of Lua's: bytes that are not plain are escaped by their numbers."""
-    escaped = re.sub(rb"[^ !#-\[\]-~]", lambda match: b"\\%03d" % match[0][0], value.encode("utf-8", "surrogatepass"))
-    return '"' + escaped.decode("ascii") + '"'
-
-
 def _lua(site: FrontedSite) -> str:
     url = f"http://{site.application}{site.verify_path}"
-    head = [
-        f"-- Made by `pproxy --export haproxy` of routes with the digest {site.digest}; it holds the key.",
-        "local site = {",
-        f"    key = {text(site.secret)}, digest = {text(site.digest)}, url = {text(url)},",
-        f"    hop_by_hop = {text(' '.join(sorted(HOP_BY_HOP - {'transfer-encoding', 'upgrade', 'connection'})))},",
-        f"    own_cookies = {_names(site.process.own_cookies)},",
-        "    routes = {},",
-        "}",
-        *(f"site.routes[{text(route.name)}] = {_table(_route(route))}" for route in site.routes),
-        "",
-    ]
-    return "\n".join(head) + resources(__package__).joinpath("haproxy.lua").read_text(encoding="utf-8")
-
-
-def _route(route: FrontedRoute) -> Mapping[str, str]:
-    settings = route.settings
-    hidden = {name.lower() for name in (*NEVER_DOWN, *(FOR_SHARED_CACHES if route.is_private else ()))}
-    removed = [*settings.response_remove, *(name for name, _ in settings.response_set)]
-    is_prefix = settings.pattern is None
-    upstreams = [
-        _table({
-            "scheme": text("https" if one.origin.scheme == "https" else "http"),
-            "authority": text(one.origin.authority.lower()), "base": text(one.base.rstrip("/")),
-        })
-        for one in route.upstreams
-    ]  # fmt: skip
-    return {
-        "mount": text(route.mount), "settled": _names(route.settled), "hidden": _names(hidden),
-        "removed": _list(map(text, removed)), "put": _pairs([*settings.response_set, *settings.response_add]),
-        "default": _pairs(settings.response_default), "private": "true" if route.is_private else "false",
-        "locations": "nil" if settings.rewrite_location is None or not is_prefix else _pairs(settings.rewrite_location),
-        "cookies": "nil" if settings.rewrite_cookies is None else _pairs(settings.rewrite_cookies),
-        "upstreams": _list(upstreams if is_prefix else []),
-    }  # fmt: skip
-
-
-def _names(names: Iterable[str]) -> str:
-    return "{ " + ", ".join(f"[{text(name)}] = true" for name in sorted(names)) + " }"
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    return _list(_list([text(one), text(other)]) for one, other in pairs)
-
-
-def _list(values: Iterable[str]) -> str:
-    return "{ " + ", ".join(values) + " }"
-
-
-def _table(values: Mapping[str, str]) -> str:
-    return "{ " + ", ".join(f"{name} = {value}" for name, value in values.items()) + " }"
+    return lua.code(site, "haproxy", key=site.secret, digest=site.digest, url=url)

@@ -17,7 +17,7 @@ from pyramid_threaded_proxy.settings.table import ROUTE_KEYS
 from pyramid_threaded_proxy.upstream.balance import Upstream
 
 #: Those that there are exports for.
-ENGINES = ("nginx", "haproxy")
+ENGINES = ("nginx", "haproxy", "envoy", "caddy", "traefik")
 
 
 class Row(NamedTuple):
@@ -39,75 +39,128 @@ def _all(text: str) -> dict[str, str]:
     return dict.fromkeys(Row._fields[1:], text)
 
 
+_NO_TARGET = "x it can't send a target that it is told"
+_LIKE_LUA = {
+    "rewrite_cookies": "~ paths are compared by the letter, escapes included",
+    "rewrite_location": "~ `Refresh` is left alone, and URLs are compared by the letter",
+    "cache": "~ of `Cache-Control` with quotes only `private` is left",
+    "request.buffering": "~ bodies stream in any case",
+    "max_body": "~ a body without a length is not measured",
+}
 _ON_ANSWER = "x the answer does not come back to the application"
 ROWS: tuple[Row, ...] = (
-    Row("prefix permission public factory methods order before origins require_csrf host"),
-    Row("pattern"),
+    Row("prefix", traefik="~ paths are normalised on their way, and escapes with them"),
+    Row("permission public factory methods order before origins require_csrf host"),
+    Row("pattern", traefik=_NO_TARGET),
     Row(
         "upstream",
         **_all("~ behind one of several upstreams with different names each gets the Host of the one that we chose"),
     ),
-    Row("slash query.remove query.only query.set request.origin preserve_host"),
-    Row("preflight", nginx="~ other fields of a preflight than those that the relay lets through go up as well"),
+    Row("slash request.origin preserve_host"),
+    Row("query.remove query.only query.set", traefik=_NO_TARGET),
+    Row(
+        "preflight",
+        **dict.fromkeys(
+            ("nginx", "caddy", "traefik"),
+            "~ other fields of a preflight than those that the relay lets through go up as well",
+        ),
+    ),
     Row("request.set request.remove request.cookies request.authorization request.overrides forwarded"),
-    Row("request.only"),
+    Row("request.only", **dict.fromkeys(("caddy", "traefik"), "x it can't delete what it does not know")),
     Row("request.add"),
-    Row("request.buffering", haproxy="~ bodies stream in any case"),
-    Row("response.set response.add response.default response.remove"),
+    Row(
+        "request.buffering",
+        **dict.fromkeys(("haproxy", "envoy", "caddy", "traefik"), _LIKE_LUA["request.buffering"]),
+    ),
+    Row("response.set response.remove"),
+    Row("response.add response.default", traefik="x it can only set and remove fields"),
     Row("response.only", **_all("x it would have to know every other name")),
     Row("response.replace response.encoded", **_all(_ON_ANSWER)),
     Row(
         "own_cookies",
         nginx="~ an upstream may set a cookie of the application's name, confined to the mount; none goes up",
-        envoy="~ an upstream may set them", caddy="~ an upstream may set them", traefik="~ an upstream may set them",
+        caddy="~ of an upstream's cookie with an own name an empty field is left",
+        traefik="~ an upstream may set them",
     ),
     Row(
         "rewrite_cookies",
         nginx="~ `Domain` is emptied rather than left out",
-        haproxy="~ paths are compared by the letter, escapes included",
+        **dict.fromkeys(("haproxy", "envoy", "caddy"), _LIKE_LUA["rewrite_cookies"]),
         traefik="x it can't change cookies",
     ),
     Row(
         "rewrite_location",
         nginx="~ `Content-Location` is left alone",
-        haproxy="~ `Refresh` is left alone, and URLs are compared by the letter",
+        **dict.fromkeys(("haproxy", "envoy", "caddy"), _LIKE_LUA["rewrite_location"]),
         traefik="x it can't change `Location`",
     ),
     Row(
         "cache",
         nginx="~ of `Cache-Control` with `public` or `s-maxage` only `private` is left",
-        haproxy="~ of `Cache-Control` with quotes only `private` is left",
+        **dict.fromkeys(("haproxy", "envoy"), _LIKE_LUA["cache"]),
+        caddy="~ directives of `Cache-Control` are found by an expression",
         traefik="x it can't change `Cache-Control`",
     ),
-    Row("upgrade"),
+    Row(
+        "upgrade",
+        envoy="~ only `websocket`, and where none is allowed it is refused",
+        traefik="~ only a lone `websocket`",
+    ),
     Row("recheck", **_all("x nobody asks again while bytes flow")),
-    Row("hooks.request", **_all("~ what it does besides path and settled fields is refused with 503")),
+    Row(
+        "hooks.request",
+        **(_all("~ what it does besides path and settled fields is refused with 503") | {"traefik": _NO_TARGET}),
+    ),
     Row("hooks.response hooks.headers hooks.body hooks.complete hooks.error", **_all(_ON_ANSWER)),
     Row("connect_timeout"),
-    Row("send_timeout client_body_timeout", haproxy="~ the longest of all routes counts for all clients"),
-    Row("read_timeout", nginx="~ on a route with `upgrade`, `idle_timeout` counts for answers as well"),
-    Row("idle_timeout"),
+    Row(
+        "send_timeout client_body_timeout",
+        haproxy="~ the longest of all routes counts for all clients",
+        envoy="~ `read_timeout` counts for both ways",
+        caddy="~ it counts for the upstream's side alone",
+        traefik="x it has none",
+    ),
+    Row(
+        "read_timeout",
+        **dict.fromkeys(
+            ("nginx", "envoy", "caddy"), "~ on a route with `upgrade`, `idle_timeout` counts for answers as well"
+        ),
+        traefik="~ it counts for the head alone",
+    ),
+    Row("idle_timeout", traefik="x it has none"),
     Row("total_timeout", **dict.fromkeys(("nginx", "haproxy", "caddy", "traefik"), "x it has none")),
     Row("log_error_body", **_all("~ it is not logged")),
     Row(
         "max_exchanges",
         nginx="~ those that are refused count while they are asked about",
         caddy="x it has no such limit",
+        traefik="~ above it clients get 429",
     ),
     Row("max_exchanges_per_user", **_all("x it does not know the user")),
-    Row("max_body", haproxy="~ a body without a length is not measured"),
+    Row(
+        "max_body",
+        **dict.fromkeys(("haproxy", "envoy"), _LIKE_LUA["max_body"]),
+        caddy="~ it is measured while it goes up",
+        traefik="~ the body is stored first",
+    ),
     Row(
         "max_head",
         nginx="~ headers of more than that are a 502, by nginx's own count",
         haproxy="~ its own buffers are the limit",
+        envoy="~ in whole KiB",
+        traefik="x it has no such limit",
     ),
     Row("buffer", **_all("~ it has buffers of its own")),
     Row("retries", **_all("~ by its own rules for what may be tried again")),
     Row("balance", **_all("~ by the client's address, where it should be by the user")),
     Row("health.fails health.pause", **_all("~ by its own rules")),
     Row("health.path health.interval", nginx="x it has no active probes"),
-    Row("keepalive"),
-    Row("keepalive_time", haproxy="~ it closes idle ones by its own rules"),
+    Row("keepalive", envoy="~ only 0 is told from the rest"),
+    Row(
+        "keepalive_time",
+        haproxy="~ it closes idle ones by its own rules",
+        **dict.fromkeys(("caddy", "traefik"), "~ it counts from the last use"),
+    ),
     Row("tls.verify tls.ca_file tls.cert_file"),
     Row(
         "tls.server_name",

@@ -263,6 +263,7 @@ def test_dependencies_are_those_of_the_project() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     headings = {
         "dependencies": "To run", "testing": "To test", "docs": "To build the pages", "release": "To make a release",
+        "engines": "To test with engines",
     }  # fmt: skip
     for name, heading in headings.items():
         listed = re.search(rf"^{name} = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)

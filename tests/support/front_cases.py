@@ -99,7 +99,7 @@ def answered(wire: OriginWire, request: Received) -> bool:
     if kind == "broken":
         wire.send(b"garbage\r\n\r\n")
         return False
-    if request.one("Upgrade") == "websocket":
+    if (request.one("Upgrade") or "").lower() == "websocket":
         key = f"{request.one('Sec-WebSocket-Key')}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
         lines = ["HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Upgrade: websocket"]
         lines.append(f"Sec-WebSocket-Accept: {b64encode(sha1(key.encode()).digest()).decode()}")

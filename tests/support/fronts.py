@@ -108,15 +108,18 @@ class RealFront(Closing):
                 env={**os.environ, "HOME": str(folder)}, start_new_session=True,
             )  # fmt: skip
         try:
-            wait_until(lambda: self._process.poll() is not None or self._listens(), f"{engine}")
+            wait_until(lambda: self._process.poll() is not None or self._answers(), f"{engine}")
             assert self._process.poll() is None, self.log
         except BaseException:
             self.close()
             raise
 
-    def _listens(self) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+    def _answers(self) -> bool:
+        """Traefik listens before it has its routes."""
+        try:
+            return over_http(self.port, "/").body != b"404 page not found\n"
+        except ConnectionError:
+            return False
 
     @property
     def log(self) -> str:
@@ -154,5 +157,22 @@ def _haproxy(folder: Path) -> list[str]:
     return [program_path("haproxy"), "-db", "-f", f"{folder}/haproxy.cfg"]
 
 
+def _envoy(folder: Path) -> list[str]:
+    few = ["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    return [program_path("envoy"), "-c", f"{folder}/envoy.yaml", *few]
+
+
+def _caddy(folder: Path) -> list[str]:
+    return [program_path("caddy"), "run", "--config", f"{folder}/Caddyfile", "--adapter", "caddyfile"]
+
+
+def _traefik(folder: Path) -> list[str]:
+    return [program_path("traefik"), f"--configFile={folder}/traefik.yaml"]
+
+
+#: Keys that an engine does not hold, and that are left out.
+ACCEPTED: dict[str, tuple[str, ...]] = {"traefik": ("rewrite_location", "rewrite_cookies", "cache")}
 #: How each is started with its files in a folder.
-COMMANDS: dict[str, Callable[[Path], list[str]]] = {"nginx": _nginx, "haproxy": _haproxy}
+COMMANDS: dict[str, Callable[[Path], list[str]]] = {
+    "nginx": _nginx, "haproxy": _haproxy, "envoy": _envoy, "caddy": _caddy, "traefik": _traefik,
+}  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -19,7 +21,7 @@ def leave_out(reason: str) -> NoReturn:
 
 def program_path(name: str) -> str:
     """The path of a real server or browser; without it the test is left out, but never in CI."""
-    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    path = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", str(Path(sys.executable).parent)]))
     if path is None:
         leave_out(f"{name} is not installed")
     return path
