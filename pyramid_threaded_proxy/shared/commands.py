@@ -9,7 +9,8 @@
 ========================  =================================================================================
 
 A process joins under a new name each time: a command that Redis finds in a closed connection's socket, after a pause,
-is one of a process that is not there any more.
+is one of a process that is not there any more. The first thing that each script writes takes memory: a full Redis
+refuses that, and can't refuse any more what a script does once it has written.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ local places = 'pproxy:places:' .. ARGV[1]
 _JOIN = (
     _NOW
     + """
-redis.call('ZREM', 'pproxy:processes', ARGV[1])
-redis.call('DEL', 'pproxy:places:' .. ARGV[1])
 local places = 'pproxy:places:' .. ARGV[2]
+redis.call('ZADD', 'pproxy:processes', now + ARGV[3], ARGV[2])
 for at = 5, #ARGV, 2 do redis.call('HSET', places, ARGV[at], ARGV[at + 1]) end
 redis.call('PEXPIRE', places, ARGV[3])
-redis.call('ZADD', 'pproxy:processes', now + ARGV[3], ARGV[2])
+redis.call('ZREM', 'pproxy:processes', ARGV[1])
+redis.call('DEL', 'pproxy:places:' .. ARGV[1])
 redis.call('SET', 'pproxy:birth', ARGV[4], 'NX')
 return redis.call('GET', 'pproxy:birth')
 """

@@ -147,6 +147,24 @@ def test_counts_agree_after_a_fault(process: MakeProcess, redis_server: RedisSer
     assert longest[0] < 0.1  # 50 ms, and what a thread waits for the processor
 
 
+@pytest.mark.parametrize("fault", ["killed", "held", "full"])
+def test_it_is_told_of_once(
+    process: MakeProcess, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """However often a process tries to join meanwhile, one line says that it can't, and one that it could again."""
+    one = process()
+    member_here = one.site._here().member
+    begin_fault(redis_server, fault)
+    wait_until(lambda: "can't be used" in caplog.text)
+    tried = member_here._joining
+    wait_until(lambda: int(member_here._joining[-1]) >= int(tried[-1]) + 3, "some tries")
+    assert not member_here.ready
+    end_fault(redis_server, fault)
+    wait_until(lambda: "can be used again" in caplog.text)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [("can't" in line, "again: " in line) for line in lines] == [(True, False), (False, True)]
+
+
 def begin_fault(server: RedisServer, fault: str) -> None:
     if fault == "held":
         server.hold()
