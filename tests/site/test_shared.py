@@ -102,7 +102,10 @@ def test_a_logout_ends_exchanges_in_every_process(stack: ExitStack, start: Start
     assert over_http(processes[0].port, "/logout", headers={"X-User": "ann"}).body == b"1"
     for client in hers:
         client.wait_closed()
+    again = hold(stack, processes[1], "ann")
+    assert over_http(processes[2].port, "/logout", headers={"X-User": "nobody"}).body == b"0"
     assert not his.is_closed()
+    assert not again.is_closed()
 
 
 def test_a_process_without_an_exchange_tells_the_others(stack: ExitStack, start: Start) -> None:
