@@ -49,6 +49,25 @@ def parse_rss(text: str) -> int:
     return 0
 
 
+def parse_written(text: str) -> int:
+    """Bytes that were written to files of a disk, from ``/proc/PID/io``, those that were taken back included."""
+    for line in text.splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1])
+    return 0
+
+
+def written(root: int) -> int:
+    """Bytes that a process and its descendants have written to files of a disk."""
+    total = 0
+    for stat in tree(root):
+        try:
+            total += parse_written(Path(f"/proc/{stat.pid}/io").read_text(encoding="latin-1"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total
+
+
 def parse_machine_ticks(text: str) -> int:
     """Ticks that all cores together were busy, from ``/proc/stat``; idle and waiting for disks is not busy."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, text.split("\n", 1)[0].split()[1:9])

@@ -59,6 +59,16 @@ def _bulk() -> list[Goal]:
     return rows
 
 
+def _streamed() -> list[Goal]:
+    scenario, rows = "4 uploads of 256 MiB that stream", []
+    for peer in ("haproxy", "nginx"):
+        rows.append(Goal(scenario, CPU, "streamed.cpu", 1.1, 0.9, at_most=True, against=peer))
+        rows.append(Goal(scenario, RATE, "streamed.rate", 0.9, 1.0, against=peer))
+    rows.append(Goal(scenario, GROWTH, "streamed.growth", 2, 2, at_most=True, worst=True))
+    rows.append(Goal(scenario, "written to disk, MiB", "streamed.written", 0, 0, at_most=True, worst=True))
+    return rows
+
+
 def _small() -> list[Goal]:
     rows = []
     for data, scenario, two, one in _SMALL:
@@ -111,6 +121,7 @@ def _in_flight() -> list[Goal]:
 
 GOALS: tuple[Goal, ...] = (
     *_bulk(),
+    *_streamed(),
     *_own(),
     *_small(),
     *_held(3000, (8, 6.5)),

@@ -109,7 +109,8 @@ class Origin:
                 if b"\r\n\r\n" not in data:
                     yield READ
             head, _, data = data.partition(b"\r\n\r\n")
-            what, _, argument = head.split(b" ", 2)[1].removeprefix(b"/stream/").partition(b"/")
+            _, _, what, *rest = head.split(b" ", 2)[1].split(b"/", 3)
+            argument = b"".join(rest)
             if what == b"tunnel":
                 yield from self._tunnel(sock)
                 return

@@ -146,7 +146,8 @@ def draw(document: Document) -> dict[str, str]:
     """All plots of a run, by file name."""
     samples: Samples = document["samples"]
     bulk = {"downloads": "8 downloads", "single": "1 download", "bodies": "1 MiB bodies", "chunked": "16 KiB chunks",
-            "https": "https upstream", "uploads": "4 uploads"}  # fmt: skip
+            "https": "https upstream", "uploads": "4 uploads",
+            "streamed": "4 that stream"}  # fmt: skip
     small = {"small16": "16 connections", "browser": "a browser's fields", "small64": "64 connections",
              "small1": "1 connection"}  # fmt: skip
     both = {f"{data}.{place}": f"{label}, {place} core{'s' if place == 'two' else ''}"

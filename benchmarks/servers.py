@@ -187,7 +187,7 @@ defaults
 frontend front
   bind 127.0.0.1:{port} backlog 4096
   http-response set-header X-Frame-Options DENY
-  use_backend stream if {{ path_beg /stream/ }}
+  use_backend stream if {{ path_beg /stream/ /streamed/ }}
   default_backend files
 backend files
   server files 127.0.0.1:{origins.files}
@@ -207,6 +207,7 @@ def _nginx_peer(origins: Origins, port: int) -> Service:
     locations = "".join(
         f"location /{name}/ {{ proxy_pass {scheme}://{name}; }}\n" for name, (scheme, _) in ports.items()
     )
+    locations += "location /streamed/ { proxy_pass http://stream; proxy_request_buffering off; }\n"
     server = f"""{upstreams} server {{ listen 127.0.0.1:{port} backlog=4096;
 proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_buffer_size 256k;
 proxy_buffers 8 256k;

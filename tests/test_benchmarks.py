@@ -166,6 +166,13 @@ def test_usage_of_this_process() -> None:
 def test_switches_of_a_thread_are_counted_both_ways() -> None:
     """Of itself and not; and a process that does nothing but begin has some."""
     assert accounts.parse_switches("voluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t2\nThreads:\t9\n") == 7
+
+
+def test_what_is_written_to_disk() -> None:
+    """Bytes to files count, and what is read does not."""
+    assert accounts.parse_written("wchar: 9\nread_bytes: 4\nwrite_bytes: 7\ncancelled_write_bytes: 1\n") == 7
+    assert accounts.parse_written("") == 0
+    assert accounts.written(os.getpid()) >= 0
     assert accounts.switches(os.getpid()) > 0
 
 
@@ -290,7 +297,7 @@ def test_the_ini_is_shown_without_variables() -> None:
     """What is printed with the table can be read as an ini file."""
     shown = servers.shown_ini()
     assert "%(" not in shown.replace("%(message)s", "")
-    for line in ("threads = 4", "recv_bytes = 262144", "asyncore_use_poll = true"):
+    for line in ("threads = 4", "connection_limit = 20000", "asyncore_use_poll = true"):
         assert f"\n{line}\n" in shown
 
 

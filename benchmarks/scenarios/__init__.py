@@ -19,6 +19,7 @@ from benchmarks.scenarios import (
     single,
     slow_readers,
     small_answers,
+    streamed_uploads,
     tunnels,
     uploads,
 )
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "https": https.run,
     "filtered": filtered.run,
     "uploads": uploads.run,
+    "streamed_uploads": streamed_uploads.run,
     "own_view": own_view.run,
     "small_answers": small_answers.run,
     "held": held.run,

@@ -1,10 +1,11 @@
-"""What all bulk scenarios share: CPU with the server alone on a core, MB/s anywhere, growth of memory in both."""
+"""What all bulk scenarios share: CPU with the server alone on a core, MB/s anywhere; growth of memory and what is
+written to disk in both."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.accounts import usage
+from benchmarks.accounts import usage, written
 from benchmarks.bench import GIB, Bench
 from benchmarks.servers import MIB
 
@@ -19,7 +20,9 @@ def move(bench: Bench, data: str, names: tuple[str, ...], load: str, secure: boo
             bench.measure(service, "small", path=first, connections=1, seconds=0.1)
         before = {name: usage(service.pid).rss for name, service in running.items()}
         for name, service, alone in bench.rounds(running):
+            on_disk = written(service.pid)
             measured = bench.measure(service, load, **arguments)
+            bench.record(f"{data}.written", name, (written(service.pid) - on_disk) / MIB)
             moved = measured.client["bytes"]
             if alone:
                 bench.record(f"{data}.cpu", name, measured.cpu / (moved / GIB))
