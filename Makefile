@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
-PROGRAMS := ip apache2 nginx haproxy caddy envoy traefik chromium curl openssl litmus prometheus promtool redis-server wrk
+PROGRAMS := ip apache2 nginx haproxy caddy envoy traefik chromium curl docker-registry openssl litmus prometheus promtool redis-server skopeo wrk
 
 .PHONY: serve test test-all coverage soak applications lint docs dist bench clean
 
