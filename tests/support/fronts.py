@@ -104,7 +104,8 @@ class RealFront(Closing):
         self._log = folder / f"{engine}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                COMMANDS[engine](folder), cwd="/", stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                COMMANDS[engine](folder), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=folder if engine in IN_THEIR_FOLDER else "/",
                 env={**os.environ, "HOME": str(folder)}, start_new_session=True,
             )  # fmt: skip
         try:
@@ -170,6 +171,8 @@ def _traefik(folder: Path) -> list[str]:
     return [program_path("traefik"), f"--configFile={folder}/traefik.yaml"]
 
 
+#: Their configuration names its other file as beside where it was started; all others are started anywhere.
+IN_THEIR_FOLDER = ("traefik",)
 #: Keys that an engine does not hold, and that are left out.
 ACCEPTED: dict[str, tuple[str, ...]] = {"traefik": ("rewrite_location", "rewrite_cookies", "cache")}
 #: How each is started with its files in a folder.
