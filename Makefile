@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := ip apache2 nginx haproxy caddy envoy traefik chromium curl docker-registry openssl litmus prometheus promtool redis-server skopeo wrk
 
-.PHONY: serve test test-all coverage soak applications lint docs dist bench clean
+.PHONY: serve test test-all coverage soak applications recipes lint docs dist bench clean
 
 serve: $(VENV)/.runtime
 	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
@@ -49,6 +49,10 @@ docs: $(VENV)/.docs
 applications: $(VENV)/.heavy_applications
 	CI=true HEAVY=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
 
+# The programs of docs/recipes.md with their clients. Those of PyPI are large, and installed here alone.
+recipes: $(VENV)/.recipes
+	CI=true RECIPES=true $(BIN)/python -X dev -m pytest tests/recipes
+
 # Wheel and sdist in dist/, checked; the wheel is installed into an empty environment of each supported Python that is found.
 dist: $(VENV)/.release
 	rm -rf build dist
@@ -90,6 +94,10 @@ $(VENV)/.engines: $(VENV)/.testing
 
 $(VENV)/.heavy_applications: $(VENV)/.applications
 	$(BIN)/python -m pip install --quiet --editable '.[heavy_applications]'
+	touch $@
+
+$(VENV)/.recipes: $(VENV)/.testing
+	$(BIN)/python -m pip install --quiet --editable '.[recipes]'
 	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python

@@ -80,7 +80,8 @@ def test_every_page_is_on_the_index() -> None:
 
 WAITRESS_SETTINGS = {
     "asyncore_use_poll", "connection_limit", "recv_bytes", "max_request_body_size", "max_request_header_size",
-    "inbuf_overflow", "trusted_proxy", "trusted_proxy_headers", "threads", "url_prefix",
+    "inbuf_overflow", "clear_untrusted_proxy_headers", "trusted_proxy", "trusted_proxy_headers", "threads",
+    "url_prefix",
 }  # fmt: skip
 #: What of other packages is named on the pages, in full or by its last part.
 FOREIGN_PATHS = {
@@ -89,7 +90,7 @@ FOREIGN_PATHS = {
     "waitress.channel.HTTPChannel", "pyramid.authentication.AuthTktCookieHelper",
     "pyramid_exclog", "pyramid_debugtoolbar", "pyramid_openapi3",
     "pyramid.authentication.SessionAuthenticationHelper", "prometheus_client",
-    "opentelemetry.sdk.trace.export.BatchSpanProcessor",
+    "opentelemetry.sdk.trace.export.BatchSpanProcessor", "werkzeug.middleware.proxy_fix.ProxyFix",
 }  # fmt: skip
 #: PEP 3333, and what `detach` relies on in waitress; `test_waitress_contract` looks for that.
 OTHER_NAMES = {
@@ -104,6 +105,8 @@ OTHER_NAMES = {
     "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
     # pyramid_retry's settings.
     "retry.attempts", "retry.activate_hook",
+    # boto3's arguments.
+    "endpoint_url", "addressing_style",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
@@ -264,6 +267,7 @@ def test_dependencies_are_those_of_the_project() -> None:
     headings = {
         "dependencies": "To run", "testing": "To test", "docs": "To build the pages", "release": "To make a release",
         "engines": "To test with engines",
+        "recipes": "To run the recipes",
     }  # fmt: skip
     for name, heading in headings.items():
         listed = re.search(rf"^{name} = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
