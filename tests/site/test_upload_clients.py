@@ -1,4 +1,4 @@
-"""Real clients whose uploads stream: curl with a length, from a pipe and waiting for its 100; git's push."""
+"""Real clients whose uploads stream: curl in four ways, and git with a push."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from tests.support.backends import under_waitress
 from tests.support.bodies import content
 from tests.support.origin import MakeOrigin
+from tests.support.programs import program_path
 from tests.support.site import MakeSite, Site, with_policy
 from tests.support.uploads import streaming
 from tests.support.wire import OriginWire, Request
@@ -104,24 +105,40 @@ def cgi(program: str, folder: Path) -> Callable[[dict[str, Any], Any], list[byte
     return application
 
 
-def test_git_pushes(site: MakeSite, stack: Any, tmp_path: Path, need_program: Callable[[str], str]) -> None:
-    """A push of 20 MB, which git sends in chunks, reaches git's own server byte for byte."""
-    git = need_program("git")
+def run_git(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder."""
+    named = ["-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "http.postBuffer=65536"]
+    return subprocess.run(
+        [program_path("git"), *named, *arguments], cwd=folder, capture_output=True, check=check, timeout=60, text=True
+    )
 
-    def run(folder: Path, *arguments: str) -> str:
-        named = ["-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "http.postBuffer=65536"]
-        done = subprocess.run([git, *named, *arguments], cwd=folder, capture_output=True, check=True, timeout=60)
-        return done.stdout.decode()
 
-    served, work = tmp_path / "served", tmp_path / "work"
-    served.mkdir()
-    run(tmp_path, "init", "-q", "--bare", str(served / "a.git"))
-    run(tmp_path, "init", "-q", str(work))
-    (work / "file").write_bytes(random.Random(1).randbytes(SIZE))
-    run(work, "add", "file")
-    run(work, "commit", "-q", "-m", "one")
-    upstream = stack.enter_context(under_waitress(cgi(git, served)))
-    where = site(streaming(upstream))
-    run(work, "push", "-q", f"{where.url}/r/a.git", "HEAD:refs/heads/main")
-    assert run(served / "a.git", "rev-parse", "main") == run(work, "rev-parse", "HEAD")
-    run(served / "a.git", "fsck")
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one commit of 100 MiB that can't be compressed."""
+    folder = tmp_path_factory.mktemp("work")
+    run_git(folder, "init", "-q")
+    (folder / "file").write_bytes(random.Random(1).randbytes(100 << 20))
+    run_git(folder, "-c", "core.compression=0", "add", "file")
+    run_git(folder, "commit", "-q", "-m", "one")
+    return folder
+
+
+@pytest.mark.parametrize("buffering", ["true", "false"])
+def test_git_pushes(site: MakeSite, stack: Any, tmp_path: Path, work: Path, buffering: str) -> None:
+    """A push of 100 MiB, which git sends in chunks, reaches git's own server byte for byte."""
+    run_git(tmp_path, "init", "-q", "--bare", "a.git")
+    upstream = stack.enter_context(under_waitress(cgi(program_path("git"), tmp_path)))
+    where = site(streaming(upstream, request__buffering=buffering))
+    run_git(work, "-c", "core.compression=0", "push", "-q", f"{where.url}/r/a.git", "HEAD:refs/heads/main")
+    assert run_git(tmp_path / "a.git", "rev-parse", "main").stdout == run_git(work, "rev-parse", "HEAD").stdout
+    run_git(tmp_path / "a.git", "fsck")
+
+
+def test_git_is_refused(origin: MakeOrigin, site: MakeSite, work: Path) -> None:
+    """A push by somebody who may not is refused, and nothing is asked of git's server."""
+    upstream = origin(Kept())
+    where = site(streaming(upstream.url, permission="view"), configure=with_policy)
+    done = run_git(work, "push", "-q", f"{where.url}/r/a.git", "HEAD:refs/heads/main", check=False)
+    assert (done.returncode, "403" in done.stderr) == (128, True)
+    assert upstream.accepted == 0
