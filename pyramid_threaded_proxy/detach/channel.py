@@ -85,7 +85,10 @@ class DetachableChannel(HTTPChannel):
         return f"<{type(self).__name__} {self.addr} {', '.join([self.state, *said])}>"
 
     def received(self, data: bytes) -> bool:
-        """Main thread. What comes behind a request for an upgrade stays raw, and is never run."""
+        """Main thread. What comes behind a request for an upgrade stays raw, and is never run; nor is what comes on a
+        connection that is about to be closed, which waitress 3.0.0 would run."""
+        if self.will_close or self.close_when_flushed:
+            return False
         if self.requests or self.spoiled:
             with self.requests_lock:
                 last = self.requests[-1] if self.requests else None
