@@ -49,6 +49,7 @@ class DetachableChannel(HTTPChannel):
     `handover` and `task_ends` are touched by the one worker thread that runs its task; all else as in waitress.
     """
 
+    will_close: bool
     parser_class = Parser
     task_class = Task
     handover: Handover | None = None
