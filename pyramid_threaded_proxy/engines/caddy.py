@@ -7,7 +7,6 @@ nothing is sent that differs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from pyramid_threaded_proxy.engines.site import (
@@ -16,6 +15,8 @@ from pyramid_threaded_proxy.engines.site import (
     UNTOLD,
     FrontedRoute,
     FrontedSite,
+    escaped,
+    milliseconds,
     shown_name,
 )
 from pyramid_threaded_proxy.upstream.balance import Upstream
@@ -55,7 +56,7 @@ def expression(text: str) -> str:
 
 def _configuration(site: FrontedSite) -> Lines:
     host, _, port = site.listen.rpartition(":")
-    yield f"# Made by `pproxy --export caddy` of routes with the digest {site.digest}: make it anew when these change."
+    yield f"# {site.made_by('caddy')}"
     yield from _block("", _options(site))
     yield from _block(f"http://:{port}", _site(site, host))
 
@@ -72,7 +73,7 @@ def _options(site: FrontedSite) -> Lines:
     yield "persist_config off"
     yield "auto_https off"
     waits = max((route.settings.client_body_timeout for route in site.routes), default=60.0)
-    yield from _block("servers", ["protocols h1", *_block("timeouts", [f"read_header {_duration(waits)}"])])
+    yield from _block("servers", ["protocols h1", *_block("timeouts", [f"read_header {milliseconds(waits)}"])])
 
 
 def _site(site: FrontedSite, host: str) -> Lines:
@@ -203,7 +204,7 @@ def _answer_fields(site: FrontedSite, route: FrontedRoute) -> Lines:
     if settings.rewrite_location is not None:
         for name in ("Location", "Content-Location"):
             yield from (f"header_down {name} {old} {new}" for old, new in _locations(route))
-    own = "|".join(map(_escaped, sorted(site.process.own_cookies)))
+    own = "|".join(map(escaped, sorted(site.process.own_cookies)))
     if own:
         yield f'header_down Set-Cookie {expression(f"^ *(?:{own}) *=.*$")} ""'
     if settings.rewrite_cookies is not None:
@@ -221,10 +222,10 @@ _PRIVATE = (
 def _locations(route: FrontedRoute) -> Replacements:
     mount, public = route.mount, "{http.request.scheme}://{http.request.hostport}"
     for old, new in route.settings.rewrite_location or ():
-        yield expression(f"^{_escaped(old)}"), quoted(new.replace("$", "$$"))
+        yield expression(f"^{escaped(old)}"), quoted(new.replace("$", "$$"))
     for upstream in route.upstreams:
-        base = _escaped(upstream.base.rstrip("/"))
-        authority = _escaped(upstream.origin.authority)
+        base = escaped(upstream.base.rstrip("/"))
+        authority = escaped(upstream.origin.authority)
         yield expression(f"^(?i:https?://{authority}){base}([/?#].*)?$"), f'"{public}{mount}$1"'
         yield expression(f"^{base}([/?#].*)?$"), f'"{mount}$1"'
 
@@ -235,7 +236,7 @@ def _cookies(route: FrontedRoute) -> Replacements:
     yield expression(r"(?i); *domain *=[^;]*"), '""'
     yield expression("^(.+)$"), f'"$1; Path={mount or "/"}"'
     for upstream in route.upstreams:
-        base = _escaped(upstream.base.rstrip("/"))
+        base = escaped(upstream.base.rstrip("/"))
         inner = expression(rf"(?i)^(.*?); *path *= *{base}(/[^; ][^;]*)(.*); Path=[^;]*$")
         yield inner, f'"$1$3; Path={mount}$2"'
     yield expression(r"(?i)^(.*?); *path *=[^;]*(.*; Path=[^;]*)$"), '"$1$2"'
@@ -257,22 +258,21 @@ def _balancing(route: FrontedRoute) -> Lines:
     yield f"lb_retries {settings.retries}"
     if settings.health_fails and len(route.upstreams) > 1:
         yield f"max_fails {settings.health_fails}"
-        yield f"fail_duration {_duration(settings.health_pause)}"
+        yield f"fail_duration {milliseconds(settings.health_pause)}"
     if settings.health_path is not None:
         yield f"health_uri {quoted(settings.health_path)}"
-        yield f"health_interval {_duration(settings.health_interval)}"
+        yield f"health_interval {milliseconds(settings.health_interval)}"
 
 
 def _transport(route: FrontedRoute) -> Lines:
     settings = route.settings
-    read = max(settings.read_timeout, settings.idle_timeout) if settings.upgrade else settings.read_timeout
     yield "compression off"
-    yield f"dial_timeout {_duration(settings.connect_timeout)}"
-    yield f"response_header_timeout {_duration(settings.read_timeout)}"
-    yield f"read_timeout {_duration(read)}"
-    yield f"write_timeout {_duration(settings.send_timeout)}"
+    yield f"dial_timeout {milliseconds(settings.connect_timeout)}"
+    yield f"response_header_timeout {milliseconds(settings.read_timeout)}"
+    yield f"read_timeout {milliseconds(route.longest_read)}"
+    yield f"write_timeout {milliseconds(settings.send_timeout)}"
     yield f"max_response_header {settings.max_head}B"
-    yield f"keepalive {_duration(settings.keepalive_time)}" if settings.keepalive else "keepalive off"
+    yield f"keepalive {milliseconds(settings.keepalive_time)}" if settings.keepalive else "keepalive off"
     if settings.keepalive:
         yield f"keepalive_idle_conns_per_host {settings.keepalive}"
     if route.upstreams[0].origin.scheme == "https":
@@ -282,25 +282,15 @@ def _transport(route: FrontedRoute) -> Lines:
 def _tls(route: FrontedRoute) -> Lines:
     settings = route.settings
     yield "tls"
-    yield f"tls_server_name {settings.tls_server_name or route.upstreams[0].origin.host}"
+    yield f"tls_server_name {route.tls_name}"
     if not settings.tls_verify:
         yield "tls_insecure_skip_verify"
     if settings.tls_ca_file is not None:
         yield f"tls_trust_pool file {quoted(settings.tls_ca_file)}"
     if settings.tls_cert_file is not None:
-        key = settings.tls_key_file or settings.tls_cert_file
-        yield f"tls_client_auth {quoted(settings.tls_cert_file)} {quoted(key)}"
+        yield f"tls_client_auth {quoted(settings.tls_cert_file)} {quoted(route.tls_key_file or '')}"
 
 
 def _to_the_application(site: FrontedSite) -> Lines:
     lines = [*_told(), "flush_interval -1", *_block("transport http", ["compression off"])]
     yield from _block(f"reverse_proxy {site.application}", lines)
-
-
-def _escaped(text: str) -> str:
-    """Text as an expression."""
-    return re.sub(r"[^A-Za-z0-9/_-]", lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds * 1000))}ms"

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyramid_threaded_proxy.engines import lua
-from pyramid_threaded_proxy.engines.site import UNTOLD, FrontedRoute, FrontedSite
+from pyramid_threaded_proxy.engines.site import AUTHORITIES, UNTOLD, FrontedRoute, FrontedSite
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.origin import UNIX
 
 Json = dict[str, Any]
 
 _HTTP = "envoy.filters.http"
-#: Where Debian, and most others, keep the authorities that everybody trusts.
-_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 #: More than any number of connections: what may be in flight is said for each route, or not at all.
 _MANY = 2**31 - 1
 _BALANCE = {"round_robin": "ROUND_ROBIN", "least_exchanges": "LEAST_REQUEST", "user_hash": "MAGLEV"}
@@ -28,10 +26,7 @@ _BALANCE = {"round_robin": "ROUND_ROBIN", "least_exchanges": "LEAST_REQUEST", "u
 
 def files(site: FrontedSite) -> dict[str, str]:
     """The one file that Envoy is started with."""
-    head = (
-        f"# Made by `pproxy --export envoy` of routes with the digest {site.digest}: make it anew when these change.\n"
-    )
-    return {"envoy.yaml": head + json.dumps(_configuration(site), indent=1) + "\n"}
+    return {"envoy.yaml": f"# {site.made_by('envoy')}\n{json.dumps(_configuration(site), indent=1)}\n"}
 
 
 def _configuration(site: FrontedSite) -> Json:
@@ -300,19 +295,20 @@ def _probe(route: FrontedRoute) -> Json:
 
 def _tls(route: FrontedRoute) -> Json:
     settings = route.settings
-    name = settings.tls_server_name or route.upstreams[0].origin.host
     common: Json = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_2"}}
     if settings.tls_verify:
-        kind = "IP_ADDRESS" if re.fullmatch(r"[0-9.]+|.*:.*", name) else "DNS"
+        kind = "IP_ADDRESS" if re.fullmatch(r"[0-9.]+|.*:.*", route.tls_name) else "DNS"
         common["validation_context"] = {
-            "trusted_ca": {"filename": settings.tls_ca_file or _AUTHORITIES},
-            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}],
+            "trusted_ca": {"filename": settings.tls_ca_file or AUTHORITIES},
+            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": route.tls_name}}],
         }
     if settings.tls_cert_file is not None:
-        key = settings.tls_key_file or settings.tls_cert_file
-        certificate = {"certificate_chain": {"filename": settings.tls_cert_file}, "private_key": {"filename": key}}
+        certificate = {
+            "certificate_chain": {"filename": settings.tls_cert_file},
+            "private_key": {"filename": route.tls_key_file},
+        }
         common["tls_certificates"] = [certificate]
-    return {"sni": name, "common_tls_context": common}
+    return {"sni": route.tls_name, "common_tls_context": common}
 
 
 def _duration(seconds: float) -> str:

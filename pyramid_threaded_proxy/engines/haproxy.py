@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pyramid_threaded_proxy.engines import lua
-from pyramid_threaded_proxy.engines.site import UNTOLD, FrontedRoute, FrontedSite
+from pyramid_threaded_proxy.engines.site import UNTOLD, FrontedRoute, FrontedSite, milliseconds
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.origin import UNIX
 
@@ -27,7 +27,7 @@ def word(text: str) -> str:
 
 
 def _configuration(site: FrontedSite) -> Lines:
-    yield f"# Made by `pproxy --export haproxy` of routes with the digest {site.digest}: make it anew when they change."
+    yield f"# {site.made_by('haproxy')}"
     yield from (
         "global",
         "    default-path config",
@@ -51,7 +51,7 @@ def _defaults(site: FrontedSite) -> Lines:
     body = max((route.settings.client_body_timeout for route in site.routes), default=60.0)
     send = max((route.settings.send_timeout for route in site.routes), default=60.0)
     yield from ("mode http", "timeout connect 5s", "timeout http-request 60s", "timeout http-keep-alive 120s")
-    yield f"timeout client {_duration(max(body, send))}"
+    yield f"timeout client {milliseconds(max(body, send))}"
     yield "timeout server 1h"
     yield "http-reuse safe"
 
@@ -105,9 +105,9 @@ def _backend(route: FrontedRoute) -> Lines:
     settings = route.settings
     balance = {"round_robin": "roundrobin", "least_exchanges": "leastconn", "user_hash": "source"}
     yield f"balance {balance[settings.balance]}"
-    yield f"timeout connect {_duration(settings.connect_timeout)}"
-    yield f"timeout server {_duration(settings.read_timeout)}"
-    yield f"timeout tunnel {_duration(settings.idle_timeout)}"
+    yield f"timeout connect {milliseconds(settings.connect_timeout)}"
+    yield f"timeout server {milliseconds(settings.read_timeout)}"
+    yield f"timeout tunnel {milliseconds(settings.idle_timeout)}"
     yield f"retries {settings.retries}"
     if settings.retries and len(route.upstreams) > 1:
         yield "option redispatch 1"
@@ -130,7 +130,7 @@ def _options(route: FrontedRoute, upstream: Upstream) -> str:
     settings = route.settings
     options = [f"pool-max-conn {settings.keepalive}"]
     if settings.health_path is not None:
-        options.append(f"check inter {_duration(settings.health_interval)}")
+        options.append(f"check inter {milliseconds(settings.health_interval)}")
     if upstream.origin.scheme == "https":
         name = settings.tls_server_name or upstream.origin.host
         options += ["ssl", "ssl-min-ver TLSv1.2", f"sni str({name})"]
@@ -145,10 +145,6 @@ def _options(route: FrontedRoute, upstream: Upstream) -> str:
         if settings.tls_cert_file is not None:
             options.append(f"crt {word(settings.tls_cert_file)}")
     return "".join(f" {option}" for option in options)
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds * 1000))}ms"
 
 
 def _lua(site: FrontedSite) -> str:

@@ -13,7 +13,7 @@ from pyramid_threaded_proxy.http.names import HOP_BY_HOP
 def code(site: FrontedSite, engine: str, **values: str) -> str:
     """The table `site`, what is common to all, and the engine's own code; `values` are the engine's, of text."""
     lines = [
-        f"-- Made by `pproxy --export {engine}` of routes with the digest {site.digest}; it may hold the key.",
+        f"-- {site.made_by(engine)} It may hold the key.",
         "local site = {",
         *(f"    {name} = {text(value)}," for name, value in values.items()),
         f"    hop_by_hop = {text(' '.join(sorted(HOP_BY_HOP - {'transfer-encoding', 'upgrade', 'connection'})))},",

@@ -15,19 +15,20 @@ from pyramid_threaded_proxy.app.accel import LOCATION
 from pyramid_threaded_proxy.app.host import is_for
 from pyramid_threaded_proxy.engines.site import (
     ACCEL,
+    AUTHORITIES,
     FOR_SHARED_CACHES,
     NEVER_DOWN,
     UNTOLD,
     FrontedRoute,
     FrontedSite,
+    escaped,
+    milliseconds,
     shown_name,
 )
 from pyramid_threaded_proxy.http.names import HOP_BY_HOP
 from pyramid_threaded_proxy.upstream.balance import Upstream
 from pyramid_threaded_proxy.upstream.origin import UNIX
 
-#: Where Debian, and most others that nginx is packaged for, keep the authorities that everybody trusts.
-_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 _IGNORED = "proxy_ignore_headers " + " ".join(f"X-Accel-{name}" for name in ACCEL) + ";"
 
 Lines = Iterator[str]
@@ -54,7 +55,7 @@ def variable(name: str) -> str:
 
 
 def _configuration(site: FrontedSite) -> Lines:
-    yield f"# Made by `pproxy --export nginx` of routes with the digest {site.digest}: make it anew when these change."
+    yield f"# {site.made_by('nginx')}"
     # Three connections for each request at most: the client's, the upstream's, and the application's.
     yield "worker_processes auto; worker_rlimit_nofile 16384;"
     yield "events { worker_connections 8192; }"
@@ -99,7 +100,7 @@ def _upstream(number: int, route: FrontedRoute) -> Lines:
         patience = f"max_fails={settings.health_fails} fail_timeout={max(1, round(settings.health_pause))}s"
         yield f"    server {_address(upstream)} {patience};"
     if settings.keepalive:
-        yield f"    keepalive {settings.keepalive}; keepalive_time {_duration(settings.keepalive_time)};"
+        yield f"    keepalive {settings.keepalive}; keepalive_time {milliseconds(settings.keepalive_time)};"
     yield "}"
     yield f'map $proxy_target $proxied_{number} {{ default proxied_{number}; "" nobody; }}'
 
@@ -281,34 +282,29 @@ def _rewriting(route: FrontedRoute) -> Lines:
     mount = route.mount
     if settings.rewrite_location is not None:
         yield from (f"proxy_redirect {quoted(old)} {quoted(new)};" for old, new in settings.rewrite_location)
-        yield f"proxy_redirect {literal(f'~^({_expression(mount)}(?:[/?#].*)?)$')} $1;"
+        yield f"proxy_redirect {literal(f'~^({escaped(mount)}(?:[/?#].*)?)$')} $1;"
         for upstream in route.upstreams:
             scheme = "https?" if upstream.origin.scheme == "https" else "http"
-            base = _expression(upstream.base.rstrip("/"))
-            authority = _expression(upstream.origin.authority)
+            base = escaped(upstream.base.rstrip("/"))
+            authority = escaped(upstream.origin.authority)
             yield f"proxy_redirect {literal(f'~*^{scheme}://{authority}{base}((?:[/?#].*)?)$')} $scheme://$http_host{mount}$1;"
             yield f"proxy_redirect {literal(f'~^{base}((?:[/?#].*)?)$')} {mount}$1;"
     if settings.rewrite_cookies is not None:
         yield from (f"proxy_cookie_path {quoted(old)} {quoted(new)};" for old, new in settings.rewrite_cookies)
         yield 'proxy_cookie_domain "~." "";'
-        yield f"proxy_cookie_path {literal(f'~^({_expression(mount)}(?:/.*)?)$')} $1;"
+        yield f"proxy_cookie_path {literal(f'~^({escaped(mount)}(?:/.*)?)$')} $1;"
         for upstream in route.upstreams:
-            base = _expression(upstream.base.rstrip("/"))
+            base = escaped(upstream.base.rstrip("/"))
             yield f"proxy_cookie_path {literal(f'~^{base}(/.+)$')} {mount}$1;"
         yield f'proxy_cookie_path "~^." {mount or "/"};'
 
 
-def _expression(text: str) -> str:
-    """Text of a URL as an expression."""
-    return re.sub(r"[^A-Za-z0-9/_-]", lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
 def _limits(route: FrontedRoute) -> Lines:
     settings = route.settings
-    read = max(settings.read_timeout, settings.idle_timeout) if settings.upgrade else settings.read_timeout
-    yield f"proxy_connect_timeout {_duration(settings.connect_timeout)}; proxy_read_timeout {_duration(read)};"
-    yield f"proxy_send_timeout {_duration(settings.send_timeout)}; send_timeout {_duration(settings.send_timeout)};"
-    yield f"client_body_timeout {_duration(settings.client_body_timeout)};"
+    send = milliseconds(settings.send_timeout)
+    yield f"proxy_connect_timeout {milliseconds(settings.connect_timeout)};"
+    yield f"proxy_read_timeout {milliseconds(route.longest_read)}; proxy_send_timeout {send}; send_timeout {send};"
+    yield f"client_body_timeout {milliseconds(settings.client_body_timeout)};"
     # waitress's own limit, where none is set.
     yield f"client_max_body_size {settings.max_body or 2**30 if settings.max_body != 0 else 1};"
     yield f"proxy_request_buffering {'on' if settings.request_buffering else 'off'}; proxy_buffering off;"
@@ -320,17 +316,13 @@ def _limits(route: FrontedRoute) -> Lines:
         yield f"limit_conn proxied_routes {settings.max_exchanges}; limit_conn_status 503;"
 
 
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds * 1000))}ms"
-
-
 def _tls(route: FrontedRoute) -> Lines:
     settings = route.settings
-    yield f"proxy_ssl_server_name on; proxy_ssl_name {settings.tls_server_name or route.upstreams[0].origin.host};"
+    yield f"proxy_ssl_server_name on; proxy_ssl_name {route.tls_name};"
     yield "proxy_ssl_protocols TLSv1.2 TLSv1.3;"
     if settings.tls_verify:
         yield "proxy_ssl_verify on; proxy_ssl_verify_depth 10;"
-        yield f"proxy_ssl_trusted_certificate {literal(settings.tls_ca_file or _AUTHORITIES)};"
+        yield f"proxy_ssl_trusted_certificate {literal(settings.tls_ca_file or AUTHORITIES)};"
     if settings.tls_cert_file is not None:
         yield f"proxy_ssl_certificate {literal(settings.tls_cert_file)};"
-        yield f"proxy_ssl_certificate_key {literal(settings.tls_key_file or settings.tls_cert_file)};"
+        yield f"proxy_ssl_certificate_key {literal(route.tls_key_file or '')};"

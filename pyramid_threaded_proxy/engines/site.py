@@ -26,6 +26,8 @@ NEVER_DOWN = (
 )
 #: What it loses on a route that is private to who may use it.
 FOR_SHARED_CACHES = ("CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control")
+#: Where Debian, and most others, keep the authorities that everybody trusts.
+AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 #: Commands to nginx.
 ACCEL = ("Redirect", "Expires", "Limit-Rate", "Buffering", "Charset")
 
@@ -57,6 +59,22 @@ class FrontedRoute:
         """Whether its answers are kept out of shared caches."""
         return self.settings.cache == "private" and not self.settings.public
 
+    @property
+    def longest_read(self) -> float:
+        """Seconds that an answer may pause, for engines that have one time-out for it and for a switched connection."""
+        settings = self.settings
+        return max(settings.read_timeout, settings.idle_timeout) if settings.upgrade else settings.read_timeout
+
+    @property
+    def tls_name(self) -> str:
+        """The name that the upstreams' certificate is to have."""
+        return self.settings.tls_server_name or self.upstreams[0].origin.host
+
+    @property
+    def tls_key_file(self) -> str | None:
+        """The key of the certificate that the engine shows: it may stand in the same file."""
+        return self.settings.tls_key_file or self.settings.tls_cert_file
+
 
 @dataclass(frozen=True)
 class FrontedSite:
@@ -67,6 +85,11 @@ class FrontedSite:
     digest: str
     listen: str
     application: str
+
+    def made_by(self, engine: str) -> str:
+        """What a file says of itself in its first line."""
+        routes = f"routes with the digest {self.digest}"
+        return f"Made by `pproxy --export {engine}` of {routes}: make it anew when these change."
 
     @property
     def verify_path(self) -> str:
@@ -119,6 +142,11 @@ def pattern_expression(pattern: str) -> str:
 def escaped(text: str) -> str:
     """Text as an expression that matches it alone, in the dialect of Python and PCRE."""
     return re.sub(r"[^A-Za-z0-9/_\x80-\U0010ffff-]", lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def milliseconds(seconds: float) -> str:
+    """A time as most engines write one; none is nothing, which would mean for ever."""
+    return f"{max(1, round(seconds * 1000))}ms"
 
 
 def shown_name(name: str) -> str:

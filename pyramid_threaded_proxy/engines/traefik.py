@@ -19,6 +19,7 @@ from pyramid_threaded_proxy.engines.site import (
     UNTOLD,
     FrontedRoute,
     FrontedSite,
+    milliseconds,
     shown_name,
 )
 from pyramid_threaded_proxy.http.names import OF_A_FRONT
@@ -38,10 +39,7 @@ def files(site: FrontedSite) -> dict[str, str]:
 
 
 def _text(site: FrontedSite, values: Json) -> str:
-    head = (
-        f"# Made by `pproxy --export traefik` of routes with the digest {site.digest}: make it anew when they change.\n"
-    )
-    return head + json.dumps(values, indent=1) + "\n"
+    return f"# {site.made_by('traefik')}\n{json.dumps(values, indent=1)}\n"
 
 
 def _started_with(site: FrontedSite) -> Json:
@@ -174,8 +172,8 @@ def _upstreams(route: FrontedRoute, name: str) -> Json:
     made["loadBalancer"] |= {"serversTransport": name, "strategy": _STRATEGY[settings.balance]}
     if settings.health_path is not None:
         made["loadBalancer"]["healthCheck"] = {
-            "path": settings.health_path, "interval": _duration(settings.health_interval),
-            "timeout": _duration(settings.connect_timeout),
+            "path": settings.health_path, "interval": milliseconds(settings.health_interval),
+            "timeout": milliseconds(settings.connect_timeout),
         }  # fmt: skip
     return made
 
@@ -191,9 +189,9 @@ def _transport(route: FrontedRoute) -> Json:
         "maxIdleConnsPerHost": settings.keepalive or -1,
         "disableHTTP2": True,
         "forwardingTimeouts": {
-            "dialTimeout": _duration(settings.connect_timeout),
-            "responseHeaderTimeout": _duration(settings.read_timeout),
-            "idleConnTimeout": _duration(settings.keepalive_time),
+            "dialTimeout": milliseconds(settings.connect_timeout),
+            "responseHeaderTimeout": milliseconds(settings.read_timeout),
+            "idleConnTimeout": milliseconds(settings.keepalive_time),
         },
         "insecureSkipVerify": not settings.tls_verify,
     }
@@ -202,10 +200,5 @@ def _transport(route: FrontedRoute) -> Json:
     if settings.tls_ca_file is not None:
         made["rootCAs"] = [settings.tls_ca_file]
     if settings.tls_cert_file is not None:
-        key = settings.tls_key_file or settings.tls_cert_file
-        made["certificates"] = [{"certFile": settings.tls_cert_file, "keyFile": key}]
+        made["certificates"] = [{"certFile": settings.tls_cert_file, "keyFile": route.tls_key_file}]
     return made
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds * 1000))}ms"
