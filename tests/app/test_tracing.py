@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import trace
 from opentelemetry.instrumentation.pyramid import PyramidInstrumentor
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
@@ -20,25 +19,18 @@ from pyramid_retry import RetryableException
 from pyramid_threaded_proxy.app import tracing
 from tests.support.origin import MakeOrigin, answering, echo
 from tests.support.site import MakeSite, route
+from tests.support.tracing import tracer_provider
 from tests.support.waiting import wait_until
 from tests.support.wire import OriginWire, received
 
 FRONT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-@pytest.fixture(scope="module")
-def provider() -> TracerProvider:
-    """A process has one."""
-    made = TracerProvider()
-    trace.set_tracer_provider(made)
-    return made
-
-
 @pytest.fixture
-def spans(provider: TracerProvider) -> Iterator[InMemorySpanExporter]:
+def spans() -> Iterator[InMemorySpanExporter]:
     """What was exported."""
     exporter = InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer_provider().add_span_processor(SimpleSpanProcessor(exporter))
     yield exporter
     exporter.shutdown()
 
@@ -132,11 +124,11 @@ def failing_tween(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any
 
 @pytest.mark.parametrize(("failures", "status", "begun"), [(2, 200, 1), (3, 500, 0)])
 def test_a_try_that_was_not_called_has_no_span(
-    origin: MakeOrigin, site: MakeSite, provider: TracerProvider, failures: int, status: int, begun: int
+    origin: MakeOrigin, site: MakeSite, failures: int, status: int, begun: int
 ) -> None:
     """pyramid_retry makes a response for each try: the one that is called has a span, which ends; others have none."""
     seen = Begun()
-    provider.add_span_processor(seen)
+    tracer_provider().add_span_processor(seen)
 
     def configure(config: Configurator) -> None:
         instrumented(config)

@@ -26,6 +26,7 @@ from tests.support.origin import MakeOrigin, Origin
 from tests.support.paths import ROOT
 from tests.support.programs import applications_module, program_path
 from tests.support.site import MakeSite, Site, route
+from tests.support.tracing import tracer_provider
 from tests.support.waiting import wait_until
 from tests.support.wire import Answer, OriginWire, Wire
 
@@ -549,8 +550,6 @@ def test_monitoring(
 ) -> None:
     """Sentry, OpenTelemetry and the logger of pyramid_exclog, themselves, are told of a failure after the detach."""
     sentry = applications_module("sentry_sdk")
-    trace = applications_module("opentelemetry.trace")
-    sdk = applications_module("opentelemetry.sdk.trace")
     export = applications_module("opentelemetry.sdk.trace.export")
     memory = applications_module("opentelemetry.sdk.trace.export.in_memory_span_exporter")
     events: list[dict[str, Any]] = []
@@ -561,10 +560,8 @@ def test_monitoring(
         auto_enabling_integrations=False,
     )
     spans = memory.InMemorySpanExporter()
-    if not isinstance(trace.get_tracer_provider(), sdk.TracerProvider):  # one is for the whole process
-        trace.set_tracer_provider(sdk.TracerProvider())
     processor = export.SimpleSpanProcessor(spans)
-    trace.get_tracer_provider().add_span_processor(processor)
+    tracer_provider().add_span_processor(processor)
     try:
         made = library("monitoring.md", "")
         settings = route("r", origin(echo_or_move).url) | route("down", "http://127.0.0.1:9")
