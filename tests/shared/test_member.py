@@ -127,7 +127,7 @@ def test_counts_agree_after_a_fault(process: MakeProcess, redis_server: RedisSer
                 longest[0] = max(longest[0], time.monotonic() - began)
                 if got:
                     mine.append(user)
-            time.sleep(0.001)
+            stop.wait(0.001)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads:
