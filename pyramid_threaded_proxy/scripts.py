@@ -34,6 +34,7 @@ from pyramid_threaded_proxy.app.declared import ENGINE
 from pyramid_threaded_proxy.app.engine import Engine
 from pyramid_threaded_proxy.app.explain import Asked, CannotRemember, Explainer, Explanation, as_json
 from pyramid_threaded_proxy.app.routes import Route
+from pyramid_threaded_proxy.app.startup import routes_in_order
 from pyramid_threaded_proxy.engines.export import EXPORTERS, export
 from pyramid_threaded_proxy.engines.site import fronted_site
 from pyramid_threaded_proxy.engines.support import KNOWN
@@ -160,12 +161,11 @@ def _lines(cells: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _routes(mapper: Any, engine: Engine) -> Iterator[dict[str, Any]]:
     """In matching order: as Pyramid's own list has them."""
-    for name in [route.name for route in mapper.routelist if route.name in engine.routes]:
-        route = engine.routes[name]
+    for route in routes_in_order(mapper, engine):
         settings = route.settings
         hooks = [each for each in _HOOKS if getattr(settings, f"hooks_{each}") is not None]
         yield {
-            "name": name,
+            "name": settings.name,
             "mount": (route.mount or "/") if route.is_prefix else settings.pattern,
             "upstream": " ".join(settings.upstream),
             "permission": "(public)" if settings.public else settings.permission or "(default)",
@@ -247,8 +247,7 @@ def _probe(engine: Engine, route: Route, upstream: Upstream) -> dict[str, str]:
 def _export(mapper: Any, engine: Engine, asked: argparse.Namespace) -> int:
     """The files of an engine, on standard output where there is one; what it can't hold is told on standard error."""
     _check_export(engine, asked)
-    routes = [engine.routes[route.name] for route in mapper.routelist if route.name in engine.routes]
-    site = fronted_site(engine, routes, asked.listen, asked.app)
+    site = fronted_site(engine, routes_in_order(mapper, engine), asked.listen, asked.app)
     made = export(asked.export, site, asked.accept)
     if asked.format == "json":
         said = {"warnings": list(map(str, made.warnings)), "refused": list(map(str, made.refused))}

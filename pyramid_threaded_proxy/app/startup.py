@@ -67,14 +67,14 @@ def application_created(event: ApplicationCreated) -> None:
     _warn_of_cookies(registry, engine, every)
     _warn_of_fields(registry, engine, every)
     if engine.settings.fronted and mapper is not None:
-        engine.digest = digest_of(_in_order(mapper, engine), engine.settings)
+        engine.digest = digest_of(routes_in_order(mapper, engine), engine.settings)
     if engine.settings.verify_prefix is not None:
         event.app.execution_policy = VerifyPolicy(engine, event.app.execution_policy)
     _unburden(registry)
 
 
-def _in_order(mapper: Any, engine: Engine) -> list[Route]:
-    """The routes as they are tried."""
+def routes_in_order(mapper: Any, engine: Engine) -> list[Route]:
+    """The routes as Pyramid tries them: what is listed, exported and has a digest has this order."""
     return [engine.routes[route.name] for route in mapper.routelist if route.name in engine.routes]
 
 
