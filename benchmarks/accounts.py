@@ -124,14 +124,15 @@ def parse_switches(text: str) -> int:
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(names))
 
 
-def switches(pid: int) -> int:
-    """How often the threads of a process have begun to run."""
+def switches(root: int) -> int:
+    """How often the threads of a process and of its descendants have begun to run."""
     total = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        try:
-            total += parse_switches(Path(f"/proc/{pid}/task/{task}/status").read_text(encoding="latin-1"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+    for stat in tree(root):
+        for path in Path(f"/proc/{stat.pid}/task").glob("*/status"):
+            try:
+                total += parse_switches(path.read_text(encoding="latin-1"))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
     return total
 
 

@@ -119,6 +119,24 @@ def _in_flight() -> list[Goal]:
     return rows
 
 
+#: Servers that are shown beside the relay in the process, and what is said of them.
+ENGINES = {"verify": "nginx with verify", "accel": "nginx with accel", "nginx": "nginx alone"}
+#: What all of them do.
+FRONTED_SMALL = "1 KiB answers, 16 connections"
+FRONTED_BULK = "4 downloads of 256 MiB"
+
+
+def _engines() -> list[Goal]:
+    """Nothing is asked of them."""
+    kinds = ((FRONTED_SMALL, TWO, "fronted16.two"), (FRONTED_SMALL, ONE, "fronted16.one"),
+             (FRONTED_BULK, CPU, "fronted.cpu"), (FRONTED_BULK, RATE, "fronted.rate"))  # fmt: skip
+    return [
+        Goal(f"{what}: {title}", figure, data, at_most=figure == CPU, against="proxy", subject=subject)
+        for subject, title in ENGINES.items()
+        for what, figure, data in kinds
+    ]
+
+
 GOALS: tuple[Goal, ...] = (
     *_bulk(),
     *_streamed(),
@@ -146,4 +164,5 @@ GOALS: tuple[Goal, ...] = (
     Goal("1 download of 1 GiB through a filter", GROWTH, "filtered.growth", 8, 2, at_most=True, worst=True),
     Goal("own view while a filter runs", "p99, ms", "filtered.p99", 40, 15, at_most=True),
     *_in_flight(),
+    *_engines(),
 )

@@ -1,5 +1,5 @@
 """Writes a run's figures into docs/how-fast.md, between its two marks, and the plots beside it; what each change buys
-stands in docs/built-for-speed.md, and a few figures in the README."""
+stands in docs/built-for-speed.md, a few figures in the README, and those of engines in docs/deploying.md."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from benchmarks.processes import ROOT
 
 PAGE = ROOT / "docs" / "how-fast.md"
 WHY_PAGE = ROOT / "docs" / "built-for-speed.md"
+DEPLOYING = ROOT / "docs" / "deploying.md"
 README = ROOT / "README.md"
 PLOTS = ROOT / "docs" / "how-fast"
 BEGIN = "<!-- Figures begin: written by `python -m benchmarks --docs`. -->\n"
 END = "<!-- Figures end. -->\n"
 BEGIN_SHORT = "<!-- Summary begins: written by `python -m benchmarks --docs`. -->\n"
 END_SHORT = "<!-- Summary ends. -->\n"
+BEGIN_ENGINES = "<!-- Engines begin: written by `python -m benchmarks --docs`. -->\n"
+END_ENGINES = "<!-- Engines end. -->\n"
 BEGIN_WHY = "<!-- The table begins: written by `python -m benchmarks.why --reference`. -->\n"
 END_WHY = "<!-- The table ends. -->\n"
 
@@ -35,6 +38,14 @@ def in_short(document: report.Document) -> str:
     return f"{report.summary(document)}\n\n{report.conditions(document)}\n"
 
 
+def engines(document: report.Document) -> str:
+    """What stands between the marks of the page about deploying."""
+    table = report.side_by_side(document)
+    if not table:
+        return "The run that the pages show has no figures of them: `python -m benchmarks engines` takes some.\n"
+    return f"{table}\n\n{report.conditions(document)}\n"
+
+
 def replaced(page: str, inside: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with something else between two marks; raises ValueError where a mark is missing."""
     before, found, rest = page.partition(begin)
@@ -50,10 +61,12 @@ def write_why(inside: str) -> None:
 
 
 def write(document: report.Document) -> None:
-    """Rewrite the page, its plots, and the figures of the README."""
+    """Rewrite the page, its plots, and the figures of the README and of the page about deploying."""
     PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), block(document)), encoding="utf-8")
     short = replaced(README.read_text(encoding="utf-8"), in_short(document), BEGIN_SHORT, END_SHORT)
     README.write_text(short, encoding="utf-8")
+    beside = replaced(DEPLOYING.read_text(encoding="utf-8"), engines(document), BEGIN_ENGINES, END_ENGINES)
+    DEPLOYING.write_text(beside, encoding="utf-8")
     PLOTS.mkdir(exist_ok=True)
     for name, drawing in plots.draw(document).items():
         (PLOTS / name).write_text(drawing, encoding="utf-8")

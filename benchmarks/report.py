@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.figures import Row, evaluate_all, noise
+from benchmarks.goals import CPU, ENGINES, FRONTED_BULK, FRONTED_SMALL, ONE, RATE, TWO
 from benchmarks.servers import TITLES
 
 #: The document that a run writes as JSON.
@@ -82,6 +83,28 @@ def summary(document: Document) -> str:
     return markdown(lines)
 
 
+#: What is told of engines: the samples, what was asked for, and the figure.
+_FRONTED = (
+    ("fronted16.two", FRONTED_SMALL, TWO),
+    ("fronted16.one", FRONTED_SMALL, ONE),
+    ("fronted16.two.p99", FRONTED_SMALL, "p99 in ms, two cores"),
+    ("fronted.cpu", FRONTED_BULK, CPU),
+    ("fronted.rate", FRONTED_BULK, RATE),
+)
+
+
+def side_by_side(document: Document) -> str:
+    """The relay in the process, nginx with each of the two ways, and nginx alone; empty where none was measured."""
+    samples = document["samples"]
+    lines = [("what", "figure", "the relay in the process", *ENGINES.values())]
+    for data, what, figure in _FRONTED:
+        found = samples.get(data, {})
+        medians = (statistics.median(found[name]) if found.get(name) else None for name in ("proxy", *ENGINES))
+        if found:
+            lines.append((what, figure, *map(number, medians)))
+    return markdown(lines) if len(lines) > 1 else ""
+
+
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand below each other; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -102,6 +125,7 @@ _SMALL = {
     "small16": "1 KiB answers, 16 connections",
     "browser": "… with a browser's 12 request fields",
     "small64": "1 KiB answers, 64 connections",
+    "fronted16": "1 KiB answers, 16 connections, engines",
 }
 _SMALL_HEAD = ("asked for", "cores", "of", "req/s", "p50, ms", "p99, ms", "CPU-s/1,000", "switches")
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ TITLES = {
     "haproxy": "HAProxy, splice, one thread",
     "haproxy-mt": "HAProxy, splice, a thread a core",
     "nginx": "nginx, 256k, unbuffered",
+    "verify": "nginx that asks pyramid_threaded_proxy",
+    "accel": "nginx that pyramid_threaded_proxy hands over to",
     "revproxy": "django-revproxy, gunicorn gthread",
 }
 #: What ``pyramid.includes`` is for each of the servers that run the application.
@@ -42,6 +45,8 @@ ADDONS = {
     "bare": "",
     **{name: f"pyramid_threaded_proxy benchmarks.variants.{name}" for name in variants.VARIANTS},
 }
+#: The servers of nginx and the application, which are sections of the ini file as well.
+FRONTED = ("verify", "accel")
 
 
 class Origins(NamedTuple):
@@ -71,7 +76,7 @@ def need_programs() -> None:
 
 def missing() -> dict[str, str]:
     """The servers that can't be run here, each with what is not installed."""
-    kinds = {"haproxy": "haproxy", "haproxy-mt": "haproxy", "nginx": "nginx"}
+    kinds = {"haproxy": "haproxy", "haproxy-mt": "haproxy", **dict.fromkeys(("nginx", *FRONTED), "nginx")}
     found = {name: f"{needed} is not installed" for name, needed in kinds.items() if program(needed) is None}
     absent = [name for name in ("django", "revproxy", "gunicorn") if importlib.util.find_spec(name) is None]
     if absent:
@@ -95,6 +100,10 @@ def shown_ini() -> str:
     values = {"addon": "pyramid_threaded_proxy", "access_level": "CRITICAL", "access_file": "access.log",
               "http_port": "8080", "files_port": "9001", "stream_port": "9002", "secure_port": "9443",
               "certificate": "certificate.pem"}  # fmt: skip
+    return _ini(values)
+
+
+def _ini(values: Mapping[str, str]) -> str:
     return re.sub(r"%\((\w+)\)s", lambda found: values.get(found[1], found[0]), INI.read_text(encoding="utf-8"))
 
 
@@ -149,25 +158,42 @@ def start(name: str, origins: Origins, secure: bool = False) -> Service:
     port = free_port()
     if name in ADDONS:
         return _pyramid(name, origins, port, secure)
+    if name in FRONTED:
+        return _fronted(name, origins, port)
     if name in ("haproxy", "haproxy-mt"):
         return _haproxy(origins, port, threads=1 if name == "haproxy" else len(CORES))
     return {"nginx": _nginx_peer, "revproxy": _revproxy}[name](origins, port)
 
 
 def _pyramid(name: str, origins: Origins, port: int, secure: bool) -> Service:
-    variables = {
+    command = [sys.executable, "-m", "pyramid.scripts.pserve", "--server-name", "main",
+               "--app-name", "secure" if secure else "main", str(INI)]  # fmt: skip
+    variables = _variables(name, origins, port).items()
+    return Service(name, [*command, *(f"{key}={value}" for key, value in variables)], port, origins.folder)
+
+
+def _variables(name: str, origins: Origins, port: int) -> dict[str, str]:
+    """What the ini file leaves open."""
+    return {
         "addon": ADDONS[name],
         "access_level": "INFO" if name == "logged" else "CRITICAL",
         "access_file": f"{origins.folder}/access-{port}.log",
-        "http_port": port,
-        "files_port": origins.files,
-        "stream_port": origins.stream,
-        "secure_port": origins.secure,
-        "certificate": origins.certificate,
+        "http_port": str(port),
+        "files_port": str(origins.files),
+        "stream_port": str(origins.stream),
+        "secure_port": str(origins.secure),
+        "certificate": str(origins.certificate),
     }
-    command = [sys.executable, "-m", "pyramid.scripts.pserve", "--server-name", "main",
-               "--app-name", "secure" if secure else "main", str(INI)]  # fmt: skip
-    return Service(name, [*command, *(f"{key}={value}" for key, value in variables.items())], port, origins.folder)
+
+
+def _fronted(name: str, origins: Origins, port: int) -> Service:
+    """nginx on `port`, and the application behind it on one of its own."""
+    folder = origins.folder / f"{name}-{port}"
+    folder.mkdir()
+    ini = folder / "site.ini"
+    ini.write_text(_ini(_variables("proxy", origins, free_port())), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.fronted", str(ini), name, str(port), str(folder)]
+    return Service(name, command, port, origins.folder)
 
 
 def _haproxy(origins: Origins, port: int, threads: int) -> Service:

@@ -275,15 +275,37 @@ def test_the_readme_shows_the_reference() -> None:
     assert any(line.startswith("| 1 KiB answers") for line in lines)
 
 
+def test_the_page_about_engines_shows_the_reference() -> None:
+    """docs/deploying.md has the table of the committed run, or says that the run has none."""
+    text = page.DEPLOYING.read_text(encoding="utf-8")
+    inside = page.engines(command.read(command.REFERENCE))
+    assert text == page.replaced(text, inside, page.BEGIN_ENGINES, page.END_ENGINES)
+
+
+def test_engines_stand_side_by_side() -> None:
+    """A column for the relay, each way and nginx alone; what is missing is a dash, and a run without them is told."""
+    samples = {"fronted16.two": {"proxy": [2000.0], "verify": [1000.0, 1100.0], "nginx": [9000.0]},
+               "fronted.cpu": {"proxy": [0.5], "verify": [1.0], "accel": [1.5], "nginx": [0.25]}}  # fmt: skip
+    lines = page.engines(document(samples=samples)).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert rows == [
+        ["what", "figure", "the relay in the process", "nginx with verify", "nginx with accel", "nginx alone"],
+        ["1 KiB answers, 16 connections", "req/s, two cores", "2,000", "1,050", "-", "9,000"],
+        ["4 downloads of 256 MiB", "CPU-s/GiB", "0.5", "1", "1.5", "0.25"],
+    ]
+    assert "2030-01-01" in lines[-1]
+    assert "benchmarks engines" in page.engines(document())
+
+
 def test_the_page_shows_what_each_change_buys() -> None:
     """The table is what the other command makes of its committed run."""
     text = page.WHY_PAGE.read_text(encoding="utf-8")
     assert text == page.replaced(text, why.block(command.read(why.REFERENCE)), page.BEGIN_WHY, page.END_WHY)
 
 
-@pytest.mark.parametrize("name", ["proxy", *why.VARIANTS])
-def test_what_is_taken_back_still_serves(name: str, tmp_path: Path, need_program: Callable[[str], str]) -> None:
-    """Each variant answers an own view and a proxied request, several times on one connection."""
+@pytest.mark.parametrize("name", ["proxy", *why.VARIANTS, *servers.FRONTED])
+def test_what_is_compared_serves(name: str, tmp_path: Path, need_program: Callable[[str], str]) -> None:
+    """Each variant, and nginx with each way: an own view and a proxied request, several times on one connection."""
     for needed in ("nginx", "openssl"):
         need_program(needed)
     bench = Bench(tmp_path, QUICK._replace(share=512))
@@ -291,6 +313,19 @@ def test_what_is_taken_back_still_serves(name: str, tmp_path: Path, need_program
         for path in ("/own", "/files/1k"):
             shown = bench.measure(running[name], "small", path=path, connections=2, seconds=0.05)
             assert shown.client["answers"] > 2
+
+
+def test_a_front_server_and_the_application_are_one_server(tmp_path: Path, need_program: Callable[[str], str]) -> None:
+    """Both are in the tree of processes that is placed and accounted for, and both end with it."""
+    for needed in ("nginx", "openssl"):
+        need_program(needed)
+    bench = Bench(tmp_path, QUICK._replace(share=512))
+    with bench.upstreams(), bench.running("verify") as running:
+        pids = [stat.pid for stat in accounts.tree(running["verify"].pid)]
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+        for part in (b"pserve", b"nginx: master", b"nginx: worker"):
+            assert any(part in line for line in commands), part
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_the_ini_is_shown_without_variables() -> None:

@@ -10,6 +10,7 @@ from benchmarks.scenarios import (
     bodies,
     chunked,
     downloads,
+    engines,
     filtered,
     held,
     https,
@@ -42,4 +43,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "slow_readers": slow_readers.run,
     "mixed": mixed.run,
     "in_flight": in_flight.run,
+    "engines": engines.run,
 }

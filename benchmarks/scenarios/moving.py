@@ -10,8 +10,11 @@ from benchmarks.bench import GIB, Bench
 from benchmarks.servers import MIB
 
 
-def move(bench: Bench, data: str, names: tuple[str, ...], load: str, secure: bool = False, **arguments: Any) -> None:
-    """Rounds of one bulk load on each of the servers."""
+def move(
+    bench: Bench, data: str, names: tuple[str, ...], load: str, secure: bool = False,
+    rounds: int | None = None, **arguments: Any,
+) -> None:  # fmt: skip
+    """Rounds of one bulk load on each of the servers, as many as in other rows if nothing is said."""
     bench.warm(arguments["path"])
     with bench.running(*names, secure=secure) as running:
         # A first small answer has the server start what it starts once.
@@ -19,7 +22,7 @@ def move(bench: Bench, data: str, names: tuple[str, ...], load: str, secure: boo
         for service in running.values():
             bench.measure(service, "small", path=first, connections=1, seconds=0.1)
         before = {name: usage(service.pid).rss for name, service in running.items()}
-        for name, service, alone in bench.rounds(running):
+        for name, service, alone in bench.rounds(running, rounds):
             on_disk = written(service.pid)
             measured = bench.measure(service, load, **arguments)
             bench.record(f"{data}.written", name, (written(service.pid) - on_disk) / MIB)
