@@ -49,8 +49,12 @@ docs: $(VENV)/.docs
 applications: $(VENV)/.heavy_applications
 	CI=true HEAVY=true $(BIN)/python -X dev -m pytest tests/applications tests/site/test_script_name.py
 
-# The programs of docs/recipes.md with their clients. Those of PyPI are large, and installed here alone.
+# The programs of docs/recipes.md with their clients. Those of PyPI are large, and installed here alone; all that is named
+# here is Debian's. novnc and tigervnc-standalone-server are asked for here alone.
 recipes: $(VENV)/.recipes
+	@for program in chromium docker-registry git litmus prometheus skopeo websockify Xtigervnc; do \
+	  PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || { echo "recipes needs $$program"; exit 1; }; \
+	done
 	CI=true RECIPES=true $(BIN)/python -X dev -m pytest tests/recipes
 
 # Wheel and sdist in dist/, checked; the wheel is installed into an empty environment of each supported Python that is found.

@@ -16,6 +16,7 @@ import pytest
 from pyramid_threaded_proxy.loop import log_writer
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from tests.support import leaks
+from tests.support.browser import Browser
 from tests.support.certificates import Authority
 from tests.support.names import NameServer
 from tests.support.origin import Gate, MakeOrigin, MakeTls, Origin
@@ -43,6 +44,14 @@ def _earlier_threads() -> None:
 def need_program() -> Callable[[str], str]:
     """Asks for a real server or browser by name, and gives its path."""
     return program_path
+
+
+@pytest.fixture
+def browser(need_program: Callable[[str], str], tmp_path: Path) -> Iterator[Browser]:
+    """A browser with a profile of its own."""
+    made = Browser(need_program("chromium"), tmp_path / "profile")
+    yield made
+    made.stop()
 
 
 @pytest.fixture(params=[1, 2], ids=["one-socket", "two-sockets"])

@@ -12,6 +12,12 @@ from typing import Any
 #: Seconds: far more than anything here takes. Whoever waits so long has failed.
 DEADLINE = 30
 
+_ALL_TEXT = """function said(node) {
+  if (node.nodeType === Node.TEXT_NODE) return node.data;
+  if (["SCRIPT", "STYLE"].includes(node.nodeName)) return "";
+  return [...node.childNodes, ...(node.shadowRoot?.childNodes ?? [])].map(said).join(" ");
+}"""
+
 
 class Browser:
     """A headless Chromium, spoken to over its debugging pipe: JSON objects, each ended by a NUL."""
@@ -65,6 +71,10 @@ class Browser:
         """The text of an element; empty while it is not there."""
         expression = f"document.querySelector({json.dumps(selector)})?.textContent ?? ''"
         return str(self.call("Runtime.evaluate", expression=expression)["result"]["value"])
+
+    def page(self) -> str:
+        """All that the page says, also where its parts are components with a tree of their own."""
+        return str(self.call("Runtime.evaluate", expression=f"({_ALL_TEXT})(document)")["result"].get("value", ""))
 
     def click(self, selector: str) -> None:
         self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)}).click()")

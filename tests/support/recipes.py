@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,15 @@ def need_recipe(*names: str) -> None:
             pytest.skip(f"heavy: make recipes installs {name}")
 
 
+def recipe_program(name: str) -> str:
+    """The path of a program of Debian's that ``make recipes`` asks for; without it the test is left out elsewhere."""
+    path = shutil.which(name)
+    if path is None:
+        assert not os.environ.get("RECIPES"), f"{name} is not installed"
+        pytest.skip(f"heavy: make recipes asks for {name}")
+    return path
+
+
 def settings(heading: str, upstream: str) -> dict[str, str]:
     """The first lines of the page and those below one heading, with the upstream where the test has it."""
     parser = ini()
@@ -50,13 +60,13 @@ def settings(heading: str, upstream: str) -> dict[str, str]:
 
 
 class Members(Policy):
-    """Programs log in by HTTP Basic with the password `secret`, or say who they are in X-Member."""
+    """Programs log in by HTTP Basic with the password `secret`, or name a user in X-Member; browsers do in a cookie."""
 
     def identity(self, request: Any) -> str | None:
         given = extract_http_basic_credentials(request)
         if given is not None:
             return given.username if given.password == "secret" else None
-        return request.headers.get("X-Member")  # type: ignore[no-any-return]
+        return request.headers.get("X-Member") or request.cookies.get("auth_tkt")  # type: ignore[no-any-return]
 
     authenticated_userid = identity
 
@@ -100,9 +110,9 @@ def _answers(process: subprocess.Popen[bytes], port: int, path: str) -> bool:
 
 
 @contextmanager
-def program(folder: Path, *command: str, ready: str = "/", **environ: str) -> Iterator[str]:
+def program(folder: Path, *command: str, ready: str = "/", port: int | None = None, **environ: str) -> Iterator[str]:
     """A program as an upstream, from when it answers `ready`; ``{port}`` in its command is its port. Gives its URL."""
-    port = free_port()
+    port = port or free_port()
     log = folder / "program.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
