@@ -91,13 +91,18 @@ $(VENV)/.applications: $(VENV)/.testing
 	$(BIN)/python -m pip install --quiet --editable '.[applications]'
 	touch $@
 
+# What the page of other add-ons for Pyramid names: the test of its application is left out where it is missing.
+$(VENV)/.addons: $(VENV)/.testing
+	$(BIN)/python -m pip install --quiet --editable '.[addons]'
+	touch $@
+
 # Caddy, Envoy and Traefik, 113 MB: the tests with them are left out where they are missing.
 $(VENV)/.engines: $(VENV)/.testing
 	$(BIN)/python -m pip install --quiet --editable '.[engines]'
 	touch $@
 
 $(VENV)/.heavy_applications: $(VENV)/.applications
-	$(BIN)/python -m pip install --quiet --editable '.[heavy_applications]'
+	$(BIN)/python -m pip install --quiet --editable '.[heavy-applications]'
 	touch $@
 
 $(VENV)/.recipes: $(VENV)/.testing

@@ -81,9 +81,9 @@ class ClientRequest:
             path = escaped_path(script_name + path_info) or "/"
             return split_target(path if query is None else f"{path}?{query}")
         path, query = split_target(raw)
-        if script_name and public_path_matches(path, path_info, ""):
-            # A front server took the prefix away, and something behind it says what it was: the public path has it.
-            path = escaped_path(script_name) + path
+        if script_name and (taken := _taken_away(path, path_info, script_name)):
+            # A front server took a prefix away, and something behind it says what it was: the public path has it.
+            path = escaped_path(taken) + path
         elif script_name and path_info == "/" and public_path_matches(path, "", script_name):
             path_info = ""  # middleware that splits the path made a slash of nothing
         if not public_path_matches(path, path_info, script_name) or (query or "") != environ.get("QUERY_STRING", ""):
@@ -195,6 +195,14 @@ class ClientRequest:
             _shown_url(environ.get("HTTP_REFERER", "-")),
             environ.get("HTTP_USER_AGENT", "-")[:_SHOWN],
         )
+
+
+def _taken_away(path: str, path_info: str, script_name: str) -> str:
+    """With which segments SCRIPT_NAME begins that `path` lacks; PATH_INFO, which Pyramid judges, is its end anyhow."""
+    for end in (index for index, character in enumerate(f"{script_name}/") if character == "/"):
+        if public_path_matches(path, path_info, script_name[end:]):
+            return script_name[:end]
+    return ""
 
 
 def _check_size(length: int, max_body: int | None) -> None:

@@ -208,8 +208,11 @@ def test_pages_with_python_have_a_test() -> None:
     with_python = {page for page in PAGES if blocks(page, "python")}
     here = {"README.md", "hooks.md", "fetching.md", "upgrades.md", "long-exchanges.md", "upstreams.md", "filters.md"}
     here |= {"cors.md", "monitoring.md", "real-sites.md"}
-    # `test_tutorial`, `test_several_processes`, `test_operating_pages`, `test_testing_page` and `test_deploying`
-    assert with_python == here | {"tutorial.md", "operating.md", "metrics.md", "testing.md", "deploying.md"}
+    # `test_tutorial`, `test_several_processes`, `test_operating_pages`, `test_testing_page`, `test_deploying`,
+    # and `test_add_ons`
+    assert with_python == here | {"tutorial.md", "operating.md", "metrics.md", "testing.md", "deploying.md"} | {
+        "pyramid-add-ons.md"
+    }
 
 
 def echo_or_move(wire: OriginWire) -> None:

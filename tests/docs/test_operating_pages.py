@@ -89,7 +89,7 @@ def test_the_dashboard_asks_for_what_there_is(need_program: Callable[[str], str]
 
 def test_the_table_of_metrics_is_that_of_the_code() -> None:
     """Names, types and labels; and the reasons of a refusal."""
-    found = rows(section("metrics.md", "All of them"))
+    found = rows(section("metrics.md", "All metrics"))
     table = {quoted(row[0])[0]: (row[1], set(quoted(row[2]))) for row in found[:18]}
     wanted = {name + ("_total" if kind == "counter" else ""): (kind, labels) for name, (kind, labels) in TABLE.items()}
     assert table == wanted

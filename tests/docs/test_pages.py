@@ -88,6 +88,8 @@ FOREIGN_PATHS = {
     "zope.interface", "logging.handlers.QueueHandler", "wsgiref", "urllib.parse.quote", "time.monotonic",
     "pyramid.threadlocal.get_current_request", "pyramid_retry", "pyramid_tm", "waitress.server.BaseWSGIServer",
     "waitress.channel.HTTPChannel", "pyramid.authentication.AuthTktCookieHelper",
+    "cornice", "paste", "pyramid_beaker", "pyramid_session_redis", "sentry_sdk",
+    "sentry_sdk.integrations.logging.ignore_logger",
     "pyramid_exclog", "pyramid_debugtoolbar", "pyramid_openapi3",
     "pyramid.authentication.SessionAuthenticationHelper", "prometheus_client",
     "opentelemetry.sdk.trace.export.BatchSpanProcessor", "werkzeug.middleware.proxy_fix.ProxyFix",
@@ -105,6 +107,8 @@ OTHER_NAMES = {
     "ssl_ca_certs", "ssl_certfile", "ssl_keyfile",
     # pyramid_retry's settings.
     "retry.attempts", "retry.activate_hook",
+    # Beaker's cookie and its setting, and what Sentry's `ignore_logger` is told.
+    "beaker.session.id", "session.key", "library/openapi.yaml",
     # boto3's arguments.
     "endpoint_url", "addressing_style",
 }  # fmt: skip
@@ -267,7 +271,7 @@ def test_dependencies_are_those_of_the_project() -> None:
     headings = {
         "dependencies": "To run", "testing": "To test", "docs": "To build the pages", "release": "To make a release",
         "engines": "To test with engines",
-        "recipes": "To run the recipes",
+        "recipes": "To run the recipes", "addons": "To test with other add-ons",
     }  # fmt: skip
     for name, heading in headings.items():
         listed = re.search(rf"^{name} = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)

@@ -39,7 +39,7 @@ def test_every_extra_that_users_install_is_on_the_page_of_dependencies() -> None
     listed = PROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     extras = set(re.findall(r"^(\w+) = \[$", listed, re.MULTILINE))
     shown = {row[0].strip("`") for row in rows(section("dependencies.md", "To see more"))}
-    contributors = {"applications", "engines", "heavy_applications", "benchmarks"}
+    contributors = {"addons", "applications", "engines", "heavy_applications", "benchmarks"}
     contributors |= {"docs", "recipes", "release", "testing"}
     assert extras - contributors == shown
 

@@ -47,7 +47,7 @@ class Reader:
                 self.type(command, output)
             return
         self.stop()
-        if block.language == "python":
+        if block.language in ("python", "text"):
             path = self.folder / block.text.partition("\n")[0].removeprefix("# ")
             path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
