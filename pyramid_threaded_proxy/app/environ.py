@@ -170,9 +170,12 @@ class ClientRequest:
         return f"{self.environ['wsgi.url_scheme']}://{host}" if host else str(self.request.host_url)
 
     def given_id(self, header: str) -> str | None:
-        """What a peer that waitress trusts calls this request, in the field `header`; None where it says nothing."""
+        """What a peer that waitress trusts calls this request, in the field `header`; None where it says nothing.
+
+        A front that moves the bytes calls it nothing: what comes in the field is its client's.
+        """
         value = self.environ.get(_environ_key(header)) if header else None
-        if value is None or not _REQUEST_ID.fullmatch(value) or not access.peer(self.environ)[1]:
+        if value is None or not _REQUEST_ID.fullmatch(value) or not self.sender()[2]:
             return None
         return str(value)
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.front_cases import CASES, configure, script, settings_of
-from tests.support.fronts import ACCEPTED, COMMANDS, TRUSTED, RealFront, verifying
+from tests.support.fronts import ACCEPTED, COMMANDS, KEY, TRUSTED, RealFront, verifying
 from tests.support.origin import Origin
 from tests.support.outcomes import Outcome, Sent, put
 from tests.support.site import Site
@@ -216,8 +216,13 @@ def upstream() -> Iterator[Origin]:
         yield made
 
 
-def settings(upstream: Origin, engine: str) -> dict[str, str]:
-    return verifying(engine) | settings_of(upstream.url)
+#: Each engine asks; and nginx is handed what it is to fetch, which makes no other difference than nginx makes.
+WAYS = [*COMMANDS, "accel"]
+
+
+def settings(upstream: Origin, way: str) -> dict[str, str]:
+    by = {"proxy.engine": "accel", "proxy.accel.secret": KEY} if way == "accel" else verifying(way)
+    return by | settings_of(upstream.url)
 
 
 @pytest.fixture(scope="module")
@@ -234,13 +239,14 @@ class Fronted(NamedTuple):
     outcomes: dict[str, Outcome]
 
 
-@pytest.fixture(scope="module", params=[*COMMANDS])
+@pytest.fixture(scope="module", params=WAYS)
 def fronted(request: pytest.FixtureRequest, upstream: Origin, tmp_path_factory: pytest.TempPathFactory) -> Fronted:
     """Each engine, with the configuration that is exported for it, and the real application behind it."""
-    name = request.param
+    way = request.param
+    name = "nginx" if way == "accel" else way
     with ExitStack() as stack:
-        site = stack.enter_context(Site(settings(upstream, name), configure, **TRUSTED))
-        folder = tmp_path_factory.mktemp(name)
+        site = stack.enter_context(Site(settings(upstream, way), configure, **TRUSTED))
+        folder = tmp_path_factory.mktemp(way)
         front = stack.enter_context(RealFront(site, name, folder, accepted=ACCEPTED.get(name, ())))
         wait_until(lambda: front.get("/own").status == 200, f"{name} with its routes")
         return Fronted(name, {name: put(front.port, upstream, case.raw) for name, case in CASES.items()})
