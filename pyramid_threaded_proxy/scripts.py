@@ -4,7 +4,8 @@ request.
 ::
 
     pproxy site.ini                                   the routes, in the order in which they match
-    pproxy site.ini --check                           faults in the settings; then every upstream is connected to
+    pproxy site.ini --check                           faults in the settings; then every upstream is connected to,
+                                                      and the Redis of `proxy.shared`
     pproxy site.ini --explain URL [--as USER]         what would happen to a request
     pproxy site.ini --expect FILE                     lines such as `GET /reports/1 as bob -> 403` against it
     pproxy site.ini --export ENGINE --listen ADDRESS --app ADDRESS
@@ -38,7 +39,7 @@ from pyramid_threaded_proxy.app.startup import routes_in_order
 from pyramid_threaded_proxy.engines.export import EXPORTERS, export
 from pyramid_threaded_proxy.engines.site import fronted_site
 from pyramid_threaded_proxy.engines.support import KNOWN
-from pyramid_threaded_proxy.exceptions import ExchangeFailed
+from pyramid_threaded_proxy.exceptions import ExchangeFailed, ProxyError
 from pyramid_threaded_proxy.loop.waits import run_here
 from pyramid_threaded_proxy.settings.errors import SettingsError
 from pyramid_threaded_proxy.upstream.balance import Upstream
@@ -46,6 +47,8 @@ from pyramid_threaded_proxy.upstream.balance import Upstream
 GOOD, FAULT, USAGE, NOT_HELD = 0, 1, 2, 3
 #: Days: a certificate that ends sooner is warned of.
 SOON = 14
+#: Seconds for each step of asking the Redis of `proxy.shared`.
+PATIENCE = 2.0
 
 #: A host's name or address, and a port.
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
@@ -99,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pproxy", description="An application's proxied routes.")
     parser.add_argument("site", help="the ini file, with #name for another section than app:main")
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--check", action="store_true", help="judge the settings, and connect to every upstream")
+    modes.add_argument("--check", action="store_true", help="judge the settings, and connect to what they name")
     modes.add_argument("--explain", metavar="URL", help="what would happen to a request for this URL or path")
     modes.add_argument("--expect", metavar="FILE", help="hold lines such as `GET /a as bob -> 403` against that")
     modes.add_argument("--export", metavar="ENGINE", help="a configuration for a server that moves the bytes")
@@ -189,6 +192,8 @@ def _limits(route: Route) -> str:
 def _check(engine: Engine, asked: argparse.Namespace) -> int:
     try:
         rows = [_reach(engine, route, upstream) for route in engine.routes.values() for upstream in _upstreams(route)]
+        if engine.shared is not None:
+            rows.append(_reach_shared(engine.shared))
     finally:
         engine.close()
     _print(rows, asked.format)
@@ -218,6 +223,19 @@ def _reach(engine: Engine, route: Route, upstream: Upstream) -> dict[str, Any]:
         row |= _probe(engine, route, upstream)
     except (ExchangeFailed, OSError) as error:
         row["result"] = str(error)
+    return row
+
+
+def _reach_shared(shared: Any) -> dict[str, Any]:
+    """Whether the Redis of `proxy.shared` (`shared.site.SharedSite`) takes what a process of the site says to it."""
+    row = {"route": "-", "upstream": shared.place, "result": "ok", "connect": "-", "tls": "-", "probe": "-"}
+    row["warning"] = ""
+    begun = time.monotonic()
+    try:
+        shared.check(PATIENCE)
+        row["connect"] = f"{(time.monotonic() - begun) * 1000:.0f} ms"
+    except ProxyError as error:
+        row["result"] = f"proxy.shared: {error}"
     return row
 
 

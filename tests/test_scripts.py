@@ -25,7 +25,10 @@ from pyramid_threaded_proxy import scripts
 from pyramid_threaded_proxy.app.explain import environ_of, masked
 from pyramid_threaded_proxy.hooks import NAMES
 from tests.support.certificates import Authority
+from tests.support.fronts import ACCEPTED, StartedFront
 from tests.support.origin import MakeOrigin, Origin, echo
+from tests.support.processes import free_port
+from tests.support.redis_server import RedisServer
 
 CALLS: list[str] = []
 
@@ -308,6 +311,51 @@ def test_upstreams_are_connected_to(ini: Any, origin: MakeOrigin, capsys: pytest
     assert "Connection refused" in out
 
 
+def shared_row(capsys: pytest.CaptureFixture[str], site: str, url: str) -> tuple[int, dict[str, Any]]:
+    """The exit status of a check of a site with `proxy.shared`, and what is said of its Redis."""
+    with Path(site).open("a") as file:
+        file.write(f"\nproxy.shared = {url}\n")
+    status, out, _ = run(capsys, site, "--check", "--format", "json")
+    row: dict[str, Any] = json.loads(out)[-1]
+    return status, row
+
+
+def test_redis_is_asked(
+    ini: Any, origin: MakeOrigin, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it takes what a process says, all is well; nothing is left there."""
+    status, row = shared_row(capsys, ini(origin(echo).url), redis_server.url)
+    assert (status, row["route"], row["upstream"], row["result"]) == (0, "-", redis_server.url, "ok")
+    assert redis_server.ask("DBSIZE") == 0
+
+
+def test_redis_that_is_not_there(ini: Any, origin: MakeOrigin, capsys: pytest.CaptureFixture[str]) -> None:
+    """The setting is named, and its password is not."""
+    status, row = shared_row(capsys, ini(origin(echo).url), f"redis://ann:s3cret@127.0.0.1:{free_port()}/0")
+    assert (status, row["result"].startswith("proxy.shared: "), "refused" in row["result"]) == (1, True, True)
+    assert "s3cret" not in str(row)
+
+
+def test_redis_that_hangs(
+    ini: Any, origin: MakeOrigin, redis_server: RedisServer, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is not waited for without an end."""
+    monkeypatch.setattr(scripts, "PATIENCE", 0.1)
+    redis_server.hold()
+    status, row = shared_row(capsys, ini(origin(echo).url), redis_server.url)
+    assert (status, row["result"].lower().startswith("proxy.shared: time")) == (1, True)
+
+
+def test_redis_that_takes_nothing(
+    ini: Any, origin: MakeOrigin, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A replica answers, but what processes say has to be written."""
+    redis_server.ask("REPLICAOF", "127.0.0.1", str(free_port()))
+    status, row = shared_row(capsys, ini(origin(echo).url), redis_server.url)
+    assert (status, row["result"].startswith("proxy.shared: ")) == (1, True)
+
+
 def test_a_certificate_that_ends_soon_is_warned_of(
     ini: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, need_program: Callable[[str], str]
 ) -> None:
@@ -374,6 +422,41 @@ def test_an_export_is_a_file(verified: Any, capsys: pytest.CaptureFixture[str], 
     status, out, _ = run(capsys, site, "--export", "nginx", *ADDRESSES, "--output", str(folder), "--strict")
     assert (status, out) == (1, f"{folder}/nginx.conf\n")
     assert (folder / "nginx.conf").stat().st_mode & 0o777 == 0o600
+
+
+#: The files of each engine.
+EXPORTED = {
+    "nginx": {"nginx.conf"},
+    "haproxy": {"haproxy.cfg", "haproxy.lua"},
+    "envoy": {"envoy.yaml"},
+    "caddy": {"Caddyfile"},
+    "traefik": {"traefik.yaml", "routes.yaml"},
+}
+
+
+@pytest.mark.parametrize("engine", EXPORTED)
+def test_each_engine_starts_with_its_files(
+    verified: Any, origin: MakeOrigin, capsys: pytest.CaptureFixture[str], tmp_path: Path, engine: str,
+    need_program: Callable[[str], str],
+) -> None:  # fmt: skip
+    """As they are; and where something has to be accepted first, there is no file without, and each key is told."""
+    need_program(engine)
+    application = origin(lambda wire: wire.request() and wire.answer(status="403 Forbidden"))
+    needed, port, folder = ACCEPTED.get(engine, ()), free_port(), tmp_path / "made"
+    addresses = ("--listen", f"127.0.0.1:{port}", "--app", application.authority, "--output", str(folder))
+    asked = (verified(engine), "--export", engine, *addresses)
+    if needed:
+        status, out, err = run(capsys, *asked)
+        assert (status, out, folder.exists()) == (3, "", False)
+        assert all(f"--accept {key} leaves it out" in err for key in needed)
+    status, out, _ = run(capsys, *asked, *(part for key in needed for part in ("--accept", key)))
+    assert (status, set(out.splitlines())) == (0, {f"{folder}/{name}" for name in EXPORTED[engine]})
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
+        EXPORTED[engine], 0o600
+    )
+    with StartedFront(engine, folder, port) as front:
+        assert front.get("/reports/x").status == 403
+    assert {request.one("X-Proxy-Key") for request in application.requests} >= {"x" * 20}
 
 
 def test_what_cannot_be_exported_is_said(verified: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pyramid_threaded_proxy.exceptions import ThreadsExhausted
+from pyramid_threaded_proxy.shared import commands
 from pyramid_threaded_proxy.shared.ledger import field_of
 from pyramid_threaded_proxy.shared.listener import End, Listener
 from pyramid_threaded_proxy.shared.member import PATIENCE, Member
 from pyramid_threaded_proxy.shared.notice import Notice
 from pyramid_threaded_proxy.shared.orders import Closed, GivenBack, Held, Reports, Take
+from pyramid_threaded_proxy.shared.store import Store
 
 log = logging.getLogger("pyramid_threaded_proxy.shared")
 
@@ -62,6 +64,22 @@ class SharedSite:
         self._report = report
         self._lock = threading.Lock()
         self._present: _Here | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the store is: nothing secret."""
+        return _shown(self._url)
+
+    def check(self, timeout: float) -> None:
+        """Have the store run a script that changes nothing, on a connection for that alone; no thread is started.
+
+        Waits for each step of it `timeout` seconds at most. Raises `store.StoreAway`, a `ProxyError`.
+        """
+        store = Store(self._url, timeout)
+        try:
+            store.ask(commands.leave("nobody"))
+        finally:
+            store.close()
 
     def start(self) -> None:
         """Join now, unless this process has. Raises `ThreadsExhausted`, as all do that may be the first to ask."""

@@ -90,17 +90,11 @@ def fronted(site: Site, port: int) -> FrontedSite:
     return fronted_site(site.engine, routes, f"127.0.0.1:{port}", site.authority)
 
 
-class RealFront(Closing):
-    """A real server with its exported configuration, in a process of its own. `spoil` changes the text of a file."""
+class StartedFront(Closing):
+    """A real server, in a process of its own, with the files of an export that lie in a folder."""
 
-    def __init__(
-        self, site: Site, engine: str, folder: Path, spoil: Callable[[str], str] = str, accepted: tuple[str, ...] = ()
-    ) -> None:
-        self.port = free_port()
-        made = export(engine, fronted(site, self.port), accepted)
-        assert not made.refused, made.refused
-        for name, text in made.files.items():
-            (folder / name).write_text(spoil(text), encoding="utf-8")
+    def __init__(self, engine: str, folder: Path, port: int) -> None:
+        self.port = port
         self._log = folder / f"{engine}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -147,6 +141,20 @@ class RealFront(Closing):
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+class RealFront(StartedFront):
+    """A real server with the configuration of a site. `spoil` changes the text of a file."""
+
+    def __init__(
+        self, site: Site, engine: str, folder: Path, spoil: Callable[[str], str] = str, accepted: tuple[str, ...] = ()
+    ) -> None:
+        port = free_port()
+        made = export(engine, fronted(site, port), accepted)
+        assert not made.refused, made.refused
+        for name, text in made.files.items():
+            (folder / name).write_text(spoil(text), encoding="utf-8")
+        super().__init__(engine, folder, port)
 
 
 def _nginx(folder: Path) -> list[str]:
