@@ -260,6 +260,8 @@ def _cluster(number: int, route: FrontedRoute) -> Json:
     }
     if settings.health_path is not None:
         made["health_checks"] = [_probe(route)]
+        # Else it would send to those that are down as well, once fewer than half are up.
+        made["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
     if route.upstreams[0].origin.scheme == "https":
         made["transport_socket"] = _typed("envoy.transport_sockets.tls", _TLS, _tls(route))
     return made

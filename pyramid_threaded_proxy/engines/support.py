@@ -128,7 +128,11 @@ ROWS: tuple[Row, ...] = (
         traefik="~ it counts for the head alone",
     ),
     Row("idle_timeout", traefik="x it has none"),
-    Row("total_timeout", **dict.fromkeys(("nginx", "haproxy", "caddy", "traefik"), "x it has none")),
+    Row(
+        "total_timeout",
+        **dict.fromkeys(("nginx", "haproxy", "caddy", "traefik"), "x it has none"),
+        envoy="~ it counts from the end of the request's body, and ends no switched connection",
+    ),
     Row("log_error_body", **_all("~ it is not logged")),
     Row(
         "max_exchanges",
@@ -154,7 +158,7 @@ ROWS: tuple[Row, ...] = (
     Row("retries", **_all("~ by its own rules for what may be tried again")),
     Row("balance", **_all("~ by the client's address, where it should be by the user")),
     Row("health.fails health.pause", **_all("~ by its own rules")),
-    Row("health.path health.interval", nginx="x it has no active probes"),
+    Row("health.path health.interval", nginx="x it has no active probes", caddy="~ a redirect is not well"),
     Row("keepalive", envoy="~ only 0 is told from the rest"),
     Row(
         "keepalive_time",
