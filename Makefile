@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Not everything that the tests compare with comes from the package index.
 PROGRAMS := ip apache2 nginx haproxy caddy envoy traefik chromium curl docker-registry openssl litmus prometheus promtool redis-server skopeo wrk
 
-.PHONY: serve test test-all coverage soak applications recipes lint docs dist bench clean
+.PHONY: serve test test-all coverage soak applications recipes lint docs links dist bench clean
 
 serve: $(VENV)/.runtime
 	@$(BIN)/python -m pyramid_threaded_proxy.demo development.ini
@@ -43,6 +43,10 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m docs.tools.api > docs/api.md.new
 	mv docs/api.md.new docs/api.md
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+# Follows each link of the site that leads outside; needs a network. What it found is in docs/_build/links/output.txt.
+links: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/links
 
 # Whole applications around it, under pserve. They are part of `make test` where the extra is installed; devpi-server, which
 # is large, is installed here alone.
