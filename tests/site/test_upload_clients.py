@@ -1,9 +1,8 @@
-"""Real clients whose uploads stream: curl in four ways, git with a push, and a browser with a form."""
+"""Real clients whose uploads stream: curl in four ways, and a browser with a form."""
 
 from __future__ import annotations
 
 import gc
-import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,9 @@ from pyramid.config import Configurator
 from pyramid.csrf import CookieCSRFStoragePolicy, get_csrf_token
 from pyramid.response import Response
 
-from tests.support.backends import under_waitress
 from tests.support.bodies import content
 from tests.support.browser import Browser
 from tests.support.origin import MakeOrigin
-from tests.support.programs import program_path
 from tests.support.site import MakeSite, Site, with_policy
 from tests.support.uploads import streaming
 from tests.support.waiting import wait_until
@@ -90,63 +87,6 @@ def test_curl_is_refused(
     status, body = curl(need_program("curl"), where, file, way)
     assert status == "403"
     assert b"Forbidden" in body
-    assert upstream.accepted == 0
-
-
-def cgi(program: str, folder: Path) -> Callable[[dict[str, Any], Any], list[bytes]]:
-    """git's own server, by CGI, as a WSGI application."""
-
-    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        passed = {name: value for name, value in environ.items() if isinstance(value, str) and name.isupper()}
-        passed |= {"GIT_PROJECT_ROOT": str(folder), "GIT_HTTP_EXPORT_ALL": "1", "REMOTE_USER": "ann"}
-        body = environ["wsgi.input"].read()
-        passed |= {"CONTENT_LENGTH": str(len(body)), "PATH": "/usr/bin:/bin", "REMOTE_ADDR": "127.0.0.1"}
-        out = subprocess.run([program, "http-backend"], input=body, env=passed, capture_output=True, check=True).stdout
-        head, _, rest = out.partition(b"\r\n\r\n")
-        fields = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n")]
-        status = next((value for name, value in fields if name == "Status"), "200 OK")
-        start_response(status, [field for field in fields if field[0] != "Status"])
-        return [rest]
-
-    return application
-
-
-def run_git(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder."""
-    named = ["-c", "user.name=ann", "-c", "user.email=ann@example.com", "-c", "http.postBuffer=65536"]
-    return subprocess.run(
-        [program_path("git"), *named, *arguments], cwd=folder, capture_output=True, check=check, timeout=60, text=True
-    )
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with one commit of 100 MiB that can't be compressed."""
-    folder = tmp_path_factory.mktemp("work")
-    run_git(folder, "init", "-q")
-    (folder / "file").write_bytes(random.Random(1).randbytes(100 << 20))
-    run_git(folder, "-c", "core.compression=0", "add", "file")
-    run_git(folder, "commit", "-q", "-m", "one")
-    return folder
-
-
-@pytest.mark.parametrize("buffering", ["true", "false"])
-def test_git_pushes(site: MakeSite, stack: Any, tmp_path: Path, work: Path, buffering: str) -> None:
-    """A push of 100 MiB, which git sends in chunks, reaches git's own server byte for byte."""
-    run_git(tmp_path, "init", "-q", "--bare", "a.git")
-    upstream = stack.enter_context(under_waitress(cgi(program_path("git"), tmp_path)))
-    where = site(streaming(upstream, request__buffering=buffering))
-    run_git(work, "-c", "core.compression=0", "push", "-q", f"{where.url}/r/a.git", "HEAD:refs/heads/main")
-    assert run_git(tmp_path / "a.git", "rev-parse", "main").stdout == run_git(work, "rev-parse", "HEAD").stdout
-    run_git(tmp_path / "a.git", "fsck")
-
-
-def test_git_is_refused(origin: MakeOrigin, site: MakeSite, work: Path) -> None:
-    """A push by somebody who may not is refused, and nothing is asked of git's server."""
-    upstream = origin(Kept())
-    where = site(streaming(upstream.url, permission="view"), configure=with_policy)
-    done = run_git(work, "push", "-q", f"{where.url}/r/a.git", "HEAD:refs/heads/main", check=False)
-    assert (done.returncode, "403" in done.stderr) == (128, True)
     assert upstream.accepted == 0
 
 

@@ -1,4 +1,4 @@
-"""A registry of images whose uploads stream: Debian's docker-registry, and skopeo, which pushes to it."""
+"""The recipe for a registry of images: Debian's docker-registry, whose uploads stream, and skopeo, which pushes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import random
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waitress.adjustments import Adjustments
 
-from tests.support.site import MakeSite, with_policy
-from tests.support.uploads import streaming
+from tests.support.recipes import basic, members, settings
+from tests.support.site import MakeSite, Site
 from tests.support.waiting import wait_until
 
 #: Bytes of the image's one layer, which can't be compressed.
@@ -36,7 +37,7 @@ def registry(program: str, folder: Path) -> Iterator[str]:
         process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
         wait_until(lambda: listens(port), "the registry")
-        yield f"http://127.0.0.1:{port}/v2"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
@@ -68,35 +69,55 @@ def image(folder: Path) -> str:
     return str(layer["digest"])
 
 
-def push(program: str, layout: Path, authority: str) -> subprocess.CompletedProcess[bytes]:
-    """Have skopeo push the image, as it is."""
-    return subprocess.run(
-        [program, "--insecure-policy", "copy", "--dest-tls-verify=false", "--preserve-digests",
-         f"oci:{layout}", f"docker://{authority}/one:latest"],
-        capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
+Push = Callable[[Site, str], "subprocess.CompletedProcess[str]"]
 
 
-@pytest.mark.parametrize("buffering", ["true", "false"])
-def test_skopeo_pushes(
-    site: MakeSite, tmp_path: Path, need_program: Callable[[str], str], stack: Any, buffering: str
-) -> None:
-    """An image that is pushed arrives whole, with and without buffering; its layer can be had again."""
-    layer = image(tmp_path / "layout")
+@pytest.fixture
+def push(tmp_path: Path, need_program: Callable[[str], str]) -> Push:
+    """Has skopeo push the image in `tmp_path / "layout"`, as it is, as a user."""
+    program = need_program("skopeo")
+    options = ["--insecure-policy", "copy", "--dest-tls-verify=false", "--preserve-digests", f"oci:{tmp_path}/layout"]
+
+    def run(where: Site, user: str) -> subprocess.CompletedProcess[str]:
+        command = [program, *options, f"--dest-creds={user}:secret", f"docker://{where.authority}/one:latest"]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False, text=True)
+
+    return run
+
+
+@pytest.fixture
+def recipe(stack: ExitStack, tmp_path: Path, need_program: Callable[[str], str]) -> dict[str, str]:
+    """The settings of the page, with a registry."""
     upstream = stack.enter_context(registry(need_program("docker-registry"), tmp_path))
-    where = site(streaming(upstream, prefix="/v2", preserve_host="true", request__buffering=buffering), **QUICK)
-    done = push(need_program("skopeo"), tmp_path / "layout", where.authority)
+    return settings("A registry of images", upstream)
+
+
+def test_skopeo_pushes(site: MakeSite, tmp_path: Path, push: Push, recipe: dict[str, str]) -> None:
+    """An image that is pushed arrives whole, past what waitress takes of a body; its layer can be had again."""
+    layer = image(tmp_path / "layout")
+    where = site(recipe, configure=members, max_request_body_size=SIZE // 2, **QUICK)
+    done = push(where, "ann")
     assert done.returncode == 0, done.stderr
-    answer = where.get(f"/v2/one/blobs/{layer}")
+    answer = where.get(f"/v2/one/blobs/{layer}", basic("ann"))
     assert hashlib.sha256(answer.body).hexdigest() == layer.removeprefix("sha256:")
 
 
-def test_skopeo_is_refused(site: MakeSite, tmp_path: Path, need_program: Callable[[str], str], stack: Any) -> None:
+@pytest.mark.parametrize(("most", "works"), [(2 * SIZE, True), (SIZE // 2, False)])
+def test_with_buffering(
+    site: MakeSite, tmp_path: Path, push: Push, recipe: dict[str, str], most: int, works: bool
+) -> None:
+    """A layer that waitress takes first may be no larger than it takes, 1 GiB unless it is told."""
+    assert Adjustments().max_request_body_size == 1 << 30
+    image(tmp_path / "layout")
+    buffered = recipe | {"proxy.routes.registry.request.buffering": "true"}
+    done = push(site(buffered, configure=members, max_request_body_size=most, **QUICK), "ann")
+    assert (done.returncode == 0, "413" in done.stderr) == (works, not works), done.stderr
+
+
+def test_skopeo_is_refused(site: MakeSite, tmp_path: Path, push: Push, recipe: dict[str, str]) -> None:
     """Who may not push is told so, and the registry has nothing."""
     image(tmp_path / "layout")
-    upstream = stack.enter_context(registry(need_program("docker-registry"), tmp_path))
-    where = site(streaming(upstream, prefix="/v2", permission="view"), configure=with_policy, **QUICK)
-    done = push(need_program("skopeo"), tmp_path / "layout", where.authority)
+    done = push(site(recipe, configure=members, **QUICK), "bob")
     assert done.returncode != 0
-    assert b"403" in done.stderr or b"denied" in done.stderr.lower() or b"forbidden" in done.stderr.lower()
+    assert "403" in done.stderr or "denied" in done.stderr.lower() or "forbidden" in done.stderr.lower()
     assert not (tmp_path / "images").exists()
