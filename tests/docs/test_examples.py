@@ -43,7 +43,8 @@ def test_ini_examples_load(block: Block) -> None:
     settings = dict(parser["app:main"]) if parser.has_section("app:main") else {}
     for name in {key.split(".")[2] for key in settings if key.startswith("proxy.routes.")}:
         # A page adds to a route step by step.
-        for key, value in {"prefix": "/x", "upstream": "http://x", "permission": "read"}.items():
+        place = {} if f"proxy.routes.{name}.pattern" in settings else {"prefix": "/x"}
+        for key, value in {**place, "upstream": "http://x", "permission": "read"}.items():
             settings.setdefault(f"proxy.routes.{name}.{key}", value)
     load_settings(settings, str)
     if parser.has_section("server:main"):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, redirect, request, session, url_for
+from waitress.adjustments import Adjustments
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from tests.support.backends import under_waitress
@@ -31,6 +32,10 @@ def tool(cookie: str) -> Any:
     def login() -> Any:
         session["name"] = request.args["name"]
         return redirect(url_for("index", _external=True))
+
+    @made.get("/links")
+    def links() -> str:
+        return url_for("index", _external=True)
 
     made.wsgi_app = ProxyFix(made.wsgi_app, x_for=1, x_proto=1, x_host=1, x_prefix=1)  # type: ignore[method-assign]
     return made
@@ -53,3 +58,12 @@ def test_flask(cookie: str, name: str, site: MakeSite, stack: ExitStack) -> None
     assert [(one.name, one.path) for one in jar] == ([(cookie, "/tool")] if name == "Ann" else [])
     with pytest.raises(urllib.error.HTTPError, match="403"):
         opener.open(urllib.request.Request(f"{made.url}/tool/", headers=basic("bob")))
+
+
+def test_flask_is_told_nothing(site: MakeSite, stack: ExitStack) -> None:
+    """waitress with its defaults keeps to itself what the proxy says, so that Flask leads past the mount."""
+    assert Adjustments().clear_untrusted_proxy_headers
+    url = stack.enter_context(under_waitress(tool("tool_session"), clear_untrusted_proxy_headers=True))
+    made = site(settings("Flask", url), configure=members)
+    shown = made.get("/tool/links", basic("ann"))
+    assert (shown.status, shown.body) == (200, f"{url}/".encode())

@@ -21,9 +21,9 @@ from tests.support.waiting import PATIENCE
 
 
 @contextmanager
-def under_waitress(application: Any) -> Iterator[str]:
-    """A WSGI application as an upstream that is told what its proxy says; gives its URL."""
-    told = {"clear_untrusted_proxy_headers": False}
+def under_waitress(application: Any, clear_untrusted_proxy_headers: bool = False) -> Iterator[str]:
+    """A WSGI application as an upstream that is told what its proxy says, unless waitress clears it; gives its URL."""
+    told = {"clear_untrusted_proxy_headers": clear_untrusted_proxy_headers}
     server = waitress.create_server(application, listen="127.0.0.1:0", threads=2, **told)
     thread = threading.Thread(target=server.run)
     thread.start()
