@@ -61,9 +61,9 @@ def test_flask(cookie: str, name: str, site: MakeSite, stack: ExitStack) -> None
 
 
 def test_flask_is_told_nothing(site: MakeSite, stack: ExitStack) -> None:
-    """waitress with its defaults keeps to itself what the proxy says, so that Flask leads past the mount."""
+    """waitress with its defaults keeps the public host to itself, so that Flask's links lead past the site."""
     assert Adjustments().clear_untrusted_proxy_headers
     url = stack.enter_context(under_waitress(tool("tool_session"), clear_untrusted_proxy_headers=True))
     made = site(settings("Flask", url), configure=members)
     shown = made.get("/tool/links", basic("ann"))
-    assert (shown.status, shown.body) == (200, f"{url}/".encode())
+    assert (shown.status, shown.body) == (200, f"{url}/tool/".encode())
