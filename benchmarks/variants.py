@@ -40,12 +40,12 @@ def watching(config: Any) -> None:
 
 def reads(config: Any) -> None:
     """Reading a request lets go of the interpreter's lock."""
-    del DetachableChannel.recv
+    _patch(DetachableChannel, recv=HTTPChannel.recv)
 
 
 def sends(config: Any) -> None:
     """Sending an own view's answer lets go of the interpreter's lock."""
-    del DetachableChannel.send
+    _patch(DetachableChannel, send=HTTPChannel.send)
 
 
 def wakes(config: Any) -> None:

@@ -48,6 +48,8 @@ class Mounts:
         """Whether a path begins as those of a proxied route do; a host of None may be any."""
         if path_info.startswith(self._anywhere):
             return True
+        if not self._somewhere:
+            return False
         return any(
             path_info.startswith(mount) and (host is None or is_for(wanted, host)) for mount, wanted in self._somewhere
         )

@@ -8,9 +8,11 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   ``requests``, ``requests_lock``, ``outbuf_lock`` (re-entrant), ``total_outbufs_len``, ``current_outbuf_count``,
   ``_flush_some`` (sends bytes with ``send``), ``connected``, ``socket``, ``_fileno`` (None once closed), ``_map``,
   ``server``, ``adj``, ``addr``, ``will_close``, ``close_when_flushed``, ``readable`` (what it looks at),
-  ``handle_read`` (reads with ``recv``), ``handle_close``, ``close``;
+  ``handle_read`` (reads with ``recv``), ``handle_close``, ``close``, ``writable`` (what it looks at), ``write_soon``
+  (flushes at once, and pulls the trigger where some is left);
 * ``WSGITask``: ``finish``, ``service``, ``wrote_header``, ``status``, ``response_headers``, ``close_on_finish``,
-  ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``);
+  ``set_close_on_finish``, ``build_response_header`` (reads ``request.headers["CONNECTION"]``), ``write`` (writes the
+  head, and then the body, each with ``write_soon``);
 * ``BaseWSGIServer``: ``active_channels``, ``trigger`` (``pull_trigger(thunk)`` runs the thunk on the main thread;
   its ``_physical_pull``, ``recv`` (before the thunks), ``close``, ``_closed``), ``adj.ident``, ``adj.trusted_proxy``,
   ``adj.trusted_proxy_headers``, ``adj.asyncore_use_poll``;

@@ -25,4 +25,6 @@ class Applications(Generic[T]):
         return bool(self._known)
 
     def __iter__(self) -> Iterator[T]:
-        return (application for known in self._known if (application := known()) is not None)
+        for known in self._known:
+            if (application := known()) is not None:
+                yield application

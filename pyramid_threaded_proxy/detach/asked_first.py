@@ -74,7 +74,7 @@ def left_unread(request: Any, early: bytes) -> Unread | None:
 def asked_path_info(request: Any) -> str:
     """PATH_INFO as `WSGITask.get_environment` will make it."""
     path, prefix = str(request.path), request.adj.url_prefix
-    if path.startswith("/"):
+    if path.startswith("//"):
         path = "/" + path.lstrip("/")
     if prefix and (path + "/").startswith(prefix + "/"):
         path = path[len(prefix) :]

@@ -1,10 +1,10 @@
 """A channel that can be detached, the same one while it is, and the relay's handle on it.
 
 They are one state machine, which is why they stay together. While nothing is detached a channel is waitress's own but
-for ``service``, ``readable``, the rare ``handle_close`` and ``close``, and what it does with bytes behind a request
-that asks for an upgrade: those are kept, and never run. While its exchange is in the relay, and while it waits there
-behind one that lasted, its class is `DetachedChannel`, which waitress's main thread neither reads, writes, times out
-nor closes.
+for ``service``, ``readable``, how it receives and sends what is small, the rare ``handle_close`` and ``close``, and
+what it does with bytes behind a request that asks for an upgrade: those are kept, and never run. While its exchange is
+in the relay, and while it waits there behind one that lasted, its class is `DetachedChannel`, which waitress's main
+thread neither reads, writes, times out nor closes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from waitress.channel import HTTPChannel
 from pyramid_threaded_proxy.detach.asked_first import Unread, is_full
 from pyramid_threaded_proxy.detach.closing import linger
 from pyramid_threaded_proxy.detach.epilogue import pop_request, run_epilogue
-from pyramid_threaded_proxy.detach.late_body import is_empty
+from pyramid_threaded_proxy.detach.late_body import is_empty, read_late
 from pyramid_threaded_proxy.detach.server import WaitressLoop
-from pyramid_threaded_proxy.detach.task import Detach, Handover, Parser, Task, is_last
+from pyramid_threaded_proxy.detach.small_messages import SmallMessages
+from pyramid_threaded_proxy.detach.task import Answered, Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
 from pyramid_threaded_proxy.detach.turns import take_turns
 from pyramid_threaded_proxy.exceptions import ClientGone
@@ -33,7 +34,6 @@ from pyramid_threaded_proxy.limits.descriptors import SELECT_LIMIT
 from pyramid_threaded_proxy.loop import stopping
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
 from pyramid_threaded_proxy.loop.loop import Loop, current_loop
-from pyramid_threaded_proxy.loop.syscalls import send_small
 
 log = logging.getLogger("pyramid_threaded_proxy.detach")
 
@@ -43,7 +43,7 @@ MOST_EARLY = 256 * 1024
 _RESET = struct.pack("ii", 1, 0)
 
 
-class DetachableChannel(HTTPChannel):
+class DetachableChannel(SmallMessages):
     """A waitress channel that can be detached.
 
     `handover` and `task_ends` are touched by the one worker thread that runs its task; all else as in waitress.
@@ -111,7 +111,7 @@ class DetachableChannel(HTTPChannel):
         """
         self.unasked = False
         self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
-        if self.will_close or self.close_when_flushed or self.total_outbufs_len:
+        if self.will_close or self.close_when_flushed or (self.total_outbufs_len and not self.sending):
             return False
         if not self.requests or not is_full(self):
             self.unread = False
@@ -119,21 +119,6 @@ class DetachableChannel(HTTPChannel):
             return False
         self.unwatched = False
         return True
-
-    def recv(self, buffer_size: int) -> bytes:
-        """Main thread. The beginning of a request without letting go of the interpreter's lock (see `syscalls`)."""
-        data: bytes | None = None
-        if self.request is None and type(self.socket) is socket.socket:  # what an SSLSocket has is not for us
-            data = self.server.trigger.receiver.take(self.socket)
-        return data or HTTPChannel.recv(self, buffer_size)
-
-    def send(self, data: bytes, do_close: bool = True) -> int:
-        """A small answer without letting go of the interpreter's lock, which would meet the other threads each time."""
-        if type(self.socket) is socket.socket:
-            sent = send_small(self.socket, data)
-            if sent >= 0:
-                return sent
-        return int(HTTPChannel.send(self, data, do_close))
 
     def handle_read(self) -> None:
         if self.requests and is_full(self):
@@ -147,8 +132,11 @@ class DetachableChannel(HTTPChannel):
         self.asked = None
         if request.unread is not None:
             self.asked, self.read_elsewhere = request, True
+            read_late(self, request)
         try:
             HTTPChannel.service(self)
+        except Answered:
+            run_epilogue(self, close=False)
         except Detach as detach:
             self._detach(detach.handover, detach.fields)
 
@@ -205,7 +193,7 @@ _FLAGS = ("unasked", "spoiled", "unread", "unwatched", "asked_out", "hung_up", "
 _DEFAULTS = {
     name: value
     for name in dir(DetachableChannel)
-    if isinstance(value := getattr(DetachableChannel, name), (bool, int, tuple, type(None))) and name[:2] != "__"
+    if isinstance(value := getattr(DetachableChannel, name), (bool, int, tuple, bytes, type(None))) and name[:2] != "__"
 }
 
 

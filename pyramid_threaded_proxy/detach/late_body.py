@@ -80,6 +80,12 @@ class LateBody:
         return getattr(self.received(), name)
 
 
+def read_late(channel: Any, request: Any) -> None:
+    """Have what the application reads of the request's body be received by then. Before it is called."""
+    late = request.late_body = LateBody(channel, request)
+    request.get_body_stream = lambda: late
+
+
 def receive_late(channel: Any, request: Any) -> None:
     """Receive what is left of the body, if something is. The request's worker thread, which waits.
 

@@ -45,6 +45,11 @@ class Detach(BaseException):
         self.fields = fields
 
 
+class Answered(BaseException):
+    """Ends waitress's task behind an answer on a connection that lasts: stock waitress would wake its loop each time,
+    which watches the client already (see `epilogue`). A BaseException as `Detach` is."""
+
+
 class Parser(HTTPRequestParser):
     """A request that asks for another protocol keeps what comes behind it: those bytes may not be HTTP any more.
 
@@ -81,9 +86,6 @@ class Parser(HTTPRequestParser):
         self.unread, self.completed = unread, True
         return len(data)
 
-    def get_body_stream(self) -> Any:
-        return self.late_body or HTTPRequestParser.get_body_stream(self)
-
     def parse_header(self, header_plus: bytes) -> None:
         HTTPRequestParser.parse_header(self, header_plus)
         headers = self.headers
@@ -111,6 +113,8 @@ def _cookies_of(head: bytes) -> str:
 class Task(WSGITask):
     """A task that can end with a detach. Lives in one waitress worker thread."""
 
+    joins = False  # the head is not sent alone
+
     def service(self) -> None:
         channel = self.channel
         try:
@@ -126,6 +130,8 @@ class Task(WSGITask):
             # Before the channel's epilogue: after it the next request may run in another thread.
             if channel.task_ends:
                 _end_task(channel)
+        if not self.close_on_finish:
+            raise Answered
 
     def finish(self) -> None:
         handover = self.channel.handover
@@ -137,12 +143,18 @@ class Task(WSGITask):
             self.set_close_on_finish()
         WSGITask.finish(self)
 
-    def get_environment(self) -> dict[str, Any]:
-        request = self.request
-        if request.unread is not None and request.late_body is None:
-            request.late_body = LateBody(self.channel, request)
-        environ: dict[str, Any] = WSGITask.get_environment(self)
-        return environ
+    def write(self, data: bytes) -> None:
+        """The head waits for the first of the body, and goes out with it (see `small_messages`)."""
+        if self.wrote_header or not data:
+            WSGITask.write(self, data)
+            return
+        channel, self.joins = self.channel, True
+        try:
+            WSGITask.write(self, data)
+        finally:
+            if head := channel.head:  # nothing was to follow it
+                channel.head = b""
+                channel.write_soon(head)
 
     def _refuse_body(self, error: Any) -> None:
         """The request ends as one does whose body waitress would not take."""
@@ -153,9 +165,12 @@ class Task(WSGITask):
 
     def build_response_header(self) -> bytes:
         # Where the body was not read to its end, nobody knows what comes behind it.
-        if self.request.unread is not None or is_last(self.channel):
+        channel = self.channel
+        if self.request.unread is not None or (channel.server.trigger.stopping and is_last(channel)):
             self.request.headers["CONNECTION"] = "close"
         head: bytes = WSGITask.build_response_header(self)
+        if self.joins:
+            channel.head, head = head, b""
         return head
 
 

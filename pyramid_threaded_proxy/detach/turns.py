@@ -7,6 +7,7 @@ application's own pages would wait for all that came before it.
 from __future__ import annotations
 
 from collections import deque
+from operator import methodcaller
 from typing import Any, Protocol
 
 from pyramid_threaded_proxy.detach.applications import Applications
@@ -66,7 +67,7 @@ def _is_proxied(channel: Any) -> bool:
     if request.error is not None:  # it may have no path
         return False
     path, host = asked_path_info(request), asked_host(request)
-    return any(application.is_proxied(path, host) for application in _applications)
+    return any(map(methodcaller("is_proxied", path, host), _applications))
 
 
 def take_turns(dispatcher: Any) -> None:

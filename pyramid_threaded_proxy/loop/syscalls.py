@@ -39,6 +39,8 @@ def _libc() -> Any:
 
 
 _LIBC = _libc()
+#: Whether such calls are made here.
+KEEPS_LOCK = _LIBC is not None
 #: Plain numbers: to join two of the socket module's is a call of Python's.
 _SEND_FLAGS = int(getattr(socket, "MSG_DONTWAIT", 0)) | int(getattr(socket, "MSG_NOSIGNAL", 0))
 _RECEIVE_FLAGS = int(getattr(socket, "MSG_DONTWAIT", 0))

@@ -254,7 +254,7 @@ def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
         "will_close", "close_when_flushed", "len", "requests", "adj", "channel_request_lookahead", "total_outbufs_len"
     }  # fmt: skip
     assert not HTTPChannel.readable(stock.channel)  # its request is in work
-    stock.channel.unread = False
+    stock.channel.unread = stock.channel.sending = False
     assert DetachableChannel.readable(stock.channel)
     for name in ("will_close", "close_when_flushed", "total_outbufs_len"):
         setattr(stock.channel, name, 1)
@@ -265,6 +265,14 @@ def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
 def test_a_channel_reads_through_recv() -> None:
     """`handle_read` asks `self.recv`, which ours answers first where a request begins."""
     assert {"recv", "recv_bytes", "received"} <= set(HTTPChannel.handle_read.__code__.co_names)
+
+
+def test_a_task_writes_its_head_first() -> None:
+    """`Task.write` makes the head, writes it with `write_soon`, even an empty one, and then what was given."""
+    said = Task.write.__code__.co_names
+    assert said.index("build_response_header") < said.index("write_soon")
+    assert "write_soon" not in HTTPChannel.service.__code__.co_names
+    assert {"total_outbufs_len", "will_close", "close_when_flushed"} == set(HTTPChannel.writable.__code__.co_names)
 
 
 def test_output_is_flushed_through_send(stock: Stock) -> None:
