@@ -224,7 +224,9 @@ class _Handover:
         self.status = new_status()
 
     def take(self, channel: DetachedConnection, fields: Fields) -> None:
-        settle_body(self._prepared.exchange.request, channel)
+        request = self._prepared.exchange.request
+        if request.body is not None:
+            settle_body(request, request.body, channel)
         if fields:
             self._prepared.application_fields = [field for field in fields if _can_be_sent(field)]
         self._engine.relay(self._prepared, channel)

@@ -66,7 +66,9 @@ def sent_method(channel: DetachableChannel) -> str:
 
 def is_own_body(channel: DetachableChannel, file: Any) -> bool:
     """Whether `file` is the ``wsgi.input`` that waitress gave the request: nobody has put another one in its place."""
-    return channel.requests[0].get_body_stream() is file
+    request = channel.requests[0]
+    # Without a body waitress makes a new stream whenever it is asked.
+    return request.body_rcv is not None and request.get_body_stream() is file
 
 
 def unread_body(channel: DetachableChannel) -> Unread | None:
@@ -89,7 +91,8 @@ def received_body(channel: DetachableChannel) -> tuple[IO[bytes] | None, int]:
     """The request body, from its beginning, and its length: whatever the application has read of it; None where there
     is none. Waits for a body that was left unread, and raises `BodyFault`."""
     request = channel.requests[0]
-    receive_late(channel, request)
+    if request.unread is not None:
+        receive_late(channel, request)
     receiver = request.body_rcv
     return (receiver.getfile(), len(receiver)) if receiver else (None, 0)
 

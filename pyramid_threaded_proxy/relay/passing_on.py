@@ -156,7 +156,7 @@ class PassingOn:
         if unsent:
             yield from self._client.send(unsent)
         del unsent
-        self._moved_down(brought)
+        self._exchange.stats.bytes_down += brought
         if framed[0] is not NO_BODY and not reader.done:
             buffer, timeouts = self._policy.settings.buffer, self._policy.timeouts
             mover = BodyMover(self._incoming, self._client, self._holder.pipes, buffer, timeouts, self._moved_down)

@@ -118,7 +118,8 @@ class Relay:
 
     def _release(self) -> None:
         """Give back what is still held; after a whole answer that is the place alone."""
-        self.drop_connection()
+        if self._connection is not None or self._upload is not None:
+            self.drop_connection()
         if not self._closed:
             self._closed = True
             self._client.break_off()
