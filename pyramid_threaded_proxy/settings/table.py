@@ -340,12 +340,12 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key("total_timeout", values.duration, None, DURATION, "for the whole exchange, from its admission", unset="none"),
     Key(
         "idle_timeout", values.duration, "1h", DURATION,
-        "a switched (upgraded) connection on which nothing moves",
+        "how long a switched (upgraded) connection may be idle: then both sides are closed",
     ),
     Key(
         "log_error_body", values.size(1), None, SIZE,
-        "so much of the body of an upstream's answer with a status of 400 or more stands in the log: once in ten "
-        "seconds for each upstream and status, escaped. It may hold what is nobody else's business", unset="off",
+        "how much of the body is logged, escaped, where an upstream answers with a status of 400 or more: once in ten "
+        "seconds for each upstream and status. Such a body may hold private data", unset="off",
     ),
     Key(
         "max_exchanges", values.integer(1, 10**6), None, "1 to 1000000",
@@ -405,7 +405,7 @@ ROUTE_KEYS: tuple[Key, ...] = (
     Key("keepalive_time", values.duration, "1h", DURATION, "how old a connection may become and still be used again"),
     Key(
         "tls.verify", values.boolean, "true", BOOLEAN,
-        "`false` believes whoever answers an `https` request, and says so in the log",
+        "with `false` whoever answers an `https` request is believed, and the log says so",
     ),
     Key(
         "tls.ca_file", values.path, None, "a path", "certificates, in PEM, of the authorities that are trusted",
