@@ -109,8 +109,8 @@ OTHER_NAMES = {
     "retry.attempts", "retry.activate_hook",
     # Beaker's cookie and its setting, and what Sentry's `ignore_logger` is told.
     "beaker.session.id", "session.key", "library/openapi.yaml",
-    # boto3's arguments.
-    "endpoint_url", "addressing_style",
+    # boto3's arguments, and what a store says to a signature that is not for its host.
+    "endpoint_url", "addressing_style", "SignatureDoesNotMatch",
 }  # fmt: skip
 _LOOKS_LIKE_A_NAME = re.compile(r"[a-z][a-z0-9]*(?:[._][a-z0-9_]+)+(?:\(\))?")
 _LOOKS_LIKE_A_CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}|[A-Z]+[a-z]\w+(?:\.\w+)*")
