@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import threading
 import time
 
@@ -111,7 +112,7 @@ def test_counts_agree_after_a_fault(process: MakeProcess, redis_server: RedisSer
     knows what each process holds."""
     processes = [process() for _ in range(3)]
     held: list[list[str]] = [[] for _ in processes]
-    longest = [0.0]
+    took: list[float] = []
     stop = threading.Event()
 
     def work(number: int) -> None:
@@ -124,7 +125,7 @@ def test_counts_agree_after_a_fault(process: MakeProcess, redis_server: RedisSer
             else:
                 began = time.monotonic()
                 got = one.take(user, 1000)
-                longest[0] = max(longest[0], time.monotonic() - began)
+                took.append(time.monotonic() - began)
                 if got:
                     mine.append(user)
             stop.wait(0.001)
@@ -144,7 +145,22 @@ def test_counts_agree_after_a_fault(process: MakeProcess, redis_server: RedisSer
         thread.join()
     truth = {f"r {user}": sum(mine.count(user) for mine in held) for user in "abcd"}
     wait_until(lambda: redis_server.places() == {key: count for key, count in truth.items() if count}, "counts")
-    assert longest[0] < 0.1  # 50 ms, and what a thread waits for the processor
+    assert sorted(took)[len(took) * 99 // 100] < 0.05
+    assert max(took) < 0.1  # 50 ms, and what one thread of several waits for the processor
+
+
+def test_who_asks_a_store_that_hangs_waits_less_than_50_ms(process: MakeProcess, redis_server: RedisServer) -> None:
+    """The median of those who are the first to notice: one alone may have waited for the processor as well."""
+    one = process()
+    took = []
+    for _ in range(7):
+        redis_server.hold()
+        began = time.monotonic()
+        assert one.take(most=1000)
+        took.append(time.monotonic() - began)
+        redis_server.go_on()
+        one.joined()
+    assert member.PATIENCE <= statistics.median(took) < 0.05
 
 
 @pytest.mark.parametrize("fault", ["killed", "held", "full"])
