@@ -200,7 +200,8 @@ def _haproxy(origins: Origins, port: int, threads: int) -> Service:
     path = origins.folder / f"haproxy-{port}.cfg"
     path.write_text(
         f"""global
-  maxconn 4000
+  maxconn 9200
+  maxpipes 400
   nbthread {threads}
 defaults
   mode http

@@ -50,6 +50,7 @@ COVERED_BY = {
     "detach/applications.py": "app/test_streamed.py",
     "detach/epilogue.py": "detach/test_waitress_contract.py",
     "detach/server.py": "loop/test_idle_clients.py",
+    "detach/tables.py": "detach/test_crowd.py",
     "detach/task.py": "detach/test_waitress_contract.py",
     "engines/__main__.py": "engines/test_support.py",
     "engines/caddy.py": "engines/test_same_upstream.py",

@@ -1,4 +1,4 @@
-"""Thousands of answers that the upstream holds back for 5 s, while the application's own view is asked."""
+"""Thousands of answers that the upstream holds back for 5 s: while own views are asked, and by other servers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ def run(bench: Bench) -> None:
         # These rounds last long and lie close together.
         for _ in range(min(3, bench.sizes.rounds)):
             _hold(bench, count)
+        _hold_elsewhere(bench, count)
+
+
+def _hold_elsewhere(bench: Bench, count: int) -> None:
+    """Once: of the seconds that it takes, five are the upstream's."""
+    with bench.running("haproxy", "nginx") as running:
+        for name, service in running.items():
+            bench.place(service, alone=False)
+            measured = bench.measure(service, "held", path=f"/stream/hold/{_SECONDS}", count=count)
+            bench.record(f"held{count}.done", name, measured.client["seconds"])
 
 
 def _hold(bench: Bench, count: int) -> None:

@@ -23,7 +23,9 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   ``handle_read`` (KeyboardInterrupt that is raised behind its thunks ends the loop); ``HTTPChannel``: ``request`` (one
   that is partly received), ``creation_time``, ``last_activity`` (the same until something is received);
 * ``ThreadedTaskDispatcher``: ``queue`` (a deque of channels, used by ``append``, ``popleft`` and its length, under
-  ``lock``);
+  ``lock``), ``queue_cv`` (what its threads wait for while that is empty), ``threads`` (empty behind the last one);
+* of a crowd: ``BaseWSGIServer.handle_accept`` takes one connection, is found on the instance, and adds to ``_map`` what
+  it took; ``wasyncore`` asks the trigger's ``readable`` once at the beginning of each turn;
 * ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
   ``connection_close``, ``error``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each
   request, and stops where it is told that all bytes were taken;

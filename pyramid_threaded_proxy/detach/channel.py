@@ -14,17 +14,19 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import IO, Any
 
 from waitress.channel import HTTPChannel
 
 from pyramid_threaded_proxy.detach.asked_first import Unread, is_full
 from pyramid_threaded_proxy.detach.closing import linger
+from pyramid_threaded_proxy.detach.crowd import accept_many
 from pyramid_threaded_proxy.detach.epilogue import pop_request, run_epilogue
 from pyramid_threaded_proxy.detach.late_body import is_empty, read_late
 from pyramid_threaded_proxy.detach.server import WaitressLoop
 from pyramid_threaded_proxy.detach.small_messages import SmallMessages
+from pyramid_threaded_proxy.detach.tables import settle
 from pyramid_threaded_proxy.detach.task import Answered, Detach, Handover, Parser, Task, is_last
 from pyramid_threaded_proxy.detach.trigger import make_ours
 from pyramid_threaded_proxy.detach.turns import take_turns
@@ -72,6 +74,7 @@ class DetachableChannel(SmallMessages):
         self.__dict__ = {**_DEFAULTS, **self.__dict__}
         make_ours(server.trigger)
         take_turns(server.task_dispatcher)
+        accept_many(server)
         if self._fileno >= SELECT_LIMIT and not adj.asyncore_use_poll:
             self.close()
             _warn_of_select()
@@ -80,6 +83,10 @@ class DetachableChannel(SmallMessages):
     def state(self) -> str:
         """Who has the connection: ``waitress``, the ``relay``, which may keep it ``idle``, or nobody (``closed``)."""
         return "closed" if self._fileno is None else "waitress"
+
+    def is_detached(self) -> bool:
+        """Under outbuf_lock, or it may change at once."""
+        return type(self) is DetachedChannel
 
     def __repr__(self) -> str:
         said = [name for name in _FLAGS if getattr(self, name)]
@@ -125,6 +132,7 @@ class DetachableChannel(SmallMessages):
             self.unread = True
         elif not self.unasked and not (self.read_elsewhere and is_empty(self.socket)):
             HTTPChannel.handle_read(self)
+            self.server.trigger.crowd.one_more(self.server.task_dispatcher)
 
     def service(self) -> None:
         """Run one request in a worker thread."""
@@ -221,7 +229,18 @@ class DetachedChannel(DetachableChannel):
         self.unwatched = True
         if self.unread:
             return False
+        if self.server.trigger.crowd.lasts and self._leaves():
+            return False
         self.unwatched = False
+        return True
+
+    def _leaves(self) -> bool:
+        """Whether it is out of waitress's tables from now on."""
+        with self.outbuf_lock:
+            if self.asked_out or not self.is_detached():
+                return False
+            self.asked_out = True
+            settle(self)
         return True
 
     def writable(self) -> bool:
@@ -341,26 +360,7 @@ class DetachedConnection:
         """Leave waitress's tables: an entry costs its main thread a look each turn."""
         with self._channel.outbuf_lock:
             self._channel.asked_out = True
-        self._on_main_thread(self._settle)
-
-    def _settle(self) -> None:
-        """Main thread. In its tables or out of them, as the channel is at this moment: the last one decides right."""
-        channel = self._channel
-        with channel.outbuf_lock:
-            fd, away = channel._fileno, channel.server.trigger.away
-            if fd is None or channel.loop_ended:  # closed, or nobody's business any more
-                away.discard(channel)
-                return
-            detached = type(channel) is DetachedChannel
-            channel.asked_out = detached
-            (away.add if detached else away.discard)(channel)
-            if channel.will_close and not detached:  # not when it can be written to: that may be never
-                return channel.handle_close()
-            for table in (channel._map, channel.server.active_channels):
-                if detached:
-                    table.pop(fd, None)
-                else:
-                    table[fd] = channel
+        self._on_main_thread(partial(settle, self._channel))
 
     def _on_main_thread(self, thunk: Callable[[], None]) -> None:
         """Never while holding `outbuf_lock`: the trigger runs its thunks under a lock of its own."""
@@ -384,12 +384,12 @@ class DetachedConnection:
             channel.__class__ = DetachableChannel
             hung_up = channel.hung_up
             channel.hung_up = False
-            settle = channel.asked_out or hung_up or channel.will_close
+            settles = channel.asked_out or hung_up or channel.will_close
             if channel.loop_ended:
                 channel.close()
         run_epilogue(channel, close or hung_up)
-        if settle:
-            self._on_main_thread(self._settle)
+        if settles:
+            self._on_main_thread(partial(settle, self._channel))
 
     def _rest(self) -> bool:
         """Have this thread's loop wait for the client's next bytes; whether it does. No more than waitress allows."""
@@ -425,7 +425,7 @@ class DetachedConnection:
             channel.hung_up = False
             if channel.loop_ended:
                 channel.close()
-        self._on_main_thread(self._settle)
+        self._on_main_thread(partial(settle, self._channel))
 
     def break_off(self) -> None:
         """Close the connection with a reset: what the client has is no whole answer."""

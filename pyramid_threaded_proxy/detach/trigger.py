@@ -8,6 +8,7 @@ from typing import Any
 
 from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy.detach.crowd import Crowd
 from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.syscalls import Receiver
 
@@ -25,6 +26,13 @@ class SafeTrigger(Trigger):
     loop: Loop | None = None  # while the process stops: where connections linger that are closed
     stopping = False  # the process stops: connections end with their present answer
     look: Callable[[], None] | None = None  # what a stop does at each turn
+    crowd: Crowd  # main thread
+
+    def readable(self) -> bool:
+        """Main thread, at the beginning of each turn."""
+        if self.crowd.begin_turn(len(self._map)):
+            self._physical_pull()
+        return bool(Trigger.readable(self))
 
     def _physical_pull(self) -> None:
         if self.pulled:
@@ -48,6 +56,7 @@ class SafeTrigger(Trigger):
 
     def close(self) -> None:
         """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""
+        self.crowd.let_begin()
         with self.guard:
             Trigger.close(self)
         for channel in list(self.away):
@@ -59,4 +68,5 @@ def make_ours(trigger: Any) -> None:
     if type(trigger) is not SafeTrigger:
         others = [entry.away for entry in trigger._map.values() if type(entry) is SafeTrigger]
         trigger.guard, trigger.away, trigger.receiver = threading.Lock(), (*others, set())[0], Receiver()
+        trigger.crowd = Crowd()
         trigger.__class__ = SafeTrigger

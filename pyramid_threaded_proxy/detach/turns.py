@@ -7,6 +7,7 @@ application's own pages would wait for all that came before it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from operator import methodcaller
 from typing import Any, Protocol
 
@@ -38,27 +39,34 @@ class TaskQueue:
     In place of the deque of waitress's dispatcher, and like that touched under the dispatcher's lock alone.
     """
 
-    __slots__ = ("_own", "_proxied", "_was_own")
+    __slots__ = ("_own", "_proxied", "_threads", "_was_own", "held")
 
-    def __init__(self) -> None:
+    def __init__(self, threads: Collection[Any] = ()) -> None:
+        """`threads` are the dispatcher's."""
         self._own: deque[Any] = deque()
         self._proxied: deque[Any] = deque()
+        self._threads = threads
         self._was_own = False  # whose turn the last one was
+        self.held = False  # whether proxied ones stay here, as if they had not come yet (`crowd`)
 
     def append(self, channel: Any) -> None:
         """Where nobody waits it does not matter whose turn it is, and nobody is asked."""
-        waits_for_none = not self._own and not self._proxied
-        (self._proxied if waits_for_none or _is_proxied(channel) else self._own).append(channel)
+        at_once = not self._own and not self._proxied and not self.held
+        (self._proxied if at_once or _is_proxied(channel) else self._own).append(channel)
 
     def popleft(self) -> Any:
         """The next one. Raises IndexError where none waits."""
-        own = not self._proxied or (bool(self._own) and not self._was_own)
+        own = not self._proxied or self._holds() or (bool(self._own) and not self._was_own)
         channel = (self._own if own else self._proxied).popleft()
         self._was_own = own
         return channel
 
     def __len__(self) -> int:
-        return len(self._own) + len(self._proxied)
+        return len(self._own) + (0 if self._holds() else len(self._proxied))
+
+    def _holds(self) -> bool:
+        """Not where no thread is left: then waitress cancels all that wait."""
+        return self.held and bool(self._threads)
 
 
 def _is_proxied(channel: Any) -> bool:
@@ -74,6 +82,6 @@ def take_turns(dispatcher: Any) -> None:
     """Have the tasks of waitress's `dispatcher` take turns, from now on. Main thread."""
     if type(dispatcher.queue) is deque:
         with dispatcher.lock:
-            waiting, dispatcher.queue = dispatcher.queue, TaskQueue()
+            waiting, dispatcher.queue = dispatcher.queue, TaskQueue(dispatcher.threads)
             for channel in waiting:
                 dispatcher.queue.append(channel)

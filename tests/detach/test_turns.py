@@ -27,29 +27,35 @@ def channel(name: Any) -> Any:
     return SimpleNamespace(name=name, requests=[SimpleNamespace(error="no request")])
 
 
-@given(st.lists(st.sampled_from(["own", "proxied", "take"])))
+@given(st.lists(st.sampled_from(["own", "proxied", "take", "hold", "let go"])))
 def test_each_comes_in_its_turn(steps: list[str]) -> None:
-    """Nobody is lost, each row keeps its order, and who is the first of one waits for one of the other at most."""
-    queue, rows, last = TaskQueue(), {"own": deque[Any](), "proxied": deque[Any]()}, None
+    """Nobody is lost, each row keeps its order, and who is the first of one waits for one of the other at most.
+
+    While the proxied ones are held, it is as if they were not there.
+    """
+    queue, rows, last = TaskQueue(threads=[0]), {"own": deque[Any](), "proxied": deque[Any]()}, None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(turns, "_is_proxied", lambda one: one.name[0] == "proxied")
         for number, step in enumerate(steps):
-            if step != "take":
-                row = rows[step if len(queue) else "proxied"]  # who waits for nobody is not asked
+            seen = [kind for kind, row in rows.items() if row and not (queue.held and kind == "proxied")]
+            if step in ("hold", "let go"):
+                queue.held = step == "hold"
+            elif step != "take":
+                row = rows[step if any(rows.values()) or queue.held else "proxied"]  # who waits for nobody is not asked
                 row.append(channel((step, number)))
                 queue.append(row[-1])
-            elif not len(queue):
+            elif not seen:
                 with pytest.raises(IndexError):
                     queue.popleft()
             else:
                 taken = queue.popleft()
-                kind = next(kind for kind, row in rows.items() if row and row[0] is taken)
+                kind = next(kind for kind in seen if rows[kind][0] is taken)
                 rows[kind].popleft()
-                other = "own" if kind == "proxied" else "proxied"
-                assert kind != last or not rows[other]
+                assert kind != last or len(seen) == 1
                 last = kind
-            assert len(queue) == sum(map(len, rows.values()))
-            assert bool(queue) == any(rows.values())
+            waiting = len(rows["own"]) + (0 if queue.held else len(rows["proxied"]))
+            assert len(queue) == waiting
+            assert bool(queue) == bool(waiting)
 
 
 class Crowd:
@@ -165,10 +171,12 @@ def test_who_waited_before_is_in_the_rows() -> None:
     assert sorted(dispatcher.queue.popleft().name for _ in waiting) == [0, 1, 2]
 
 
-def test_a_dispatcher_that_ends_cancels_all() -> None:
-    """Waitress cancels whoever waits, in both rows."""
+@pytest.mark.parametrize("held", [False, True])
+def test_a_dispatcher_that_ends_cancels_all(held: bool) -> None:
+    """Waitress cancels whoever waits, in both rows, and those of a crowd too."""
     dispatcher, cancelled = ThreadedTaskDispatcher(), list[int]()
     turns.take_turns(dispatcher)
+    dispatcher.queue.held = held
     for number in range(3):
         dispatcher.queue.append(
             SimpleNamespace(

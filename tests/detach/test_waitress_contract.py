@@ -568,6 +568,7 @@ def test_other_releases(release: str, tmp_path: Path) -> None:
         "detach/test_asked_first",
         "detach/test_late_body",
         "detach/test_turns",
+        "detach/test_crowd",
         "detach/test_races",
         "detach/test_end",
         "detach/test_select",
