@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Stock:
 
     def on_main_thread(self, thunk: Any) -> None:
         done = threading.Event()
-        self.server.trigger.pull_trigger(lambda: (thunk(), done.set()))
+        with suppress(OSError):  # its own write, where the thunk has closed it before
+            self.server.trigger.pull_trigger(lambda: (thunk(), done.set()))
         assert done.wait(PATIENCE)
 
     def close(self) -> None:
