@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import recipes
 from tests.support.origin import Gate, Origin, Script
 from tests.support.processes import Process, pserve
 from tests.support.programs import applications_module
@@ -232,15 +233,14 @@ def test_devpi_server(devpi: tuple[Process, Origin]) -> None:
 
 
 def test_devpi_server_as_a_backend(devpi: tuple[Process, Origin], tmp_path: Path) -> None:
-    """It is told where it stands, so that its own links lead through the proxy; what it refuses is its own refusal."""
+    """By its recipe it is told where it stands, so that its own links lead through the proxy, not to itself; what it
+    refuses is its own refusal."""
     (there,) = devpi[0].ports()
-    settings = f"""
-proxy.routes.pypi.prefix = /pypi
-proxy.routes.pypi.upstream = http://127.0.0.1:{there}
-proxy.routes.pypi.permission = view
-proxy.routes.pypi.request.set.X-Outside-Url = {{scheme}}://{{host}}{{mount}}
-"""
+    page = recipes.settings("devpi", f"http://127.0.0.1:{there}")
+    settings = "".join(f"{key} = {value}\n" for key, value in page.items() if key.startswith("proxy."))
     (tmp_path / "site").mkdir()
+    json_of = {"Accept": "application/json"}
+    assert json.loads(ask(there, "/+api", json_of).body)["result"]["login"] == f"http://127.0.0.1:{there}/+login"
     with start(tmp_path / "site", SITE.format(includes="", settings=settings)) as process:
         (port,) = process.ports()
         answer = ask(port, "/pypi/+api", BOB | {"Accept": "application/json"})
