@@ -237,7 +237,7 @@ def test_figures_are_those_of_the_code() -> None:
     assert "Ten thousand lines may wait" in prose("operating.md")
     assert scheduler.RECHECKERS == 8
     assert "one of eight threads that are there" in prose("limits.md")
-    assert "| eight for questions |" in prose("how-detaching-works.md")
+    assert "| eight threads for `recheck` |" in prose("how-detaching-works.md")
     assert accesslog.LOOK_EVERY == 1.0
     assert "Once a second it looks" in prose("operating.md")
     for page in ("limits.md", "operating.md"):
