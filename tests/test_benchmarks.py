@@ -20,6 +20,7 @@ from benchmarks.goals import GOALS, Goal
 from benchmarks.loads import wire, wrk
 from benchmarks.processes import Load, ProcessFailed, Service, free_port
 from benchmarks.scenarios import beside, chunked, held, own_view, tunnels
+from tests.support.waiting import wait_until
 
 STAT = "{pid} ({name}) S {parent} 1 1 0 -1 4194560 1 2 3 4 {utime} {stime} {cutime} {cstime} 20 0 {threads} 0 12345"
 
@@ -321,10 +322,13 @@ def test_a_front_server_and_the_application_are_one_server(tmp_path: Path, need_
         need_program(needed)
     bench = Bench(tmp_path, QUICK._replace(share=512))
     with bench.upstreams(), bench.running("verify") as running:
-        pids = [stat.pid for stat in accounts.tree(running["verify"].pid)]
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
-        for part in (b"pserve", b"nginx: master", b"nginx: worker"):
-            assert any(part in line for line in commands), part
+
+        def there() -> list[int]:
+            pids = [stat.pid for stat in accounts.tree(running["verify"].pid)]
+            commands = b" ".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+            return pids if all(part in commands for part in (b"pserve", b"nginx: master", b"nginx: worker")) else []
+
+        pids = wait_until(there, "nginx's worker, which may begin behind the first connection")
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
