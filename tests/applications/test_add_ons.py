@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.docs import PAGES, blocks, rows
 from tests.support.origin import Gate, Origin
-from tests.support.processes import pserve
+from tests.support.processes import LOGGING, pserve
 from tests.support.programs import leave_out, program_path
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import PATIENCE, wait_until
@@ -35,23 +35,6 @@ MODULES = (
 MOUNT = "/site/library"
 REDIS, BEAKER = "pyramid_session_redis", "pyramid_beaker"
 THEIRS = b"<html><body>theirs</body></html>"
-LOGGING = """
-[loggers]
-keys = root
-[handlers]
-keys = console
-[formatters]
-keys = plain
-[logger_root]
-level = INFO
-handlers = console
-[handler_console]
-class = StreamHandler
-args = (sys.stderr,)
-formatter = plain
-[formatter_plain]
-format = %(name)s: %(message)s
-"""
 ROUTES = {
     "/v2/page": (THEIRS, "Content-Type: text/html", "X-Kind: final"),
     "/v2/kindless": (b"nothing", "Content-Type: text/plain"),

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support import recipes
 from tests.support.origin import Gate, Origin, Script
-from tests.support.processes import Process, pserve
+from tests.support.processes import LOGGING, Process, pserve
 from tests.support.programs import applications_module
 from tests.support.waiting import PATIENCE
 from tests.support.wire import Answer, OriginWire
@@ -62,30 +62,17 @@ def configure(config):
     pass
 """
 
-LOGGING = """
+SERVER = """
 [server:main]
 use = egg:waitress#main
 listen = 127.0.0.1:0
-
-[loggers]
-keys = root, summary
-[handlers]
-keys = console
-[formatters]
-keys = plain
-[logger_root]
-level = INFO
-handlers = console
+"""
+#: The logger of a request's summary says more than the others.
+SUMMARY = """
 [logger_summary]
 level = DEBUG
 handlers =
 qualname = request.summary
-[handler_console]
-class = StreamHandler
-args = (sys.stderr,)
-formatter = plain
-[formatter_plain]
-format = %(name)s: %(message)s
 """
 
 ROUTES = """
@@ -117,7 +104,9 @@ def serving(wire: OriginWire) -> None:
 def start(folder: Path, ini: str, application: str = "") -> Process:
     """pserve with this ini file, and the module `application` that it may name."""
     (folder / "application.py").write_text(COMMON + application, encoding="utf-8")
-    (folder / "site.ini").write_text(ini + LOGGING, encoding="utf-8")
+    (folder / "site.ini").write_text(
+        ini + SERVER + LOGGING.replace("root", "root, summary", 1) + SUMMARY, encoding="utf-8"
+    )
     return pserve(folder / "site.ini")
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +16,7 @@ from pyramid.response import Response
 from tests.support.certificates import Authority
 from tests.support.docs import blocks, ini
 from tests.support.origin import MakeOrigin, Origin
-from tests.support.processes import free_port, wait_listening
+from tests.support.processes import free_port, listening
 from tests.support.site import MakeSite, Site, route
 from tests.support.waiting import PATIENCE
 from tests.support.wire import OriginWire, Wire
@@ -101,14 +99,8 @@ def front(
     text = re.sub(r"(listen|bind) :?443", rf"\1 127.0.0.1:{port}", text)
     certificate, key = authority.issue(HOST)
     command = command_of(request.param, need_program(request.param), text, tmp_path, certificate, key)
-    with (tmp_path / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
-        try:
-            wait_listening(port)
-            yield port
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
+    with (tmp_path / "said").open("wb") as said, listening(command, port, said, cwd=tmp_path):
+        yield port
 
 
 def ask(port: int, target: str, *fields: str) -> Wire:

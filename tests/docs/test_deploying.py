@@ -18,10 +18,10 @@ from tests.site.test_several_processes import OPERATING, Load, inherit, listenin
 from tests.support.docs import BIN, blocks, example_modules
 from tests.support.origin import Origin, echo
 from tests.support.paths import ROOT
-from tests.support.processes import free_port, wait_listening, write_site
+from tests.support.processes import free_port, listening, write_site
 from tests.support.programs import program_path
 from tests.support.site import MakeSite
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import wait_until
 from tests.support.wire import over_http
 
 PAGE = "deploying.md"
@@ -42,13 +42,8 @@ def haproxy(folder: Path, site: int) -> Iterator[int]:
         text = text.replace(written, here)
     (folder / "haproxy.cfg").write_text(text)
     command = [program_path("haproxy"), "-db", "-f", str(folder / "haproxy.cfg")]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_listening(port)
+    with listening(command, port):
         yield port
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 def test_the_health_check(site: MakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

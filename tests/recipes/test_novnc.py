@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,10 +11,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.support.browser import DEADLINE, Browser
-from tests.support.processes import free_port, wait_listening
+from tests.support.processes import free_port, listening
 from tests.support.recipes import members, program, recipe_program, settings
 from tests.support.site import MakeSite, Site
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import wait_until
 
 #: Where Debian has them.
 PAGES = "/usr/share/novnc"
@@ -38,14 +37,8 @@ def screen(folder: Path) -> Iterator[int]:
         "-nolisten",
         "local",
     ]
-    with (folder / "screen.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        wait_listening(port)
+    with (folder / "screen.log").open("wb") as log, listening(command, port, log):
         yield port
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 @pytest.fixture

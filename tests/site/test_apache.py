@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.backends import dav_settings, dav_users, litmus_summaries
-from tests.support.processes import free_port, wait_listening
+from tests.support.processes import free_port, listening
 from tests.support.site import MakeSite, Site, route
-from tests.support.waiting import PATIENCE
 
 CONFIGURATION = """
 ServerRoot {folder}
@@ -63,13 +61,8 @@ def apache(need_program: Callable[[str], str], stack: ExitStack) -> Iterator[Apa
     for path in (folder, *folder.rglob("*")):
         if user:
             shutil.chown(path, user, user)
-    process = subprocess.Popen([program, "-f", folder / "apache.conf", "-DFOREGROUND"], user=user, group=user)
-    try:
-        wait_listening(port)
+    with listening([program, "-f", folder / "apache.conf", "-DFOREGROUND"], port, user=user, group=user):
         yield Apache(folder, port)
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 def dav_site(site: MakeSite, apache: Apache, mount: str) -> Site:

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests.support.origin import Gate
 from tests.support.waiting import PATIENCE, wait_until
@@ -95,7 +97,10 @@ proxy.routes.r.public = true
 [server:main]
 use = egg:waitress#main
 {server}
+"""
 
+#: The section of an ini file that has everything written to standard error, with the logger's name.
+LOGGING = """
 [loggers]
 keys = root
 [handlers]
@@ -123,7 +128,8 @@ def write_site(folder: Path, upstream: str, settings: dict[str, str] | None = No
     (folder / "application.py").write_text(APPLICATION, encoding="utf-8")
     ini = folder / "site.ini"
     server = {"listen": "127.0.0.1:0", **server}
-    ini.write_text(INI.format(upstream=upstream, settings=_lines(settings or {}), server=_lines(server)), "utf-8")
+    text = INI.format(upstream=upstream, settings=_lines(settings or {}), server=_lines(server))
+    ini.write_text(text + LOGGING, "utf-8")
     return ini
 
 
@@ -252,6 +258,15 @@ def wait_refused(port: int) -> None:
     wait_until(lambda: _is_refused(port), "an end of listening")
 
 
-def wait_listening(port: int) -> None:
-    """Wait until somebody listens."""
-    wait_until(lambda: not _is_refused(port), "somebody who listens")
+@contextmanager
+def listening(
+    command: Sequence[str | Path], port: int, said: Any = subprocess.DEVNULL, **options: Any
+) -> Iterator[None]:
+    """A program that listens on `port`, until it is told to end; what it says goes to `said`."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, **options)
+    try:
+        wait_until(lambda: not _is_refused(port), "somebody who listens")
+        yield
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
