@@ -241,6 +241,7 @@ class DetachedChannel(DetachableChannel):
                 return False
             self.asked_out = True
             settle(self)
+        self.server.trigger.crowd.left.add(self)
         return True
 
     def writable(self) -> bool:

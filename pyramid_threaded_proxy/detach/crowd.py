@@ -25,13 +25,15 @@ OVER = 512
 class Crowd:
     """What waitress's loop hears of in each turn, by one of its servers. Main thread alone."""
 
-    __slots__ = ("_dispatcher", "_heard", "_until", "lasts")
+    __slots__ = ("_dispatcher", "_heard", "_until", "lasts", "left")
 
-    def __init__(self) -> None:
+    def __init__(self, left: set[Any]) -> None:
+        """`left` is of all servers in the loop."""
         self._dispatcher: Any = None  # waitress's, while its proxied requests wait
         self._heard = 0
         self._until = 0.0
         self.lasts = False  # whether it was a crowd lately
+        self.left = left  # channels that are out of waitress's tables for it alone
 
     def begin_turn(self, connections: int) -> bool:
         """With `connections` in waitress's tables; whether it must not wait for news: requests wait for its end."""
@@ -67,6 +69,15 @@ def accept_many(server: Any) -> None:
     """Have waitress's `server`, whose trigger is ours, take `MOST_ACCEPTED` connections in a turn."""
     if "handle_accept" not in server.__dict__:
         server.handle_accept = lambda: _accept(server)
+        server.readable = lambda: _may_accept(server)
+
+
+def _may_accept(server: Any) -> bool:
+    """Whether waitress allows one more connection. Those that left its tables for a crowd count, as in the tables."""
+    if not type(server).readable(server):
+        return False
+    left = server.trigger.crowd.left
+    return not left or len(server._map) + len(left) < server.adj.connection_limit
 
 
 def _accept(server: Any) -> None:

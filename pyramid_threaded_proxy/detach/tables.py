@@ -8,7 +8,9 @@ from typing import Any
 def settle(channel: Any) -> None:
     """Main thread. In the tables or out of them, as the channel is at this moment: the last one decides right."""
     with channel.outbuf_lock:
-        fd, away = channel._fileno, channel.server.trigger.away
+        trigger = channel.server.trigger
+        fd, away = channel._fileno, trigger.away
+        trigger.crowd.left.discard(channel)
         if fd is None or channel.loop_ended:  # closed, or nobody's business any more
             away.discard(channel)
             return

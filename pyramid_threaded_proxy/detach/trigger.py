@@ -66,7 +66,7 @@ class SafeTrigger(Trigger):
 
 def make_ours(trigger: Any) -> None:
     if type(trigger) is not SafeTrigger:
-        others = [entry.away for entry in trigger._map.values() if type(entry) is SafeTrigger]
-        trigger.guard, trigger.away, trigger.receiver = threading.Lock(), (*others, set())[0], Receiver()
-        trigger.crowd = Crowd()
+        others = [(entry.away, entry.crowd.left) for entry in trigger._map.values() if type(entry) is SafeTrigger]
+        trigger.away, left = others[0] if others else (set(), set())
+        trigger.guard, trigger.receiver, trigger.crowd = threading.Lock(), Receiver(), Crowd(left)
         trigger.__class__ = SafeTrigger

@@ -138,6 +138,23 @@ def test_a_crowd_s_exchanges_leave_the_tables(
     assert [body(client) for client in clients] == [b"own"] * MANY
 
 
+def test_those_who_left_count_for_the_limit(
+    origin: MakeOrigin, site: MakeSite, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`connection_limit` is what the descriptors are reckoned by: a crowd is as many at a time as in the tables."""
+    monkeypatch.setattr(loop_module, "LASTING", 60)
+    monkeypatch.setattr(crowd_module, "OVER", 1)
+    gate = Gate()
+    made = site(route("r", origin(gate).url), configure=with_view(own), connection_limit=100)
+    clients = many(made, stack, *[get(f"/r/{number}", "Connection: close") for number in range(MANY)])
+    gate.wait_asked(90)
+    for _ in range(5):
+        made.on_main_thread(lambda: None)
+    assert made.engine.admission.in_flight <= 100
+    gate.opened.set()
+    assert [body(client) for client in clients] == [b"/%d" % number for number in range(MANY)]
+
+
 @pytest.fixture
 def dispatcher() -> ThreadedTaskDispatcher:
     made = ThreadedTaskDispatcher()
@@ -152,7 +169,7 @@ def come(crowd: Crowd, dispatcher: ThreadedTaskDispatcher, count: int = CROWD) -
 
 def test_a_few_are_no_crowd(dispatcher: ThreadedTaskDispatcher) -> None:
     """Their requests begin at once, however many turns go on so."""
-    crowd = Crowd()
+    crowd = Crowd(set())
     for _ in range(3):
         come(crowd, dispatcher, CROWD - 1)
         assert not dispatcher.queue.held
@@ -162,7 +179,7 @@ def test_a_few_are_no_crowd(dispatcher: ThreadedTaskDispatcher) -> None:
 
 def test_requests_wait_as_long_as_the_crowd_comes(dispatcher: ThreadedTaskDispatcher) -> None:
     """A turn that hears of few ends it; no turn waits for news while somebody waits for its end."""
-    crowd = Crowd()
+    crowd = Crowd(set())
     come(crowd, dispatcher)
     for _ in range(3):
         assert dispatcher.queue.held
@@ -177,7 +194,7 @@ def test_requests_wait_as_long_as_the_crowd_comes(dispatcher: ThreadedTaskDispat
 def test_requests_do_not_wait_for_ever(dispatcher: ThreadedTaskDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crowd without end is served too."""
     monkeypatch.setattr(crowd_module, "LONGEST", 0)
-    crowd = Crowd()
+    crowd = Crowd(set())
     come(crowd, dispatcher)
     assert not crowd.begin_turn(MANY)
     assert not dispatcher.queue.held
@@ -185,7 +202,7 @@ def test_requests_do_not_wait_for_ever(dispatcher: ThreadedTaskDispatcher, monke
 
 def test_it_lasts_while_many_are_in_the_tables(dispatcher: ThreadedTaskDispatcher) -> None:
     """Each of the turns that follow looks at them."""
-    crowd = Crowd()
+    crowd = Crowd(set())
     come(crowd, dispatcher)
     assert crowd.begin_turn(MANY)
     assert not crowd.begin_turn(MANY)
@@ -198,7 +215,7 @@ def test_it_lasts_while_many_are_in_the_tables(dispatcher: ThreadedTaskDispatche
 
 def test_the_end_of_the_loop_lets_them_begin(dispatcher: ThreadedTaskDispatcher) -> None:
     """Nobody would let them otherwise."""
-    crowd = Crowd()
+    crowd = Crowd(set())
     come(crowd, dispatcher)
     crowd.let_begin()
     assert not dispatcher.queue.held
