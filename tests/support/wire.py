@@ -50,6 +50,10 @@ class Answer(Message):
     body: bytes
 
 
+class Closed(AssertionError):
+    """The peer closed before what was waited for."""
+
+
 class Wire:
     """A socket with the words that tests use on both ends."""
 
@@ -69,7 +73,8 @@ class Wire:
         """All up to and with `mark`."""
         while mark not in self.buffer:
             data = self.receive()
-            assert data, f"closed before {mark!r}; had {self.buffer[-200:]!r}"
+            if not data:
+                raise Closed(f"closed before {mark!r}; had {self.buffer[-200:]!r}")
             self.buffer += data
         end = self.buffer.index(mark) + len(mark)
         found, self.buffer = self.buffer[:end], self.buffer[end:]
@@ -78,7 +83,8 @@ class Wire:
     def exactly(self, count: int) -> bytes:
         while len(self.buffer) < count:
             data = self.receive()
-            assert data, f"closed after {len(self.buffer)} of {count} bytes"
+            if not data:
+                raise Closed(f"closed after {len(self.buffer)} of {count} bytes")
             self.buffer += data
         found, self.buffer = self.buffer[:count], self.buffer[count:]
         return found
@@ -149,11 +155,16 @@ class OriginWire(Wire):
         self._requests = [] if requests is None else requests
 
     def request(self) -> Request | None:
-        """The next request, None when the proxy closed instead."""
+        """The next request, None when the proxy closed instead or in the midst of it."""
         try:
-            head = self.until(b"\r\n\r\n")
-        except (AssertionError, OSError):
+            request = self._request()
+        except (Closed, OSError):
             return None
+        self._requests.append(request)
+        return request
+
+    def _request(self) -> Request:
+        head = self.until(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, target, _ = first.split(" ")
         fields = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
@@ -165,8 +176,7 @@ class OriginWire(Wire):
             fields += [(f"trailer {name}", value) for name, value in trailers]
         else:
             body = b""
-        self._requests.append(Request(method, target, fields, body, head + body))
-        return self._requests[-1]
+        return Request(method, target, fields, body, head + body)
 
     def _chunks(self) -> tuple[bytes, list[tuple[str, str]]]:
         """A body, and the fields behind it."""
