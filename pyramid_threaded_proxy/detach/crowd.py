@@ -54,14 +54,14 @@ class Crowd:
             self._dispatcher = dispatcher
             self._until = time.monotonic() + LONGEST
             with dispatcher.lock:
-                dispatcher.queue.held = True
+                dispatcher.queue = dispatcher.queue.held()
 
     def let_begin(self) -> None:
         """Have the requests served that wait, if any do."""
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             with dispatcher.lock:
-                dispatcher.queue.held = False
+                dispatcher.queue = dispatcher.queue.let_go()
                 dispatcher.queue_cv.notify_all()
 
 

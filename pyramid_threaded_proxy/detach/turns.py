@@ -33,40 +33,88 @@ def let_wait(application: Mounted) -> None:
     _applications.add(application)
 
 
-class TaskQueue:
-    """The channels whose request waits, in two rows that take turns; in each as they came.
+class TaskQueue(deque[Any]):
+    """The channels whose request waits, as they will be called: own pages and proxied requests take turns, and in each
+    kind those that came first are first.
 
-    In place of the deque of waitress's dispatcher, and like that touched under the dispatcher's lock alone.
+    In place of the deque of waitress's dispatcher, and like that touched under the dispatcher's lock alone. Each is put
+    in its place when it comes: what waitress does most often, to look and to take, stays the deque's own.
     """
 
-    __slots__ = ("_own", "_proxied", "_threads", "_was_own", "held")
+    __slots__ = ("_tail", "_tail_is_own", "_threads")
 
     def __init__(self, threads: Collection[Any] = ()) -> None:
         """`threads` are the dispatcher's."""
-        self._own: deque[Any] = deque()
-        self._proxied: deque[Any] = deque()
+        super().__init__()
         self._threads = threads
-        self._was_own = False  # whose turn the last one was
-        self.held = False  # whether proxied ones stay here, as if they had not come yet (`crowd`)
+        self._tail = 0  # so many of one kind were at the end when the last one came, or one more: the other is next
+        self._tail_is_own = False
 
     def append(self, channel: Any) -> None:
-        """Where nobody waits it does not matter whose turn it is, and nobody is asked."""
-        at_once = not self._own and not self._proxied and not self.held
-        (self._proxied if at_once or _is_proxied(channel) else self._own).append(channel)
+        """Where no more wait than there are threads it matters little whose turn it is, and nobody is asked."""
+        if len(self) < len(self._threads):
+            self._tail = 0
+            deque.append(self, channel)
+        else:
+            self.put(channel, not _is_proxied(channel))
+
+    def put(self, channel: Any, own: bool) -> None:
+        """In its turn: who is the first of one kind waits for one of the other."""
+        waiting, tail = len(self), self._tail
+        if not tail or not waiting:  # behind whoever is here; an own page goes before the first proxied one
+            self._tail, self._tail_is_own = 1 if own else 2, own
+            deque.append(self, channel)
+        elif own is self._tail_is_own:
+            self._tail = min(tail, waiting) + 1
+            deque.append(self, channel)
+        elif waiting < tail:  # the last one that was taken was of the tail
+            self._tail = waiting
+            self.insert(0, channel)
+        else:
+            self.insert(waiting - tail + 1, channel)
+            self._tail = tail - 1
+            if tail == 1:
+                self._tail, self._tail_is_own = 1, own
+
+    def held(self) -> Holding:
+        """What takes this one's place while proxied ones are held."""
+        holding = Holding(self._threads)
+        for channel in self:
+            holding.append(channel)
+        return holding
+
+
+class Holding:
+    """A queue whose proxied requests wait as if they had not come yet, while a `crowd` is read. As `TaskQueue`."""
+
+    __slots__ = ("_own", "_proxied", "_threads")
+
+    def __init__(self, threads: Collection[Any]) -> None:
+        self._threads = threads
+        self._own: deque[Any] = deque()
+        self._proxied: deque[Any] = deque()
+
+    def append(self, channel: Any) -> None:
+        (self._proxied if _is_proxied(channel) else self._own).append(channel)
 
     def popleft(self) -> Any:
         """The next one. Raises IndexError where none waits."""
-        own = not self._proxied or self._holds() or (bool(self._own) and not self._was_own)
-        channel = (self._own if own else self._proxied).popleft()
-        self._was_own = own
-        return channel
+        return (self._own or self._seen()).popleft()
 
     def __len__(self) -> int:
-        return len(self._own) + (0 if self._holds() else len(self._proxied))
+        return len(self._own) + len(self._seen())
 
-    def _holds(self) -> bool:
-        """Not where no thread is left: then waitress cancels all that wait."""
-        return self.held and bool(self._threads)
+    def _seen(self) -> deque[Any]:
+        """Where no thread is left waitress cancels all that wait, and these too."""
+        return deque() if self._threads else self._proxied
+
+    def let_go(self) -> TaskQueue:
+        """What takes this one's place when they are held no more."""
+        queue = TaskQueue(self._threads)
+        for own, row in ((True, self._own), (False, self._proxied)):
+            for channel in row:
+                queue.put(channel, own)
+        return queue
 
 
 def _is_proxied(channel: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import deque
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,41 +22,98 @@ from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import Wire, get
 
 CROWD = 20
+KINDS = ("own", "proxied")
 
 
 def channel(name: Any) -> Any:
     return SimpleNamespace(name=name, requests=[SimpleNamespace(error="no request")])
 
 
-@given(st.lists(st.sampled_from(["own", "proxied", "take", "hold", "let go"])))
-def test_each_comes_in_its_turn(steps: list[str]) -> None:
-    """Nobody is lost, each row keeps its order, and who is the first of one waits for one of the other at most.
+def kind_of(taken: Any) -> str:
+    return str(taken.name[0])
 
-    While the proxied ones are held, it is as if they were not there.
-    """
-    queue, rows, last = TaskQueue(threads=[0]), {"own": deque[Any](), "proxied": deque[Any]()}, None
+
+@pytest.fixture(autouse=True, scope="module")
+def told_by_name() -> Iterator[None]:
+    """Channels of `channel` are told apart by their names, all others as they are."""
+    told = turns._is_proxied
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turns, "_is_proxied", lambda one: one.name[0] == "proxied")
-        for number, step in enumerate(steps):
-            seen = [kind for kind, row in rows.items() if row and not (queue.held and kind == "proxied")]
-            if step in ("hold", "let go"):
-                queue.held = step == "hold"
-            elif step != "take":
-                row = rows[step if any(rows.values()) or queue.held else "proxied"]  # who waits for nobody is not asked
-                row.append(channel((step, number)))
-                queue.append(row[-1])
-            elif not seen:
-                with pytest.raises(IndexError):
-                    queue.popleft()
-            else:
-                taken = queue.popleft()
-                kind = next(kind for kind in seen if rows[kind][0] is taken)
-                rows[kind].popleft()
-                assert kind != last or len(seen) == 1
-                last = kind
-            waiting = len(rows["own"]) + (0 if queue.held else len(rows["proxied"]))
-            assert len(queue) == waiting
-            assert bool(queue) == bool(waiting)
+        patch.setattr(
+            turns, "_is_proxied", lambda one: kind_of(one) == "proxied" if hasattr(one, "name") else told(one)
+        )
+        yield
+
+
+@given(st.lists(st.sampled_from(["own", "proxied", "take"])), st.integers(0, 3))
+def test_each_comes_in_its_turn(steps: list[str], threads: int) -> None:
+    """Nobody is lost, and who comes waits for one of the other kind for each of its own, and once more.
+
+    So many as there are threads may stand before it besides: of these nobody asks what they are.
+    """
+    queue, places, taken = TaskQueue(threads=range(threads)), dict[Any, int](), list[Any]()
+    for number, step in enumerate(steps):
+        if step != "take":
+            before = sum(kind_of(one) == step for one in queue)
+            places[step, number] = len(taken) + 2 * before + 1 + threads
+            queue.append(channel((step, number)))
+        elif queue:
+            taken.append(queue.popleft())
+        else:
+            with pytest.raises(IndexError):
+                queue.popleft()
+        assert len(queue) == len(places) - len(taken)
+    taken += [queue.popleft() for _ in range(len(queue))]
+    assert {one.name for one in taken} == set(places)
+    assert all(place <= places[one.name] for place, one in enumerate(taken))
+    if not threads:  # everybody was asked
+        for kind in KINDS:
+            numbers = [one.name[1] for one in taken if kind_of(one) == kind]
+            assert numbers == sorted(numbers)
+
+
+@given(*[st.lists(st.sampled_from(["own", "proxied"]), max_size=12) for _ in range(3)], st.integers(0, 3))
+def test_who_is_held(before: list[str], meanwhile: list[str], behind: list[str], threads: int) -> None:
+    """While proxied ones are held, it is as if they had not come: those from before are held too. Then turns begin."""
+    queue: Any = TaskQueue(threads=[0, *range(threads)])
+    rows = {kind: [(kind, number) for number, one in enumerate(before + meanwhile) if one == kind] for kind in KINDS}
+    for number, kind in enumerate(before):
+        queue.append(channel((kind, number)))
+    queue = queue.held()
+    for number, kind in enumerate(meanwhile, len(before)):
+        queue.append(channel((kind, number)))
+    assert len(queue) == len(rows["own"])
+    assert bool(queue) == bool(rows["own"])
+    taken = [queue.popleft() for _ in rows["own"][:2]]
+    queue = queue.let_go()
+    for number, kind in enumerate(behind):
+        queue.append(channel((kind, len(before + meanwhile) + number)))
+    taken += [queue.popleft() for _ in range(len(queue))]
+    assert sorted(one.name[1] for one in taken) == list(range(len(before + meanwhile + behind)))
+    with pytest.raises(IndexError):
+        queue.popleft()
+
+
+def test_nobody_but_own_pages_is_taken_from_what_is_held() -> None:
+    """A worker that looks finds nothing."""
+    queue = TaskQueue(threads=[0]).held()
+    queue.append(channel(("proxied", 0)))
+    assert not queue
+    with pytest.raises(IndexError):
+        queue.popleft()
+
+
+@pytest.mark.parametrize("own", [0, 1, 5, 9])
+def test_turns_when_they_are_let_go(own: int) -> None:
+    """One of each kind, as long as there are both."""
+    queue = TaskQueue(threads=[0]).held()
+    for kind, count in (("proxied", 5), ("own", own)):
+        for number in range(count):
+            queue.append(channel((kind, number)))
+    let_go = queue.let_go()
+    kinds = [kind_of(let_go.popleft()) for _ in range(5 + own)]
+    both = 2 * min(5, own)
+    assert all(one != other for one, other in itertools.pairwise(kinds[:both]))
+    assert len(set(kinds[both:])) <= 1
 
 
 class Crowd:
@@ -98,7 +156,7 @@ def answered(clients: list[Wire]) -> None:
 
 @pytest.mark.parametrize("mode", ["poll", "select"])
 def test_an_own_page_does_not_wait_for_a_crowd(mode: str, origin: MakeOrigin, site: MakeSite) -> None:
-    """It is called before all the proxied requests that came before it; nobody is lost."""
+    """It is called before the proxied ones that came before it, but for the one that waited alone; nobody is lost."""
     gate = Gate()
     crowd = Crowd(site, route("r", origin(gate).url), **MODES[mode])
     clients = crowd.send(*[get("/r/x")] * CROWD, get("/own/last"))
@@ -106,7 +164,7 @@ def test_an_own_page_does_not_wait_for_a_crowd(mode: str, origin: MakeOrigin, si
     wait_until(lambda: len(crowd.before) == 2, "the own page")
     gate.opened.set()
     answered(clients)
-    assert crowd.before == [0, 0]
+    assert crowd.before == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +186,7 @@ def test_what_is_proxied(keys: dict[str, str], request_: bytes, origin: MakeOrig
     wait_until(lambda: len(crowd.before) == 2, "the own page")
     gate.opened.set()
     answered(clients)
-    assert crowd.before == [0, 0]
+    assert crowd.before == [0, 1]
 
 
 def test_a_script_name_is_learnt(origin: MakeOrigin, site: MakeSite) -> None:
@@ -148,7 +206,7 @@ def test_a_script_name_is_learnt(origin: MakeOrigin, site: MakeSite) -> None:
     wait_until(lambda: len(crowd.before) == 2, "the own page")
     gate.opened.set()
     answered(clients)
-    assert crowd.before == [0, 0]  # the gate itself was the first that it heard of
+    assert crowd.before == [0, 1]  # the gate itself was the first that it heard of
 
 
 def test_what_is_no_request_waits_too(origin: MakeOrigin, site: MakeSite) -> None:
@@ -164,11 +222,11 @@ def test_what_is_no_request_waits_too(origin: MakeOrigin, site: MakeSite) -> Non
 def test_who_waited_before_is_in_the_rows() -> None:
     """Tasks that waitress had before the first of our channels came are not lost."""
     dispatcher = ThreadedTaskDispatcher()
-    waiting = [channel(number) for number in range(3)]
+    waiting = [channel(("own", number)) for number in range(3)]
     dispatcher.queue.extend(waiting)
     turns.take_turns(dispatcher)
     turns.take_turns(dispatcher)  # once is enough
-    assert sorted(dispatcher.queue.popleft().name for _ in waiting) == [0, 1, 2]
+    assert sorted(dispatcher.queue.popleft().name[1] for _ in waiting) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -176,7 +234,8 @@ def test_a_dispatcher_that_ends_cancels_all(held: bool) -> None:
     """Waitress cancels whoever waits, in both rows, and those of a crowd too."""
     dispatcher, cancelled = ThreadedTaskDispatcher(), list[int]()
     turns.take_turns(dispatcher)
-    dispatcher.queue.held = held
+    if held:
+        dispatcher.queue = dispatcher.queue.held()
     for number in range(3):
         dispatcher.queue.append(
             SimpleNamespace(
