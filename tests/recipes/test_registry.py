@@ -106,12 +106,16 @@ def test_skopeo_pushes(site: MakeSite, tmp_path: Path, push: Push, recipe: dict[
 def test_with_buffering(
     site: MakeSite, tmp_path: Path, push: Push, recipe: dict[str, str], most: int, works: bool
 ) -> None:
-    """A layer that waitress takes first may be no larger than it takes, 1 GiB unless it is told."""
+    """A layer that waitress takes first may be no larger than it takes, 1 GiB unless it is told.
+
+    Waitress closes behind its 413, and a client that still sends may see a reset in its place.
+    """
     assert Adjustments().max_request_body_size == 1 << 30
     image(tmp_path / "layout")
     buffered = recipe | {"proxy.routes.registry.request.buffering": "true"}
     done = push(site(buffered, configure=members, max_request_body_size=most, **QUICK), "ann")
-    assert (done.returncode == 0, "413" in done.stderr) == (works, not works), done.stderr
+    refused = any(word in done.stderr for word in ("413", "connection reset", "broken pipe"))
+    assert (done.returncode == 0, refused) == (works, not works), done.stderr
 
 
 def test_skopeo_is_refused(site: MakeSite, tmp_path: Path, push: Push, recipe: dict[str, str]) -> None:

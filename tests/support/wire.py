@@ -155,16 +155,11 @@ class OriginWire(Wire):
         self._requests = [] if requests is None else requests
 
     def request(self) -> Request | None:
-        """The next request, None when the proxy closed instead or in the midst of it."""
+        """The next request, None when the proxy closed instead. Raises `Closed` where it did so within its body."""
         try:
-            request = self._request()
+            head = self.until(b"\r\n\r\n")
         except (Closed, OSError):
             return None
-        self._requests.append(request)
-        return request
-
-    def _request(self) -> Request:
-        head = self.until(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, target, _ = first.split(" ")
         fields = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
@@ -176,7 +171,8 @@ class OriginWire(Wire):
             fields += [(f"trailer {name}", value) for name, value in trailers]
         else:
             body = b""
-        return Request(method, target, fields, body, head + body)
+        self._requests.append(Request(method, target, fields, body, head + body))
+        return self._requests[-1]
 
     def _chunks(self) -> tuple[bytes, list[tuple[str, str]]]:
         """A body, and the fields behind it."""
