@@ -109,7 +109,7 @@ class ClientRequest:
         file = environ["wsgi.input"]
         # Only while nobody has put another one in its place: what was looked at is what is sent.
         if self.channel is not None and access.is_own_body(self.channel, file):
-            return self._own_body(self.channel, settings)
+            return self._own_body(self.channel, file, settings)
         text = environ.get("CONTENT_LENGTH") or ""
         if self.channel is not None and access.came_by_its_head(self.channel) and not self._has_a_copy():
             # Middleware has wrapped it: who reads through that later, in a loop, must not wait for the client.
@@ -122,16 +122,17 @@ class ClientRequest:
             return Body(chunks=blocks_of(file, max_body))
         return None
 
-    def _own_body(self, channel: DetachableChannel, settings: RouteSettings) -> Body | None:
+    def _own_body(self, channel: DetachableChannel, file: IO[bytes], settings: RouteSettings) -> Body | None:
         unread = access.unread_body(channel)
         if unread is not None:
             most = access.most_body(channel) if settings.max_body is None else settings.max_body
             _check_size(unread.length or 0, most)
             if not settings.request_buffering:
                 return Body.of_client(unread.length, most)
-        received, length = access.received_body(channel)
+            file = access.receive_body(channel)
+        length = access.received_length(channel)
         _check_size(length, settings.max_body)
-        return Body(file=received, length=length, start=0) if length else None
+        return Body(file=file, length=length, start=0) if length else None
 
     def receive(self, settings: RouteSettings) -> None:
         """Receive a body that was left unread. Waits for the client; raises `BodyTooLarge`, and `BodyFault`."""
@@ -139,7 +140,7 @@ class ClientRequest:
         unread = None if channel is None else access.unread_body(channel)
         if channel is not None and unread is not None:
             _check_size(unread.length or 0, settings.max_body)
-            access.received_body(channel)
+            access.receive_body(channel)
 
     def _has_a_copy(self) -> bool:
         """Whether ``wsgi.input`` is WebOb's copy, or what the application has put there."""

@@ -225,7 +225,7 @@ class _Handover:
 
     def take(self, channel: DetachedConnection, fields: Fields) -> None:
         request = self._prepared.exchange.request
-        if request.body is not None:
+        if request.body is not None and request.body.streams:
             settle_body(request, request.body, channel)
         if fields:
             self._prepared.application_fields = [field for field in fields if _can_be_sent(field)]

@@ -23,7 +23,7 @@ def framing_fields(method: str, body: Body | None) -> Fields:
 
 def settle_body(request: UpstreamRequest, planned: Body, channel: DetachedConnection) -> None:
     """Send what was received where somebody has read a body that was to stream: a hook, a tween, a subscriber."""
-    if not planned.streams or channel.unread_body() is not None:
+    if channel.unread_body() is not None:
         return
     file, length = channel.received_body()
     if planned.limit is not None and length > planned.limit:

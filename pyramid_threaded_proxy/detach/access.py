@@ -87,14 +87,17 @@ def most_body(channel: DetachableChannel) -> int:
     return int(channel.adj.max_request_body_size) - 1
 
 
-def received_body(channel: DetachableChannel) -> tuple[IO[bytes] | None, int]:
-    """The request body, from its beginning, and its length: whatever the application has read of it; None where there
-    is none. Waits for a body that was left unread, and raises `BodyFault`."""
+def receive_body(channel: DetachableChannel) -> IO[bytes]:
+    """Receive a body that was left unread, and the file with it. Waits for the client; raises `BodyFault`."""
     request = channel.requests[0]
-    if request.unread is not None:
-        receive_late(channel, request)
-    receiver = request.body_rcv
-    return (receiver.getfile(), len(receiver)) if receiver else (None, 0)
+    receive_late(channel, request)
+    file: IO[bytes] = request.body_rcv.getfile()
+    return file
+
+
+def received_length(channel: DetachableChannel) -> int:
+    """The length of a body that was received: whatever the application has read of it."""
+    return len(channel.requests[0].body_rcv)
 
 
 _NOTHING: frozenset[str] = frozenset()

@@ -12,19 +12,17 @@ T = TypeVar("T")
 class Applications(Generic[T]):
     """Applications, as long as they live: one that nobody serves any more is asked no more. Any thread."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
-        self._known: tuple[weakref.ref[T], ...] = ()  # replaced as one, so that nobody needs a lock to look
+        #: Replaced as one, so that nobody needs a lock to look.
+        self.known: tuple[weakref.ref[T], ...] = ()
 
     def add(self, application: T) -> None:
-        living = tuple(known for known in self._known if known() is not None)
-        self._known = (*living, weakref.ref(application))
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+        living = tuple(known for known in self.known if known() is not None)
+        self.known = (*living, weakref.ref(application))
 
     def __iter__(self) -> Iterator[T]:
-        for known in self._known:
+        for known in self.known:
             if (application := known()) is not None:
                 yield application

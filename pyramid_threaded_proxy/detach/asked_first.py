@@ -59,10 +59,13 @@ def ask_first(application: Application) -> None:
     _applications.add(application)
 
 
+def asks_anybody() -> bool:
+    """Whether there are such applications at all."""
+    return bool(_applications.known)
+
+
 def left_unread(request: Any, early: bytes) -> Unread | None:
     """What is left of the body of a request whose head is complete, if an application is to be asked before it."""
-    if not _applications:
-        return None
     path, host = asked_path_info(request), asked_host(request)
     for application in _applications:
         if application.asks_first(request.command, path, host):

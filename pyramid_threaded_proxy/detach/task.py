@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from waitress.parser import HTTPRequestParser, get_header_lines
 from waitress.task import WSGITask
 
-from pyramid_threaded_proxy.detach.asked_first import Unread, left_unread
+from pyramid_threaded_proxy.detach.asked_first import Unread, asks_anybody, left_unread
 from pyramid_threaded_proxy.detach.late_body import BodyFault, LateBody
 from pyramid_threaded_proxy.http.names import Fields
 
@@ -66,7 +66,7 @@ class Parser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         in_body = self.body_rcv is not None
         taken: int = HTTPRequestParser.received(self, data)
-        if not in_body and self.body_rcv is not None:
+        if not in_body and self.body_rcv is not None and asks_anybody():
             taken = self._begin_body(data, taken)
         if self.asks_upgrade and self.completed and taken < len(data):
             self.early += data[taken:]
@@ -91,7 +91,7 @@ class Parser(HTTPRequestParser):
         headers = self.headers
         if ", " in headers.get("COOKIE", ""):
             headers["COOKIE"] = _cookies_of(header_plus)
-        self.asks_upgrade = "UPGRADE" in headers
+        self.asks_upgrade, self.unread = "UPGRADE" in headers, None
         if self.body_rcv is None:
             # waitress would answer 100 and take the next request for the rest of this one (RFC 9110 10.1.1).
             self.expect_continue = False

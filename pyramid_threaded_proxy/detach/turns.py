@@ -25,6 +25,9 @@ class Mounted(Protocol):
         """
 
 
+#: So many may wait for each thread before it matters whose turn it is.
+FEW = 2
+
 _applications: Applications[Mounted] = Applications()
 
 
@@ -51,8 +54,8 @@ class TaskQueue(deque[Any]):
         self._tail_is_own = False
 
     def append(self, channel: Any) -> None:
-        """Where no more wait than there are threads it matters little whose turn it is, and nobody is asked."""
-        if len(self) < len(self._threads):
+        """Where few wait it matters little whose turn it is, and nobody is asked."""
+        if len(self) < FEW * len(self._threads):
             self._tail = 0
             deque.append(self, channel)
         else:

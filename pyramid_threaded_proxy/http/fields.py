@@ -42,6 +42,25 @@ _DIRECTIVES = re.compile(r'(?:[^"]|"(?:[^"\\]|\\.)*")*')
 _FOR_SHARED_CACHES = frozenset({"public", "private", "s-maxage"})
 
 
+#: Sets of keys whose fields are known at once, and the characters that the keys of one may have.
+_KNOWN_SETS, _LONGEST_SET = 64, 2048
+
+
+class _Selections(dict[tuple[str, ...], tuple[tuple[str, str], ...]]):
+    """By all keys of an environ those whose fields go up, with the fields' names. Most clients send the same fields
+    each time; bounded, because peers invent them. Any thread."""
+
+    def __init__(self, name_of: Callable[[str], str]) -> None:
+        super().__init__()
+        self._names = NameTable(name_of)
+
+    def __missing__(self, keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        found = tuple((key, name) for key in keys if (name := self._names[key]))
+        if len(self) < _KNOWN_SETS and sum(map(len, keys)) <= _LONGEST_SET:
+            self[keys] = found
+        return found
+
+
 class RequestFields:
     """The client's fields that go upstream; built once per route.
 
@@ -63,17 +82,17 @@ class RequestFields:
         self._only = only
         self._cookies = CookieFilter(own_cookies, cookies) if self._wants("cookie", drop) else None
         self._content_type = self._wants("content-type", drop)
-        self._trusted_names = NameTable(self._name_of)
-        self._names = NameTable(self._name_of_a_stranger)
+        self._of_the_trusted = _Selections(self._name_of)
+        self._of_strangers = _Selections(self._name_of_a_stranger)
 
     def select(self, environ: Mapping[str, Any], trusted: bool = False) -> Fields:
         """The fields to send, from a WSGI environ. Framing, Host, Via and the forwarded fields are the caller's.
 
         A `trusted` peer may say who asks (`IDENTITY`). Raises `FieldRefused` for a value with a control character.
         """
-        names = self._trusted_names if trusted else self._names
+        selected = (self._of_the_trusted if trusted else self._of_strangers)[tuple(environ)]
         # Servers join repeated fields: where the last one is empty, white space is left at the end (RFC 9110 5.5).
-        fields = [(name, value.strip(" \t")) for key, value in environ.items() if (name := names[key])]
+        fields = [(name, environ[key].strip(" \t")) for key, name in selected]
         if self._content_type and (content_type := environ.get("CONTENT_TYPE")):
             fields.append(("Content-Type", content_type))
         if self._cookies is not None and (cookie := environ.get("HTTP_COOKIE")):

@@ -201,11 +201,13 @@ class SocketClient:
             fields.append(("Connection", "close"))
         elif not self.minor:
             fields.append(("Connection", "keep-alive"))
-        said = {_ABOUT_US[name] for name, _ in fields}
-        if "date" not in said:
-            fields.append(("Date", _clock.date()))
-        if "server" not in said and self._channel.server_name:
-            fields.append(("Server", self._channel.server_name))
+        known = dict(fields)
+        if "Date" not in known or "Server" not in known:  # as most servers write them; then nobody needs to look closer
+            said = {_ABOUT_US[name] for name in known}
+            if "date" not in said:
+                fields.append(("Date", _clock.date()))
+            if "server" not in said and self._channel.server_name:
+                fields.append(("Server", self._channel.server_name))
         opening = render_head(f"HTTP/1.1 {status} {reason_phrase(status, reason)}", fields)
         self.opened = True  # not before: what can't be written leaves room for an error of ours
         return opening

@@ -70,12 +70,9 @@ class PassingOn:
     """The steps of one answer. Belongs to the task that runs them."""
 
     _hand: BodyInHand | None = None
-    _source: AnswerSource | None = None
     _in_mover = False
     _to_note = 0
     _noting: Noting | None = None
-    #: What the application makes of the body; it must be closed when the exchange ends.
-    hooked: HookedBody | None = None
 
     def __init__(
         self, prepared: PreparedExchange, client: Client, answer: AnswerHead, incoming: Incoming, holder: Holder
@@ -87,6 +84,9 @@ class PassingOn:
         self._answer = answer
         self._incoming = incoming
         self._holder = holder
+        self._source: AnswerSource | None = None
+        #: What the application makes of the body; it must be closed when the exchange ends.
+        self.hooked: HookedBody | None = None
 
     def steps(self, head: ResponseHead, framing: Framing, length: int) -> Steps:
         """Steps: the whole answer."""

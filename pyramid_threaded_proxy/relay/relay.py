@@ -75,11 +75,7 @@ class RelayContext(AttemptsContext, Protocol):
 class Relay:
     """The steps of one exchange. Everything belongs to the task that runs them."""
 
-    _connection: Connection | None = None
-    _upload: Upload | None = None
-    _passing: PassingOn | None = None
     _client_body: ClientBody | None = None
-    _closed = False
 
     def __init__(self, prepared: PreparedExchange, client: Client, context: RelayContext) -> None:
         self._prepared = prepared
@@ -87,6 +83,10 @@ class Relay:
         self._policy = prepared.policy
         self._client = client
         self._context = context
+        self._connection: Connection | None = None
+        self._upload: Upload | None = None
+        self._passing: PassingOn | None = None
+        self._closed = False
         self._answer = AnswerHead(prepared, client)
         self._attempts = Attempts(prepared, self._answer, context, watched=client.endpoint is not None)
 
@@ -164,8 +164,9 @@ class Relay:
                 steps = yield from self._body_that_streams(body).begin(endpoint, rest)
             else:
                 steps = send_body(endpoint, rest, body, timeout, self._moved_up)
-            self._upload = Upload(endpoint, steps)
-            yield from self._upload.until_answered(answer)
+            upload = self._upload = Upload(endpoint, steps)
+            if (yield from upload.until_answered(answer)):
+                self._upload = None  # nothing more goes up
         while answer.final is None:
             yield Ready(endpoint, READ, self._policy.timeouts.read, ReadTimedOut)
             last = answer.hear(endpoint)

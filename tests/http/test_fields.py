@@ -145,14 +145,26 @@ def test_no_hop_by_hop_field_goes_up(headers: dict[str, str]) -> None:
 
 
 def test_names_are_remembered_within_bounds() -> None:
-    """A client that invents names can't make a route remember more than 1,024 of them, nor long ones."""
+    """A client that invents names can't make a route remember more than 1,024 of them, nor long ones; nor more than 64
+    sets of names, nor large ones."""
     rules = RequestFields(own_cookies=OWN, cookies=None, authorization=False, drop=frozenset())
     for number in range(2000):
         assert rules.select({f"HTTP_X_{number}": "1"}) == [(f"X-{number}", "1")]
-    assert len(rules._names) == 1024
+    assert (len(rules._of_strangers._names), len(rules._of_strangers)) == (1024, 64)
     rules = RequestFields(own_cookies=OWN, cookies=None, authorization=False, drop=frozenset())
-    rules.select({"HTTP_" + "A" * 1000: "1"})
-    assert len(rules._names) == 0
+    for environ in ({"HTTP_" + "A" * 1000: "1"}, {f"HTTP_{number}": "1" for number in range(300)}):
+        assert len(rules.select(environ)) == len(environ)
+    assert (len(rules._of_strangers._names), len(rules._of_strangers)) == (300, 1)
+
+
+def test_the_same_names_in_another_order() -> None:
+    """What was remembered for one set of names holds for that one alone."""
+    rules = RequestFields(own_cookies=OWN, cookies=None, authorization=False, drop=frozenset())
+    for _ in range(2):
+        assert rules.select({"HTTP_A": "1", "HTTP_B": "2"}) == [("A", "1"), ("B", "2")]
+        assert rules.select({"HTTP_B": "2", "HTTP_A": "1"}) == [("B", "2"), ("A", "1")]
+        assert rules.select({"HTTP_REMOTE_USER": "x"}) == []
+        assert rules.select({"HTTP_REMOTE_USER": "x"}, trusted=True) == [("Remote-User", "x")]
 
 
 @pytest.mark.parametrize(
