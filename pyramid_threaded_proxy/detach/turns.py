@@ -90,10 +90,11 @@ class TaskQueue(deque[Any]):
 class Holding:
     """A queue whose proxied requests wait as if they had not come yet, while a `crowd` is read. As `TaskQueue`."""
 
-    __slots__ = ("_own", "_proxied", "_threads")
+    __slots__ = ("_holders", "_own", "_proxied", "_threads")
 
     def __init__(self, threads: Collection[Any]) -> None:
         self._threads = threads
+        self._holders = 1
         self._own: deque[Any] = deque()
         self._proxied: deque[Any] = deque()
 
@@ -111,8 +112,16 @@ class Holding:
         """Where no thread is left waitress cancels all that wait, and these too."""
         return deque() if self._threads else self._proxied
 
-    def let_go(self) -> TaskQueue:
-        """What takes this one's place when they are held no more."""
+    def held(self) -> Holding:
+        """Another socket's crowd comes as well."""
+        self._holders += 1
+        return self
+
+    def let_go(self) -> TaskQueue | Holding:
+        """What takes this one's place when one of those who hold them does so no more."""
+        self._holders -= 1
+        if self._holders:
+            return self
         queue = TaskQueue(self._threads)
         for own, row in ((True, self._own), (False, self._proxied)):
             for channel in row:

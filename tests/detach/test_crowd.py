@@ -13,7 +13,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from pyramid_threaded_proxy.detach import crowd as crowd_module
 from pyramid_threaded_proxy.detach.crowd import CROWD, Crowd
-from pyramid_threaded_proxy.detach.turns import Holding, take_turns
+from pyramid_threaded_proxy.detach.turns import Holding, TaskQueue, take_turns
 from pyramid_threaded_proxy.loop import loop as loop_module
 from tests.support.origin import Gate, MakeOrigin
 from tests.support.site import MODES, MakeSite, Site, route, with_view
@@ -198,6 +198,17 @@ def test_requests_do_not_wait_for_ever(dispatcher: ThreadedTaskDispatcher, monke
     come(crowd, dispatcher)
     assert not crowd.begin_turn(MANY)
     assert not isinstance(dispatcher.queue, Holding)
+
+
+def test_two_sockets_have_a_crowd_each(dispatcher: ThreadedTaskDispatcher) -> None:
+    """Requests wait until both have come."""
+    first, second = Crowd(set()), Crowd(set())
+    come(first, dispatcher)
+    come(second, dispatcher)
+    first.let_begin()
+    assert isinstance(dispatcher.queue, Holding)
+    second.let_begin()
+    assert isinstance(dispatcher.queue, TaskQueue)
 
 
 def test_it_lasts_while_many_are_in_the_tables(dispatcher: ThreadedTaskDispatcher) -> None:
