@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -72,7 +73,8 @@ def many(site: Site, stack: ExitStack, *requests: bytes) -> list[Wire]:
     """Clients that came at once, each with its request if there is one; the site has served one before."""
     assert site.get("/own/x").status == 200
     with main_thread_held(site):
-        clients = [stack.enter_context(closing(site.client())) for _ in range(len(requests) or MANY)]
+        ports = [site.ports[number % len(site.ports)] for number in range(len(requests) or MANY)]
+        clients = [Wire(stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))) for port in ports]
         for client, request in zip(clients, requests, strict=False):
             client.send(request)
     return clients
@@ -102,16 +104,18 @@ def test_no_more_are_accepted_than_allowed(site: MakeSite, stack: ExitStack) -> 
 
 @pytest.mark.parametrize("mode", ["poll", "select"])
 def test_an_own_page_is_called_before_the_crowd(
-    mode: str, origin: MakeOrigin, site: MakeSite, stack: ExitStack
+    mode: str, sockets: int, origin: MakeOrigin, site: MakeSite, stack: ExitStack
 ) -> None:
-    """It came last; the crowd's own requests begin when all have been read, and each is answered."""
+    """It came last; the crowd's own requests begin when all have been read, and each is answered. So where half of the
+    crowd comes to another socket."""
     gate, before = Gate(), list[int]()
 
     def view(request: Any) -> Response:
         before.append(made.engine.admission.in_flight)
         return Response("own")
 
-    made = site(route("r", origin(gate).url), configure=with_view(view), connection_limit=500, **MODES[mode])
+    options: dict[str, Any] = {"connection_limit": 500, "sockets": sockets, **MODES[mode]}
+    made = site(route("r", origin(gate).url), configure=with_view(view), **options)
     clients = many(made, stack, *[get(f"/r/{number}") for number in range(MANY)], get("/own/last"))
     assert body(clients.pop()) == b"own"
     assert before == [0, 0]
