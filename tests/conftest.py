@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pyramid_threaded_proxy.loop import log_writer
 from pyramid_threaded_proxy.loop.endpoint import Endpoint
@@ -27,6 +28,11 @@ from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from tests.support.redis_server import RedisServer
+
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
