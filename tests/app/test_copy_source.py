@@ -231,7 +231,7 @@ def meanings(source: str) -> set[str]:
     return paths | {path.partition("/")[2] for path in paths}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.lists(st.sampled_from(PIECES), max_size=4), behind=st.lists(st.sampled_from(PIECES), max_size=2))
 def test_no_reading_of_a_source_is_private(before: list[str], behind: list[str], asked: Site) -> None:
     """Whatever passes for alice is below the private bucket in no reading that a server may have of it."""

@@ -70,7 +70,7 @@ def test_every_way_to_read(origin: MakeOrigin, site: MakeSite, way: str, size: i
     client.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 700), max_size=6), chunked=st.booleans(), size=st.integers(1, 300))
 def test_split_anywhere(splitting: Site, cuts: list[int], chunked: bool, size: int) -> None:
     """Head, body and the request behind it may be split anywhere: the body is whole, the next request is one."""

@@ -68,7 +68,7 @@ def test_bytes_pass_both_ways(origin: MakeOrigin, site: MakeSite, sockets: int) 
     client.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     up=st.lists(st.binary(min_size=1, max_size=70_000), max_size=6),
     down=st.lists(st.binary(min_size=1, max_size=70_000), max_size=6),

@@ -264,7 +264,7 @@ _STARTS = [
 _BODIES = [b"", END, b"5\r\nhello\r\n" + END, b"hello", PREFIX + b"\r\n", b"0\r\nX-User: a\r\n\r\n", b"\r\n"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.sampled_from(_STARTS), st.lists(st.sampled_from(_LINES), max_size=4), st.sampled_from(_BODIES)),

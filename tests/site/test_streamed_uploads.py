@@ -150,7 +150,7 @@ def test_a_faulty_chunk(origin: MakeOrigin, site: MakeSite, before: bytes, fault
     assert upstream.requests == []
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cuts=st.lists(st.integers(0, 2000), max_size=6),
     parts=st.lists(st.tuples(st.booleans(), st.integers(1, 400)), min_size=1, max_size=3),
