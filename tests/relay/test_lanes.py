@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,10 +53,12 @@ class Permissions:
         self.allowed = {"alice"}
         self.hangs = ""
         self.asked: list[tuple[str, float]] = []
+        self.times: defaultdict[str, list[float]] = defaultdict(list)  # by path
 
     def factory(self, request: Request) -> Any:
         name = request.path_info.split("/")[1]
         self.asked.append((name, time.monotonic()))
+        self.times[request.path_info].append(time.monotonic())
         if name == self.hangs:
             gate.wait(3 * PATIENCE)
 
@@ -74,15 +77,15 @@ def rechecked(name: str, url: str, **keys: str) -> dict[str, str]:
     return route(name, url, permission="view", recheck=f"{INTERVAL}s", **keys)
 
 
-def get(name: str) -> bytes:
-    return f"GET /{name}/ HTTP/1.1\r\nHost: a\r\nX-User: alice\r\n\r\n".encode()
+def get(name: str, number: int) -> bytes:
+    return f"GET /{name}/{number} HTTP/1.1\r\nHost: a\r\nX-User: alice\r\n\r\n".encode()
 
 
 def clients(site: Site, name: str, count: int) -> list[Wire]:
     """So many that have asked a route."""
     made = [site.client() for _ in range(count)]
-    for client in made:
-        client.send(get(name))
+    for number, client in enumerate(made):
+        client.send(get(name, number))
     return made
 
 
@@ -217,12 +220,12 @@ def test_exchanges_that_begin_together_do_not_ask_together(origin: MakeOrigin, s
     permissions = Permissions()
     where = site(rechecked("r", origin(beginning).url), configure=permissions.configure)
     opened = streams(where, "r", 30)
-    began = time.monotonic()
-    wait_until(lambda: len(permissions.asked) >= 60, "a question for each")
-    first = sorted(asked - began for _, asked in permissions.asked[30:60])
+    times = permissions.times
+    wait_until(lambda: all(len(times[f"/r/{number}"]) > 1 for number in range(30)), "a question for each")
+    first = sorted(asked[1] - asked[0] for asked in times.values())
+    close(*opened)
     assert first[-1] - first[0] > INTERVAL / 4
     assert first[-1] < ANSWERED
-    close(*opened)
 
 
 def test_probes_go_on_whatever_hooks_and_subscribers_do(
