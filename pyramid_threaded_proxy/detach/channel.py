@@ -132,7 +132,10 @@ class DetachableChannel(SmallMessages):
             self.unread = True
         elif not self.unasked and not (self.read_elsewhere and is_empty(self.socket)):
             HTTPChannel.handle_read(self)
-            self.server.trigger.crowd.one_more(self.server.task_dispatcher)
+            trigger = self.server.trigger
+            trigger.crowd.one_more(self.server.task_dispatcher)
+            if self.request is not None:
+                trigger.bodies.take_more(self)
 
     def service(self) -> None:
         """Run one request in a worker thread."""

@@ -9,6 +9,7 @@ from typing import Any
 from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy.detach.crowd import Crowd
+from pyramid_threaded_proxy.detach.large_bodies import BodyReceiver
 from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.syscalls import Receiver
 
@@ -23,6 +24,7 @@ class SafeTrigger(Trigger):
     guard: threading.Lock  # so that the pipe is not closed while it is written to
     away: set[Any]  # main thread: those out of waitress's tables, of all servers in its loop
     receiver: Receiver  # main thread
+    bodies: BodyReceiver  # main thread
     loop: Loop | None = None  # while the process stops: where connections linger that are closed
     stopping = False  # the process stops: connections end with their present answer
     look: Callable[[], None] | None = None  # what a stop does at each turn
@@ -30,6 +32,7 @@ class SafeTrigger(Trigger):
 
     def readable(self) -> bool:
         """Main thread, at the beginning of each turn."""
+        self.bodies.begin_turn()
         if self.crowd.begin_turn(len(self._map)):
             self._physical_pull()
         return bool(Trigger.readable(self))
@@ -69,4 +72,5 @@ def make_ours(trigger: Any) -> None:
         others = [(entry.away, entry.crowd.left) for entry in trigger._map.values() if type(entry) is SafeTrigger]
         trigger.away, left = others[0] if others else (set(), set())
         trigger.guard, trigger.receiver, trigger.crowd = threading.Lock(), Receiver(), Crowd(left)
+        trigger.bodies = BodyReceiver()
         trigger.__class__ = SafeTrigger

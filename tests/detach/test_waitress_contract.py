@@ -569,6 +569,7 @@ def test_other_releases(release: str, tmp_path: Path) -> None:
         "detach/test_waitress_contract",
         "detach/test_asked_first",
         "detach/test_late_body",
+        "detach/test_large_bodies",
         "detach/test_turns",
         "detach/test_crowd",
         "detach/test_races",
