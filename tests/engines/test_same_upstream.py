@@ -39,6 +39,8 @@ class Differs(NamedTuple):
     escapes: bool = False
     #: Of what arrives, or of what the client gets, these fields may differ.
     fields: tuple[str, ...] = ()
+    #: It depends on what comes together, so that it is not needed each time.
+    at_times: bool = False
 
 
 Pairs = tuple[tuple[str, str], ...]
@@ -190,6 +192,11 @@ DOWN: dict[str, list[Differs]] = {
     "haproxy": [],
     "envoy": [],
     "caddy": [
+        Differs(
+            "answer (?!typed|ordinary|missing|forbidden|failing).*",
+            "where the body comes together with the head, a type is guessed that nobody gave",
+            fields=("content-type",), at_times=True,
+        ),
         Differs("answer own-cookie.*", "of an own cookie an empty field is left", fields=("set-cookie",)),
         Differs(
             "renewed session.*", "of the application's own fields only Set-Cookie comes along",
@@ -303,7 +310,7 @@ def test_the_client_gets_the_same(fronted: Fronted, relayed: dict[str, Outcome])
         if wrong:
             faults.append(f"{name}: {expected.answer} became {found.answer}")
     assert not faults, "\n".join(faults)
-    assert [entry.cases for entry in DOWN[fronted.engine] if entry not in needed] == []
+    assert [entry.cases for entry in DOWN[fronted.engine] if entry not in needed and not entry.at_times] == []
 
 
 #: What goes wrong with an upstream is told by each engine's own status; and who switches nothing answers otherwise.

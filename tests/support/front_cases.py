@@ -109,8 +109,6 @@ def answered(wire: OriginWire, request: Received) -> bool:
         return False
     status, fields = ANSWERS.get(kind, ("200 OK", ["Content-Type: text/plain"]))
     own = [f"Location: http://{request.one('Host')}/base/there"] if kind == "moved" else []
-    if status[0] != "3" and not any(field.startswith("Content-Type") for field in fields):
-        own.append("Content-Type: text/plain")  # Caddy guesses one where the body came together with its head
     wire.answer(b"" if request.method == "HEAD" or status[0] == "3" else b"theirs", *fields, *own, status=status)
     return True
 
