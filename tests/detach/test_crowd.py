@@ -123,12 +123,16 @@ def test_an_own_page_is_called_before_the_crowd(
     assert [body(client) for client in clients] == [b"/%d" % number for number in range(MANY)]
 
 
-def test_a_crowd_s_exchanges_leave_the_tables(
-    origin: MakeOrigin, site: MakeSite, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While it lasts, a turn does not look at them; their connections are used again afterwards."""
+@pytest.fixture
+def long_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd is over when all have gone, and alone the reason to leave the tables."""
     monkeypatch.setattr(loop_module, "LASTING", 60)
     monkeypatch.setattr(crowd_module, "OVER", 1)
+
+
+@pytest.mark.usefixtures("long_crowd")
+def test_a_crowd_s_exchanges_leave_the_tables(origin: MakeOrigin, site: MakeSite, stack: ExitStack) -> None:
+    """While it lasts, a turn does not look at them; their connections are used again afterwards."""
     gate = Gate()
     made = site(route("r", origin(gate).url), configure=with_view(own))
     clients = many(made, stack, *[get(f"/r/{number}") for number in range(MANY)])
@@ -142,12 +146,9 @@ def test_a_crowd_s_exchanges_leave_the_tables(
     assert [body(client) for client in clients] == [b"own"] * MANY
 
 
-def test_those_who_left_count_for_the_limit(
-    origin: MakeOrigin, site: MakeSite, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("long_crowd")
+def test_those_who_left_count_for_the_limit(origin: MakeOrigin, site: MakeSite, stack: ExitStack) -> None:
     """`connection_limit` is what the descriptors are reckoned by: a crowd is as many at a time as in the tables."""
-    monkeypatch.setattr(loop_module, "LASTING", 60)
-    monkeypatch.setattr(crowd_module, "OVER", 1)
     gate = Gate()
     made = site(route("r", origin(gate).url), configure=with_view(own), connection_limit=100)
     clients = many(made, stack, *[get(f"/r/{number}", "Connection: close") for number in range(MANY)])
