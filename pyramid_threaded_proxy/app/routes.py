@@ -77,7 +77,7 @@ class Route:
         return self.settings.pattern is None
 
     def target(
-        self, upstream: Upstream, path: str, query: str | None, public: str, matched: Mapping[str, Any], host: str = ""
+        self, path: str, query: str | None, public: str, matched: Mapping[str, Any], host: str, upstream: Upstream
     ) -> str:
         """The target at `upstream` for a client's raw path and query; `public` is SCRIPT_NAME and mount, escaped.
         `host` is the client's, which may say which other routes there are.

@@ -166,7 +166,7 @@ class RouteJudge:
             own = next((one for one in route.balancer.upstreams if one.origin == upstream.origin), None)
             if own is None:
                 raise _Elsewhere(f"the {self._what} is on another server than the request (RFC 4918 9.8.5)")
-            return route.target(own, reference.path, reference.query, mount, info["match"], host)
+            return route.target(reference.path, reference.query, mount, info["match"], host, own)
 
         return target_at
 

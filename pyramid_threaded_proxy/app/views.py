@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pyramid.httpexceptions import HTTPMovedPermanently, HTTPNoContent
@@ -76,7 +77,7 @@ class ProxyView:
         choice = UpstreamChoice(
             route.balancer,
             balancing_user(route.balancer, client, rules),
-            lambda upstream: route.target(upstream, path, query, mount, matched, host),
+            partial(route.target, path, query, mount, matched, host),
             route.settings.preserve_host,
             self._second(route, client, mount),
         )
