@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.crowd [COUNT …]`` prints for each count the seconds from the first request that a client sends
 until the last one has reached the upstream, the site's processor time until its clients are gone, and beside them, from
-the same run, the seconds of a bare loop that connects, sends and accepts as often. The upstream and the site are
-processes of their own; the clients are connected before.
+the same run, the seconds of a bare loop that connects, sends and accepts as often. Up to `MOST_STOCK` it prints as well
+how long the same application without the add-on needs to answer as many clients from its own view. The upstream and
+the sites are processes of their own; the clients are connected before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ import time
 from typing import Any
 
 _HEAD = b"GET /crowd/ HTTP/1.1\r\nHost: a\r\n\r\n"
+_OWN = b"GET /own HTTP/1.1\r\nHost: a\r\n\r\n"
 _PATIENCE = 60.0
+#: Stock waitress's time grows with the square of it.
+MOST_STOCK = 3000
 
 
 def _raise_limit() -> None:
@@ -62,7 +66,8 @@ def _take(listener: socket.socket, count: int) -> list[socket.socket]:
     return list(held.values())
 
 
-def _site(port: int) -> None:
+def _site(port: int | None) -> None:
+    """Serve an application with a route to the upstream, or one without the add-on."""
     from pyramid.config import Configurator
     from pyramid.response import Response
     from waitress import create_server
@@ -77,8 +82,9 @@ def _site(port: int) -> None:
         "proxy.routes.crowd.retries": "0",
         "proxy.own_cookies": "",
     }
-    config = Configurator(settings=settings)
-    config.include("pyramid_threaded_proxy")
+    config = Configurator(settings={} if port is None else settings)
+    if port is not None:
+        config.include("pyramid_threaded_proxy")
     config.add_route("own", "/own")
     config.add_view(lambda request: Response("own"), route_name="own")
     options: dict[str, Any] = {"asyncore_use_poll": True, "connection_limit": 20000, "backlog": 20000}
@@ -142,7 +148,7 @@ class _OwnView(threading.Thread):
     def run(self) -> None:
         while not self.over:
             begun = time.monotonic()
-            self._sock.sendall(b"GET /own HTTP/1.1\r\nHost: a\r\n\r\n")
+            self._sock.sendall(_OWN)
             self._sock.recv(65536)
             self.took.append(time.monotonic() - begun)
             time.sleep(0.005)
@@ -168,8 +174,33 @@ def _crowd(upstream: _Process, site: _Process, count: int) -> tuple[float, float
     return took, own.p99()
 
 
+def _own_views(count: int) -> float:
+    """Ask the application without the add-on so often at once for its own view; seconds until all have an answer."""
+    site = _Process("--stock")
+    try:
+        clients = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(count)]
+        poll = select.epoll()
+        for client in clients:
+            poll.register(client, select.EPOLLIN)
+        begun = time.monotonic()
+        for client in clients:
+            client.sendall(_OWN)
+        waiting = count
+        while waiting:
+            for number, _ in poll.poll():
+                poll.unregister(number)
+                waiting -= 1
+        took = time.monotonic() - begun
+        poll.close()
+        for client in clients:
+            client.close()
+    finally:
+        site.stop()
+    return took
+
+
 def main(counts: list[int]) -> None:
-    """Print one line of JSON for each count."""
+    """Print a line of JSON for each round of each count, and one for the application without the add-on."""
     _raise_limit()
     upstream = _Process("--upstream")
     site = _Process("--site", str(upstream.port))
@@ -184,6 +215,8 @@ def main(counts: list[int]) -> None:
                 found |= {"ratio": took / bare, "own_p99_ms": p99 * 1000}
                 print(json.dumps({key: round(value, 3) for key, value in found.items()}), flush=True)
                 time.sleep(1)
+            if count <= MOST_STOCK:
+                print(json.dumps({"count": count, "own_views_without_add_on": round(_own_views(count), 3)}), flush=True)
     finally:
         site.stop()
         upstream.stop()
@@ -196,5 +229,8 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--site"]:
         _raise_limit()
         _site(int(sys.argv[2]))
+    elif sys.argv[1:2] == ["--stock"]:
+        _raise_limit()
+        _site(None)
     else:
         main([int(count) for count in sys.argv[1:]] or [3000, 9000])
