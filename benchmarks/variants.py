@@ -6,6 +6,7 @@ the product has no switches.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
 from waitress.trigger import trigger as Trigger
 
+from pyramid_threaded_proxy.detach import resting
 from pyramid_threaded_proxy.detach.channel import DetachableChannel, DetachedChannel
 from pyramid_threaded_proxy.detach.trigger import SafeTrigger, make_ours
 
@@ -65,8 +67,14 @@ def attributes(config: Any) -> None:
     def begin(self: Any, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
         HTTPChannel.__init__(self, server, sock, addr, adj, map)
         make_ours(server.trigger)
+        self.resting = server.trigger.resting
 
     _patch(DetachableChannel, __init__=begin)
+
+
+def rest(config: Any) -> None:
+    """Waitress's loop asks each connection in each turn, however many only wait."""
+    resting.FEW = sys.maxsize
 
 
 def upgrades(config: Any) -> None:
@@ -88,6 +96,7 @@ VARIANTS: dict[str, Callable[[Any], None]] = {
     "sends": sends,
     "wakes": wakes,
     "attributes": attributes,
+    "rest": rest,
     "upgrades": upgrades,
     "channels": channels,
 }
@@ -97,6 +106,7 @@ TITLES = {
     "sends": "without sends that keep the interpreter's lock",
     "wakes": "without saving wake-ups",
     "attributes": "without a dict of its own for each channel",
+    "rest": "with each connection asked in each turn",
     "upgrades": "without looking for upgrades",
     "channels": "with waitress's own channels",
 }

@@ -26,6 +26,10 @@ The one room that knows waitress's inside. What it relies on, beyond the documen
   ``lock``), ``queue_cv`` (what its threads wait for while that is empty), ``threads`` (empty behind the last one);
 * of a crowd: ``BaseWSGIServer.handle_accept`` takes one connection, is found on the instance, and adds to ``_map`` what
   it took; ``wasyncore`` asks the trigger's ``readable`` once at the beginning of each turn;
+* of channels that rest: an entry of ``_map`` is asked for ``readable`` and ``writable`` in each turn that begins with
+  it, has ``accepting``, and hears by ``handle_read_event``; ``wasyncore.readwrite`` (takes poll's bits, which are
+  epoll's); ``HTTPChannel.del_channel`` (before the socket is closed); ``BaseWSGIServer.readable`` runs its maintenance,
+  which sets ``will_close``, and moves ``next_channel_cleanup`` on before that;
 * ``HTTPRequestParser``: ``received``, ``parse_header``, ``headers``, ``chunked``, ``completed``, ``version``,
   ``connection_close``, ``error``, ``get_body_stream``, ``body_rcv``; ``HTTPChannel.received`` makes one for each
   request, and stops where it is told that all bytes were taken;

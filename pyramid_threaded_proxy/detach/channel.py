@@ -73,6 +73,7 @@ class DetachableChannel(SmallMessages):
         HTTPChannel.__init__(self, server, sock, addr, adj, map)
         self.__dict__ = {**_DEFAULTS, **self.__dict__}
         make_ours(server.trigger)
+        self.resting = server.trigger.resting
         take_turns(server.task_dispatcher)
         accept_many(server)
         if self._fileno >= SELECT_LIMIT and not adj.asyncore_use_poll:
@@ -125,7 +126,18 @@ class DetachableChannel(SmallMessages):
         elif self.unread:
             return False
         self.unwatched = False
-        return True
+        resting = self.resting
+        return not (resting.wanted and resting.take(self))
+
+    def rests(self) -> bool:
+        """Main thread. Whether it wants nothing but its client's next bytes."""
+        wants_to_write = self.total_outbufs_len and not self.sending
+        return not (self.unread or self.will_close or self.close_when_flushed or wants_to_write)
+
+    def del_channel(self, map: Any = None) -> None:
+        """Main thread, before the socket is closed; once the loop is over, whoever closes it."""
+        self.resting.drop(self._fileno)
+        HTTPChannel.del_channel(self, map)
 
     def handle_read(self) -> None:
         if self.requests and is_full(self):
@@ -150,6 +162,8 @@ class DetachableChannel(SmallMessages):
             run_epilogue(self, close=False)
         except Detach as detach:
             self._detach(detach.handover, detach.fields)
+        else:
+            self.resting.wake(self)
 
     def _detach(self, handover: Handover, fields: Fields) -> None:
         """Worker thread. Under the lock that `handle_close` needs, so that the socket can't be closed in between."""
@@ -232,20 +246,12 @@ class DetachedChannel(DetachableChannel):
         self.unwatched = True
         if self.unread:
             return False
-        if self.server.trigger.crowd.lasts and self._leaves():
-            return False
         self.unwatched = False
-        return True
+        resting = self.resting
+        return not (resting.wanted and resting.take(self))
 
-    def _leaves(self) -> bool:
-        """Whether it is out of waitress's tables from now on."""
-        with self.outbuf_lock:
-            if self.asked_out or not self.is_detached():
-                return False
-            self.asked_out = True
-            settle(self)
-        self.server.trigger.crowd.left.add(self)
-        return True
+    def rests(self) -> bool:
+        return not self.unread
 
     def writable(self) -> bool:
         return False

@@ -3,14 +3,16 @@
 Waitress accepts one connection in a turn of its loop, and each turn costs a look at every connection that is open: a
 thousand new ones cost a thousand turns. So here each turn takes many. Where as many came in one, the main thread would
 share the interpreter with those who serve them, and an own page's request would be read the later the more there are.
-So proxied requests wait until all have been read, `LONGEST` seconds at most. While their exchanges go on, who is
-detached leaves waitress's tables: each turn that an own page needs costs less.
+So proxied requests wait until all have been read, `LONGEST` seconds at most.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
+
+log = logging.getLogger("pyramid_threaded_proxy.detach")
 
 #: Connections accepted or read in one turn from which on they are a crowd.
 CROWD = 64
@@ -18,30 +20,24 @@ CROWD = 64
 MOST_ACCEPTED = 256
 #: Seconds that the requests of a crowd wait for those that come with them.
 LONGEST = 0.5
-#: Connections in waitress's tables below which a crowd is over.
-OVER = 512
 
 
 class Crowd:
     """What waitress's loop hears of in each turn, by one of its servers. Main thread alone."""
 
-    __slots__ = ("_dispatcher", "_heard", "_until", "lasts", "left")
+    __slots__ = ("_dispatcher", "_heard", "_until", "full")
 
-    def __init__(self, left: set[Any]) -> None:
-        """`left` is of all servers in the loop."""
+    def __init__(self) -> None:
         self._dispatcher: Any = None  # waitress's, while its proxied requests wait
         self._heard = 0
         self._until = 0.0
-        self.lasts = False  # whether it was a crowd lately
-        self.left = left  # channels that are out of waitress's tables for it alone
+        self.full = False  # as many connections are open as may be
 
-    def begin_turn(self, connections: int) -> bool:
-        """With `connections` in waitress's tables; whether it must not wait for news: requests wait for its end."""
+    def begin_turn(self) -> bool:
+        """Whether it must not wait for news: requests wait for its end."""
         heard, self._heard = self._heard, 0
         if self._dispatcher is None:
-            self.lasts = self.lasts and connections > OVER
             return False
-        self.lasts = True
         if heard >= CROWD and time.monotonic() < self._until:
             return True
         self.let_begin()
@@ -73,11 +69,16 @@ def accept_many(server: Any) -> None:
 
 
 def _may_accept(server: Any) -> bool:
-    """Whether waitress allows one more connection. Those that left its tables for a crowd count, as in the tables."""
-    if not type(server).readable(server):
-        return False
-    left = server.trigger.crowd.left
-    return not left or len(server._map) + len(left) < server.adj.connection_limit
+    """Whether waitress allows one more connection. Those that rest count too, and are closed as those in its table."""
+    looks, resting, crowd = server.next_channel_cleanup, server.trigger.resting, server.trigger.crowd
+    allows, most = type(server).readable(server), server.adj.connection_limit
+    if server.next_channel_cleanup != looks:
+        resting.look_at_all()
+    full = len(server._map) + len(resting) >= most
+    if full and allows and not crowd.full:
+        log.warning("%d connections are open, as many as waitress's connection_limit: others wait", most)
+    crowd.full = full
+    return allows and not full
 
 
 def _accept(server: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
+from pyramid_threaded_proxy.detach.resting import Resting
 from pyramid_threaded_proxy.loop.syscalls import KEEPS_LOCK, SMALL, send_small
 
 
@@ -14,6 +15,8 @@ class SmallMessages(HTTPChannel):
     """A waitress channel that takes less time for small messages."""
 
     head = b""  # the task's worker thread: the head of its answer, which waits for what follows it
+    resting: Resting  # of its loop
+    at_rest = False  # set and cleared by the main thread; a worker that changes what is asked of the channel looks
     sending = False  # a worker thread sends what it has just written, and says so where some is left
 
     def writable(self) -> bool:
@@ -34,6 +37,7 @@ class SmallMessages(HTTPChannel):
             else:
                 self.write_soon(head)
         if self.total_outbufs_len:  # it may have to wait for the main thread
+            self.resting.wake(self)
             return int(HTTPChannel.write_soon(self, data))
         self.sending = True
         try:
@@ -42,6 +46,7 @@ class SmallMessages(HTTPChannel):
             self.sending = False
             if self.total_outbufs_len:
                 self.server.pull_trigger()
+                self.resting.wake(self)
 
     if KEEPS_LOCK:  # elsewhere they would cost a call each, and be of no use
 

@@ -10,7 +10,6 @@ def settle(channel: Any) -> None:
     with channel.outbuf_lock:
         trigger = channel.server.trigger
         fd, away = channel._fileno, trigger.away
-        trigger.crowd.left.discard(channel)
         if fd is None or channel.loop_ended:  # closed, or nobody's business any more
             away.discard(channel)
             return
@@ -20,6 +19,7 @@ def settle(channel: Any) -> None:
         if channel.will_close and not detached:  # not when it can be written to: that may be never
             channel.handle_close()
             return
+        trigger.resting.drop(fd)
         for table in (channel._map, channel.server.active_channels):
             if detached:
                 table.pop(fd, None)

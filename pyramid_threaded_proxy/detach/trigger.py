@@ -10,6 +10,7 @@ from waitress.trigger import trigger as Trigger
 
 from pyramid_threaded_proxy.detach.crowd import Crowd
 from pyramid_threaded_proxy.detach.large_bodies import BodyReceiver
+from pyramid_threaded_proxy.detach.resting import Resting
 from pyramid_threaded_proxy.loop.loop import Loop
 from pyramid_threaded_proxy.loop.syscalls import Receiver
 
@@ -23,6 +24,7 @@ class SafeTrigger(Trigger):
     pulled = False
     guard: threading.Lock  # so that the pipe is not closed while it is written to
     away: set[Any]  # main thread: those out of waitress's tables, of all servers in its loop
+    resting: Resting  # main thread: of all servers in its loop
     receiver: Receiver  # main thread
     bodies: BodyReceiver  # main thread
     loop: Loop | None = None  # while the process stops: where connections linger that are closed
@@ -33,7 +35,8 @@ class SafeTrigger(Trigger):
     def readable(self) -> bool:
         """Main thread, at the beginning of each turn."""
         self.bodies.begin_turn()
-        if self.crowd.begin_turn(len(self._map)):
+        self.resting.begin_turn()
+        if self.crowd.begin_turn():
             self._physical_pull()
         return bool(Trigger.readable(self))
 
@@ -60,6 +63,7 @@ class SafeTrigger(Trigger):
     def close(self) -> None:
         """The loop is over. `wasyncore.close_all` closes the channels that it finds; these it doesn't."""
         self.crowd.let_begin()
+        self.resting.close_when_empty()
         with self.guard:
             Trigger.close(self)
         for channel in list(self.away):
@@ -69,8 +73,8 @@ class SafeTrigger(Trigger):
 
 def make_ours(trigger: Any) -> None:
     if type(trigger) is not SafeTrigger:
-        others = [(entry.away, entry.crowd.left) for entry in trigger._map.values() if type(entry) is SafeTrigger]
-        trigger.away, left = others[0] if others else (set(), set())
-        trigger.guard, trigger.receiver, trigger.crowd = threading.Lock(), Receiver(), Crowd(left)
+        others = [(entry.away, entry.resting) for entry in trigger._map.values() if type(entry) is SafeTrigger]
+        trigger.away, trigger.resting = others[0] if others else (set(), Resting(trigger._map))
+        trigger.guard, trigger.receiver, trigger.crowd = threading.Lock(), Receiver(), Crowd()
         trigger.bodies = BodyReceiver()
         trigger.__class__ = SafeTrigger

@@ -103,11 +103,11 @@ def test_bytes_behind_an_exchange_wait(
     gate.wait_asked()
     (channel,) = connections(app)
     looks: list[bool] = []
-    app.on_main_thread(lambda: looks.append(channel.readable()))
+    app.on_main_thread(lambda: looks.append(channel.unwatched))
     client.send(get("/own"))
     wait_until(lambda: channel.unread, "hearing of the bytes")
-    app.on_main_thread(lambda: looks.append(channel.readable()))
-    assert looks == [True, False]
+    app.on_main_thread(lambda: looks.append(channel.unwatched))
+    assert looks == [False, True]
     assert len(channel.requests) == 1
     gate.opened.set()
     assert body(client) == b"/x"

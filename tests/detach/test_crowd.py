@@ -15,7 +15,6 @@ from waitress.task import ThreadedTaskDispatcher
 from pyramid_threaded_proxy.detach import crowd as crowd_module
 from pyramid_threaded_proxy.detach.crowd import CROWD, Crowd
 from pyramid_threaded_proxy.detach.turns import Holding, TaskQueue, take_turns
-from pyramid_threaded_proxy.loop import loop as loop_module
 from tests.support.origin import Gate, MakeOrigin
 from tests.support.site import MODES, MakeSite, Site, route, with_view
 from tests.support.waiting import PATIENCE, wait_until
@@ -29,14 +28,14 @@ class Turns:
 
     accepting = False
 
-    def __init__(self, table: dict[int, Any]) -> None:
+    def __init__(self, site: Site) -> None:
         self.count = self.most = 0
-        self._table = table
-        table[-1] = self
+        self._site = site
+        site.map[-1] = self
 
     def readable(self) -> bool:
         self.count += 1
-        self.most = max(self.most, len(self._table) - 1)
+        self.most = max(self.most, len(self._site.channels))
         return False
 
     def writable(self) -> bool:
@@ -84,7 +83,7 @@ def many(site: Site, stack: ExitStack, *requests: bytes) -> list[Wire]:
 def test_many_are_accepted_in_a_turn(mode: str, site: MakeSite, stack: ExitStack) -> None:
     """A turn for each would cost a look at all others each time."""
     made = site({}, configure=with_view(own), connection_limit=500, **MODES[mode])
-    turns = Turns(made.map)
+    turns = Turns(made)
     clients = many(made, stack)
     wait_until(lambda: len(made.channels) >= MANY, "all channels")
     assert turns.count < MANY / 4
@@ -96,10 +95,10 @@ def test_many_are_accepted_in_a_turn(mode: str, site: MakeSite, stack: ExitStack
 def test_no_more_are_accepted_than_allowed(site: MakeSite, stack: ExitStack) -> None:
     """`connection_limit` holds within a turn too; the others come in when there is room again."""
     made = site({}, configure=with_view(own), connection_limit=20)
-    turns = Turns(made.map)
+    turns = Turns(made)
     clients = many(made, stack, *[get("/own/x", "Connection: close")] * MANY)
     assert [client.rest().rpartition(b"\r\n")[2] for client in clients] == [b"own"] * MANY
-    assert 10 < turns.most <= 21  # the one that looks counts too
+    assert 10 < turns.most <= 20
 
 
 @pytest.mark.parametrize("mode", ["poll", "select"])
@@ -124,43 +123,6 @@ def test_an_own_page_is_called_before_the_crowd(
 
 
 @pytest.fixture
-def long_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crowd is over when all have gone, and alone the reason to leave the tables."""
-    monkeypatch.setattr(loop_module, "LASTING", 60)
-    monkeypatch.setattr(crowd_module, "OVER", 1)
-
-
-@pytest.mark.usefixtures("long_crowd")
-def test_a_crowd_s_exchanges_leave_the_tables(origin: MakeOrigin, site: MakeSite, stack: ExitStack) -> None:
-    """While it lasts, a turn does not look at them; their connections are used again afterwards."""
-    gate = Gate()
-    made = site(route("r", origin(gate).url), configure=with_view(own))
-    clients = many(made, stack, *[get(f"/r/{number}") for number in range(MANY)])
-    gate.wait_asked(MANY)
-    made.on_main_thread(lambda: None)  # a turn behind the last detach
-    wait_until(lambda: not made.channels, "none in the tables")
-    gate.opened.set()
-    assert [body(client) for client in clients] == [b"/%d" % number for number in range(MANY)]
-    for client in clients:
-        client.send(get("/own/again"))
-    assert [body(client) for client in clients] == [b"own"] * MANY
-
-
-@pytest.mark.usefixtures("long_crowd")
-def test_those_who_left_count_for_the_limit(origin: MakeOrigin, site: MakeSite, stack: ExitStack) -> None:
-    """`connection_limit` is what the descriptors are reckoned by: a crowd is as many at a time as in the tables."""
-    gate = Gate()
-    made = site(route("r", origin(gate).url), configure=with_view(own), connection_limit=100)
-    clients = many(made, stack, *[get(f"/r/{number}", "Connection: close") for number in range(MANY)])
-    gate.wait_asked(90)
-    for _ in range(5):
-        made.on_main_thread(lambda: None)
-    assert made.engine.admission.in_flight <= 100
-    gate.opened.set()
-    assert [body(client) for client in clients] == [b"/%d" % number for number in range(MANY)]
-
-
-@pytest.fixture
 def dispatcher() -> ThreadedTaskDispatcher:
     made = ThreadedTaskDispatcher()
     take_turns(made)
@@ -174,40 +136,39 @@ def come(crowd: Crowd, dispatcher: ThreadedTaskDispatcher, count: int = CROWD) -
 
 def test_a_few_are_no_crowd(dispatcher: ThreadedTaskDispatcher) -> None:
     """Their requests begin at once, however many turns go on so."""
-    crowd = Crowd(set())
+    crowd = Crowd()
     for _ in range(3):
         come(crowd, dispatcher, CROWD - 1)
         assert not isinstance(dispatcher.queue, Holding)
-        assert not crowd.begin_turn(10**6)
-        assert not crowd.lasts
+        assert not crowd.begin_turn()
 
 
 def test_requests_wait_as_long_as_the_crowd_comes(dispatcher: ThreadedTaskDispatcher) -> None:
     """A turn that hears of few ends it; no turn waits for news while somebody waits for its end."""
-    crowd = Crowd(set())
+    crowd = Crowd()
     come(crowd, dispatcher)
     for _ in range(3):
         assert isinstance(dispatcher.queue, Holding)
-        assert crowd.begin_turn(MANY)
+        assert crowd.begin_turn()
         come(crowd, dispatcher)
-    assert crowd.begin_turn(MANY)
+    assert crowd.begin_turn()
     come(crowd, dispatcher, CROWD - 1)
-    assert not crowd.begin_turn(MANY)
+    assert not crowd.begin_turn()
     assert not isinstance(dispatcher.queue, Holding)
 
 
 def test_requests_do_not_wait_for_ever(dispatcher: ThreadedTaskDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crowd without end is served too."""
     monkeypatch.setattr(crowd_module, "LONGEST", 0)
-    crowd = Crowd(set())
+    crowd = Crowd()
     come(crowd, dispatcher)
-    assert not crowd.begin_turn(MANY)
+    assert not crowd.begin_turn()
     assert not isinstance(dispatcher.queue, Holding)
 
 
 def test_two_sockets_have_a_crowd_each(dispatcher: ThreadedTaskDispatcher) -> None:
     """Requests wait until both have come."""
-    first, second = Crowd(set()), Crowd(set())
+    first, second = Crowd(), Crowd()
     come(first, dispatcher)
     come(second, dispatcher)
     first.let_begin()
@@ -216,22 +177,9 @@ def test_two_sockets_have_a_crowd_each(dispatcher: ThreadedTaskDispatcher) -> No
     assert isinstance(dispatcher.queue, TaskQueue)
 
 
-def test_it_lasts_while_many_are_in_the_tables(dispatcher: ThreadedTaskDispatcher) -> None:
-    """Each of the turns that follow looks at them."""
-    crowd = Crowd(set())
-    come(crowd, dispatcher)
-    assert crowd.begin_turn(MANY)
-    assert not crowd.begin_turn(MANY)
-    assert crowd.lasts
-    crowd.begin_turn(crowd_module.OVER + 1)
-    assert crowd.lasts
-    crowd.begin_turn(crowd_module.OVER)
-    assert not crowd.lasts
-
-
 def test_the_end_of_the_loop_lets_them_begin(dispatcher: ThreadedTaskDispatcher) -> None:
     """Nobody would let them otherwise."""
-    crowd = Crowd(set())
+    crowd = Crowd()
     come(crowd, dispatcher)
     crowd.let_begin()
     assert not isinstance(dispatcher.queue, Holding)

@@ -96,7 +96,7 @@ def test_a_new_client_gets_the_number_of_one_that_left(
         coming = app.client()
         held.go_on.set()
         app.on_main_thread(lambda: app.map.pop(-1))
-        wait_until(lambda: number in app.map, "the new connection")
+        wait_until(lambda: number in [channel._fileno for channel in app.channels], "the new connection")
         app.on_main_thread(lambda: None)  # that turn is over
         coming.send(get("/own"))
         assert body(coming) == b"own"

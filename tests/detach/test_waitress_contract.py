@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +259,7 @@ def test_what_keeps_a_channel_from_being_read(stock: Stock) -> None:
     }  # fmt: skip
     assert not HTTPChannel.readable(stock.channel)  # its request is in work
     stock.channel.unread = stock.channel.sending = False
+    stock.channel.resting = SimpleNamespace(wanted=False)
     assert DetachableChannel.readable(stock.channel)
     for name in ("will_close", "close_when_flushed", "total_outbufs_len"):
         setattr(stock.channel, name, 1)
@@ -330,6 +333,51 @@ def test_maintenance_looks_at_idle_channels_alone(stock: Stock) -> None:
     """`maintenance` walks `active_channels`, and spares those with requests."""
     stock.on_main_thread(lambda: stock.server.maintenance(10**12))
     assert stock.channel.will_close is False
+
+
+def test_maintenance_tells_when_it_runs(stock: Stock) -> None:
+    """`readable` runs it, and moves `next_channel_cleanup` on."""
+    names = list(BaseWSGIServer.readable.__code__.co_names)
+    assert {"maintenance", "next_channel_cleanup"} <= set(names)
+    stock.server.next_channel_cleanup = 0
+    assert BaseWSGIServer.readable(stock.server)
+    assert stock.server.next_channel_cleanup > 0
+
+
+def test_an_entry_of_the_table_hears(stock: Stock) -> None:
+    """It is asked in each turn, and told by `handle_read_event`; `readwrite` takes epoll's bits."""
+    heard, sockets = threading.Event(), socket.socketpair()
+    sockets[1].send(b"x")
+
+    class Entry:
+        accepting = False
+        asked = 0
+
+        def readable(self) -> bool:
+            self.asked += 1
+            return True
+
+        def writable(self) -> bool:
+            return False
+
+        def handle_read_event(self) -> None:
+            sockets[0].recv(1)
+            heard.set()
+
+    entry = Entry()
+    with sockets[0], sockets[1]:
+        stock.on_main_thread(lambda: stock.server._map.update({sockets[0].fileno(): entry}))
+        assert heard.wait(PATIENCE)
+        stock.on_main_thread(lambda: stock.server._map.pop(sockets[0].fileno()))
+    assert entry.asked
+    assert (select.EPOLLIN, select.EPOLLERR, select.EPOLLHUP) == (select.POLLIN, select.POLLERR, select.POLLHUP)
+    assert "POLLIN" in wasyncore.readwrite.__code__.co_names
+
+
+def test_a_channel_is_forgotten_before_its_socket_is_closed() -> None:
+    """`dispatcher.close` calls `del_channel` first."""
+    names = wasyncore.dispatcher.close.__code__.co_names
+    assert names.index("del_channel") < names.index("close")
 
 
 def test_what_raises_through_the_loop(stock: Stock) -> None:

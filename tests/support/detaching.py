@@ -50,9 +50,12 @@ def connections(site: Site) -> set[Any]:
 def in_tables(site: Site, channel: Any) -> bool:
     """Whether waitress knows the channel; the same in both of its tables."""
     known = []
-    site.on_main_thread(
-        lambda: known.extend([channel in site.map.values(), channel in channel.server.active_channels.values()])
-    )
+
+    def look() -> None:
+        here = channel in site.map.values() or channel in channel.resting
+        known.extend([here, channel in channel.server.active_channels.values()])
+
+    site.on_main_thread(look)
     assert known[0] == known[1]
     return bool(known[0])
 

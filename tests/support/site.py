@@ -14,6 +14,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from waitress import wasyncore
 
+from pyramid_threaded_proxy.detach.resting import Resting
 from tests.support.closing import Closing
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import Answer, Wire, over_http
@@ -54,8 +55,10 @@ class Site(Closing):
 
     @property
     def channels(self) -> list[Any]:
-        """The channels in waitress's map."""
-        return [entry for entry in list(self.map.values()) if hasattr(entry, "requests")]
+        """The channels that waitress knows, those that rest too."""
+        entries = list(self.map.values())
+        rest = [channel for entry in entries if isinstance(entry, Resting) for channel in entry]
+        return [*(entry for entry in entries if hasattr(entry, "requests")), *rest]
 
     def on_main_thread(self, thunk: Callable[[], None]) -> None:
         """Run `thunk` on waitress's own thread and wait for it."""
