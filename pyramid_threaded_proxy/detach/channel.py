@@ -119,7 +119,7 @@ class DetachableChannel(SmallMessages):
         """
         self.unasked = False
         self.unwatched = True  # before the look: whoever ends the request meanwhile wakes the loop once too often
-        if self.will_close or self.close_when_flushed or (self.total_outbufs_len and not self.sending):
+        if self.writable():
             return False
         if not self.requests or not is_full(self):
             self.unread = False
@@ -131,8 +131,7 @@ class DetachableChannel(SmallMessages):
 
     def rests(self) -> bool:
         """Main thread. Whether it wants nothing but its client's next bytes."""
-        wants_to_write = self.total_outbufs_len and not self.sending
-        return not (self.unread or self.will_close or self.close_when_flushed or wants_to_write)
+        return not (self.unread or self.writable())
 
     def del_channel(self, map: Any = None) -> None:
         """Main thread, before the socket is closed; once the loop is over, whoever closes it."""
@@ -249,9 +248,6 @@ class DetachedChannel(DetachableChannel):
         self.unwatched = False
         resting = self.resting
         return not (resting.wanted and resting.take(self))
-
-    def rests(self) -> bool:
-        return not self.unread
 
     def writable(self) -> bool:
         return False

@@ -17,7 +17,7 @@ log = logging.getLogger("pyramid_threaded_proxy.detach")
 
 #: Bytes that waitress asks a client for at once. Four times as much would have the system map memory for each read.
 RECV_BYTES = 65536
-#: Connections in waitress's table: of this many idle ones a turn of its loop takes some milliseconds.
+#: Connections, however many descriptors there are: without epoll a turn of waitress's loop takes milliseconds of them.
 MOST_CONNECTIONS = 4000
 #: Descriptors that are left for upstreams, pipes and the application, for each connection.
 _FOR_EACH = 4

@@ -45,8 +45,6 @@ def run_epilogue(channel: Any, close: bool) -> None:
         # Behind the pop: if the main thread looked before, it has said so.
         if channel.unwatched and channel.connected:
             channel.server.pull_trigger()
-        elif channel.will_close:  # by what came behind a body that was read late
-            channel.resting.wake(channel)
         return
     channel.task_class = FinishedLast if close else Finished
     HTTPChannel.service(channel)

@@ -110,7 +110,7 @@ class Resting:
 
     def look_at_all(self) -> None:
         """Waitress may have told any of them to close."""
-        for channel in list(self._channels.values()):
+        for channel in self:
             self.look_again(channel)
 
     def wake(self, channel: Any) -> None:
@@ -138,7 +138,7 @@ class Resting:
 
     def close(self) -> None:
         """All that is in the table is closed."""
-        for channel in list(self._channels.values()):
+        for channel in self:
             channel.close()
         self._end()
 

@@ -96,12 +96,12 @@ def test_a_refused_request_closes(site: MakeSite, stack: ExitStack) -> None:
 
 def test_more_than_a_socket_takes(site: MakeSite, stack: ExitStack) -> None:
     """An answer that the main thread has to flush: the client is slow, and rested when it asked."""
-
     made = site({}, configure=big_view)
     many(made, stack)
     client = stack.enter_context(closing(slow_client(made)))
     client.send(get("/own"))
     assert body(client) == b"own"
+    wait_until(lambda: len(resting_of(made)) > MANY, "it rests")
     for _ in range(2):
         client.send(get("/big"))
         assert len(body(client)) == BIG
