@@ -36,8 +36,7 @@ class SmallMessages(HTTPChannel):
                 data = head + data
             else:
                 self.write_soon(head)
-        if self.total_outbufs_len:  # it may have to wait for the main thread
-            self.resting.wake(self)
+        if self.total_outbufs_len:  # it may have to wait for the main thread, which was woken when some was left
             return int(HTTPChannel.write_soon(self, data))
         self.sending = True
         try:

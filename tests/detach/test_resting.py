@@ -77,12 +77,28 @@ def test_who_says_nothing_is_closed(site: MakeSite, stack: ExitStack) -> None:
     wait_until(lambda: not connections(made), "the end of all")
 
 
-def test_the_last_answer_closes(site: MakeSite, stack: ExitStack) -> None:
-    made = site({}, configure=own_view)
-    for client in many(made, stack):
-        client.send(get("/own", "Connection: close"))
+def test_the_last_answer_closes(origin: MakeOrigin, site: MakeSite, stack: ExitStack) -> None:
+    """An own view's, and an exchange's that ends before its connection leaves waitress's tables."""
+    gate = Gate()
+    gate.opened.set()
+    made = site(route("r", origin(gate).url), configure=own_view, asyncore_loop_timeout=3600)
+    for number, client in enumerate(many(made, stack)):
+        client.send(get(("/own", "/r/own")[number % 2], "Connection: close"))
         assert client.rest().endswith(b"own")
     wait_until(lambda: not connections(made), "the end of all")
+
+
+def test_who_is_not_to_be_read_leaves(origin: MakeOrigin, site: MakeSite, stack: ExitStack) -> None:
+    """Its epoll object would tell of the bytes again and again."""
+    gate = Gate()
+    made = site(route("r", origin(gate).url), configure=own_view)
+    client = many(made, stack)[0]
+    client.send(get("/r/x"))
+    gate.wait_asked()
+    client.send(get("/own"))
+    wait_until(lambda: any(channel.unread and not channel.at_rest for channel in connections(made)), "its leave")
+    gate.opened.set()
+    assert (body(client), body(client)) == (b"/x", b"own")
 
 
 def test_a_refused_request_closes(site: MakeSite, stack: ExitStack) -> None:
@@ -104,6 +120,7 @@ def test_more_than_a_socket_takes(site: MakeSite, stack: ExitStack) -> None:
     wait_until(lambda: len(resting_of(made)) > MANY, "it rests")
     for _ in range(2):
         client.send(get("/big"))
+        wait_until(lambda: any(channel.total_outbufs_len for channel in connections(made)), "what is left")
         assert len(body(client)) == BIG
 
 
@@ -197,6 +214,19 @@ def test_nobody_rests_without_it(why: str, site: MakeSite, stack: ExitStack, mon
         client.send(get("/own"))
     assert [body(client) for client in clients] == [b"own"] * MANY
     assert entries_of(made) == MANY
+
+
+def test_the_loop_ends_without_any_left() -> None:
+    """Waitress's loop goes on as long as there is an entry in its table."""
+    table: dict[int, Any] = dict.fromkeys(range(-20, 0))
+    rest = Resting(table)
+    rest.begin_turn()
+    assert rest in table.values()
+    table = {number: entry for number, entry in table.items() if entry is rest}
+    rest._table = table
+    rest.close_when_empty()
+    assert table == {}
+    assert rest._epoll is None
 
 
 def test_who_can_not_be_watched_stays() -> None:
