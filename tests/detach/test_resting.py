@@ -120,7 +120,7 @@ def test_more_than_a_socket_takes(site: MakeSite, stack: ExitStack) -> None:
     wait_until(lambda: len(resting_of(made)) > MANY, "it rests")
     for _ in range(2):
         client.send(get("/big"))
-        wait_until(lambda: any(channel.total_outbufs_len for channel in connections(made)), "what is left")
+        wait_until(lambda: any(one.total_outbufs_len and not one.sending for one in connections(made)), "what is left")
         assert len(body(client)) == BIG
 
 
@@ -160,13 +160,14 @@ def test_they_count_for_the_limit(site: MakeSite, stack: ExitStack, caplog: pyte
     assert body(late) == b"own"
 
 
-def test_when_the_loop_ends(site: MakeSite, stack: ExitStack) -> None:
-    """All of them are closed, and so is what they rested in."""
+@pytest.mark.parametrize("left", [MANY, 0])
+def test_when_the_loop_ends(left: int, site: MakeSite, stack: ExitStack) -> None:
+    """All of them are closed, and so is what they rested in, also where nobody does any more."""
     clients: list[Wire] = []
     found: list[Resting] = []
 
     def closed() -> None:
-        assert [client.rest() for client in clients] == [b""] * MANY
+        assert [client.rest() for client in clients[:left]] == [b""] * left
         assert [(len(rest), rest._epoll) for rest in found] == [(0, None)]
         for client in clients:
             client.close()
@@ -175,8 +176,14 @@ def test_when_the_loop_ends(site: MakeSite, stack: ExitStack) -> None:
     made = site({}, configure=own_view)
     with ExitStack() as kept:
         clients += many(made, kept)
-        found.append(resting_of(made))
         kept.pop_all()
+    found.append(resting_of(made))
+    for client in clients[left:]:
+        client.close()
+    wait_until(lambda: len(connections(made)) == left, "the end of the others")
+    for _ in range(2):
+        made.on_main_thread(lambda: None)
+    assert (found[0] in made.map.values()) is bool(left) or resting.FEW < 0
 
 
 def test_a_fault_of_its_own(
